@@ -1,0 +1,43 @@
+"""What all commands share: flags in, one clear line for a mistake, exit status out.
+
+Status 0 is success, 2 a mistake of the user's (one line on stderr, no traceback); anything else is a
+defect and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from mprnet_jax.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses sys.argv into absl flags, calls `main`, and exits."""
+    program = f"{sys.modules['__main__'].__spec__.name}"
+
+    def refuse(message: str) -> None:
+        print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+    def parse(argv: list[str]) -> list[str]:
+        if "--help" in argv[1:] or "-h" in argv[1:]:
+            print(sys.modules["__main__"].__doc__)
+            print(flags.FLAGS.main_module_help())
+            sys.exit(0)
+        try:
+            rest = flags.FLAGS(argv)
+        except (flags.Error, UserError) as error:
+            refuse(str(error))
+        if rest[1:]:
+            refuse(f"unexpected argument {rest[1]!r}; every argument is a flag, see --help")
+        logging.set_verbosity(logging.WARNING)
+        return rest
+
+    def call(_: list[str]) -> None:
+        try:
+            main()
+        except UserError as error:
+            refuse(str(error))
+
+    app.run(call, flags_parser=parse)

@@ -1,0 +1,1 @@
+"""Image pairs: where they come from, how they are augmented and batched."""

@@ -1,0 +1,1 @@
+"""Scores: metrics, benchmark protocols and reports."""

@@ -1,0 +1,1 @@
+"""The network, in Flax NNX. Knows no files, no mesh and no other framework."""

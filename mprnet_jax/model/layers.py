@@ -1,0 +1,174 @@
+"""The blocks of MPRNet: channel attention, CAB, samplers and supervised attention (paper, section 3).
+
+All maps are [batch, height, width, channels]. Parameters are float32; the computation runs in
+`config.dtype`. 1x1 convolutions are `nnx.Linear`, which is what they are on channels-last maps.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.model.pooling import global_mean
+
+# What PyTorch starts convolutions from: uniform in +-1/sqrt(fan_in).
+kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Shared(NamedTuple):
+    """What all CABs of a network have in common, handed down at call time."""
+
+    slope: jax.Array  # of PReLU on negative values, shape [1]
+    pool: Callable[[jax.Array], jax.Array] = global_mean  # of channel attention
+
+
+def bias_init(fan_in: int) -> Callable:
+    """PyTorch's start for a bias: uniform in +-1/sqrt(fan_in), fan_in being the kernel's."""
+
+    def init(key, shape, dtype=jnp.float32, **_):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def conv3x3(c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs) -> nnx.Conv:
+    """A 3x3 convolution with zero padding that keeps the size."""
+    return nnx.Conv(
+        c_in,
+        c_out,
+        (3, 3),
+        use_bias=config.bias,
+        dtype=jnp.dtype(config.dtype),
+        kernel_init=kernel_init,
+        bias_init=bias_init(9 * c_in),
+        rngs=rngs,
+    )
+
+
+def conv1x1(c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs, bias=None) -> nnx.Linear:
+    """A 1x1 convolution; `bias` overrides the config's."""
+    return nnx.Linear(
+        c_in,
+        c_out,
+        use_bias=config.bias if bias is None else bias,
+        dtype=jnp.dtype(config.dtype),
+        kernel_init=kernel_init,
+        bias_init=bias_init(c_in),
+        rngs=rngs,
+    )
+
+
+def chain(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
+    """Applies 1x1 convolutions in a row as the one that their kernels multiply to.
+
+    Only the last may have a bias.
+    """
+    kernel = convs[0].kernel[...]
+    for conv in convs[1:]:
+        kernel = kernel @ conv.kernel[...]
+    y = x @ kernel.astype(x.dtype)
+    bias = convs[-1].bias
+    return y if bias is None else y + bias[...].astype(x.dtype)
+
+
+def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
+    """x where positive, slope * x elsewhere."""
+    return jnp.where(x > 0, x, slope.astype(x.dtype) * x)
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Bilinear x0.5 with half-pixel centres: the mean of each 2x2 block."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def double(x: jax.Array) -> jax.Array:
+    """Bilinear x2 with half-pixel centres and clamped edges: weights 1/4 and 3/4 on each axis."""
+    for axis in (1, 2):
+        size = x.shape[axis]
+        first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+        last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
+        before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
+        after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
+        pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
+        x = pairs.reshape(x.shape[:axis] + (2 * size,) + x.shape[axis + 1 :])
+    return x
+
+
+class ChannelAttention(nnx.Module):
+    """Scales each channel by what a small network makes of all channels' means."""
+
+    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        squeezed = channels // config.reduction
+        self.squeeze = conv1x1(channels, squeezed, config, rngs)
+        self.excite = conv1x1(squeezed, channels, config, rngs)
+
+    def __call__(self, x: jax.Array, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        return x * nnx.sigmoid(self.excite(nnx.relu(self.squeeze(pool(x)))))
+
+
+class CAB(nnx.Module):
+    """Channel attention block: two 3x3 convolutions, channel attention, and the input added."""
+
+    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.conv1 = conv3x3(channels, channels, config, rngs)
+        self.conv2 = conv3x3(channels, channels, config, rngs)
+        self.attention = ChannelAttention(channels, config, rngs=rngs)
+
+    def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
+        y = self.conv2(prelu(self.conv1(x), shared.slope))
+        return self.attention(y, shared.pool) + x
+
+
+class CABs(nnx.Module):
+    """CABs in a row."""
+
+    def __init__(self, count: int, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.cabs = nnx.List([CAB(channels, config, rngs=rngs) for _ in range(count)])
+
+    def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
+        for cab in self.cabs:
+            x = cab(x, shared)
+        return x
+
+
+class Down(nnx.Module):
+    """To the next coarser level: bilinear x0.5, then a 1x1 convolution."""
+
+    def __init__(self, c_in: int, c_out: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.conv = conv1x1(c_in, c_out, config, rngs, bias=False)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(halve(x))
+
+
+class Up(nnx.Module):
+    """To the next finer level: bilinear x2 and a 1x1 convolution.
+
+    The two commute, so the convolution runs first, on a quarter of the pixels.
+    """
+
+    def __init__(self, c_in: int, c_out: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.conv = conv1x1(c_in, c_out, config, rngs, bias=False)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return double(self.conv(x))
+
+
+class SAM(nnx.Module):
+    """Supervised attention module (paper, figure 4): a stage's image, and features gated by it."""
+
+    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.features = conv1x1(channels, channels, config, rngs)
+        self.residual = conv1x1(channels, 3, config, rngs)
+        self.gate = conv1x1(3, channels, config, rngs)
+
+    def __call__(self, x: jax.Array, degraded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features [B, H, W, C] and images [B, H, W, 3] -> attended features, restored images."""
+        restored = self.residual(x).astype(jnp.float32) + degraded
+        attended = self.features(x) * nnx.sigmoid(self.gate(restored)) + x
+        return attended, restored

@@ -1,0 +1,260 @@
+"""MPRNet: encoder-decoders on patches, then a network at full resolution (paper, figure 2).
+
+The patches of stages 1 and 2 ride on the batch axis: an image cut in two becomes two images. Where the
+paper's text and the published weights disagree, this follows the weights (bilinear resizing in place
+of max pooling).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.model.layers import (
+    CAB,
+    SAM,
+    CABs,
+    Down,
+    Shared,
+    Up,
+    chain,
+    conv1x1,
+    conv3x3,
+    double,
+)
+from mprnet_jax.model.pooling import global_mean
+
+ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
+SIZE_MULTIPLE = 8  # of height and width: a half of the image is halved twice
+
+Levels = tuple[jax.Array, jax.Array, jax.Array]  # features at 1, 1/2 and 1/4 of the resolution
+
+
+def split(x: jax.Array, axis: int) -> jax.Array:
+    """Cuts every image in two along `axis`; the parts follow each other on the batch axis."""
+    shape = x.shape[:axis] + (2, x.shape[axis] // 2) + x.shape[axis + 1 :]
+    parts = jnp.moveaxis(x.reshape(shape), axis, 1)
+    return parts.reshape((-1,) + parts.shape[2:])
+
+
+def join(x: jax.Array, axis: int) -> jax.Array:
+    """Undoes `split`."""
+    parts = jnp.moveaxis(x.reshape((-1, 2) + x.shape[1:]), 1, axis)
+    return parts.reshape(parts.shape[:axis] + (-1,) + parts.shape[axis + 2 :])
+
+
+class ShallowFeatures(nnx.Module):
+    """From an image to features: one 3x3 convolution and one CAB."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.conv = conv3x3(3, config.width, config, rngs)
+        self.cab = CAB(config.width, config, rngs=rngs)
+
+    def __call__(self, images: jax.Array, shared: Shared) -> jax.Array:
+        return self.cab(self.conv(images), shared)
+
+
+class Encoder(nnx.Module):
+    """The contracting half of a U-Net; with `fuses`, cross-stage features join at each level."""
+
+    def __init__(self, config: ModelConfig, *, fuses: bool = False, rngs: nnx.Rngs):
+        c1, c2, c3 = widths = config.level_widths
+        self.level1 = CABs(2, c1, config, rngs=rngs)
+        self.level2 = CABs(2, c2, config, rngs=rngs)
+        self.level3 = CABs(2, c3, config, rngs=rngs)
+        self.down12 = Down(c1, c2, config, rngs=rngs)
+        self.down23 = Down(c2, c3, config, rngs=rngs)
+        self.csff = nnx.List([CSFF(c, config, rngs=rngs) for c in widths] if fuses else [])
+
+    def __call__(
+        self, x: jax.Array, shared: Shared, earlier: tuple[Levels, Levels] | None = None
+    ) -> Levels:
+        """Features [B, H, W, f] -> three levels; `earlier` is the last stage's encoder and decoder."""
+
+        def fuse(x: jax.Array, level: int) -> jax.Array:
+            if earlier is None:
+                return x
+            encoded, decoded = earlier
+            return x + self.csff[level](encoded[level], decoded[level])
+
+        e1 = fuse(self.level1(x, shared), 0)
+        e2 = fuse(self.level2(self.down12(e1), shared), 1)
+        e3 = fuse(self.level3(self.down23(e2), shared), 2)
+        return e1, e2, e3
+
+
+class CSFF(nnx.Module):
+    """Cross-stage feature fusion at one level (paper, section 3.3)."""
+
+    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.encoder = conv1x1(channels, channels, config, rngs)
+        self.decoder = conv1x1(channels, channels, config, rngs)
+
+    def __call__(self, encoded: jax.Array, decoded: jax.Array) -> jax.Array:
+        return self.encoder(encoded) + self.decoder(decoded)
+
+
+class Decoder(nnx.Module):
+    """The expanding half of a U-Net, with a CAB on each skip connection."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        c1, c2, c3 = config.level_widths
+        self.level1 = CABs(2, c1, config, rngs=rngs)
+        self.level2 = CABs(2, c2, config, rngs=rngs)
+        self.level3 = CABs(2, c3, config, rngs=rngs)
+        self.skip1 = CAB(c1, config, rngs=rngs)
+        self.skip2 = CAB(c2, config, rngs=rngs)
+        self.up21 = Up(c2, c1, config, rngs=rngs)
+        self.up32 = Up(c3, c2, config, rngs=rngs)
+
+    def __call__(self, encoded: Levels, shared: Shared) -> Levels:
+        e1, e2, e3 = encoded
+        d3 = self.level3(e3, shared)
+        d2 = self.level2(self.up32(d3) + self.skip2(e2, shared), shared)
+        d1 = self.level1(self.up21(d2) + self.skip1(e1, shared), shared)
+        return d1, d2, d3
+
+
+class ORB(nnx.Module):
+    """Original-resolution block: CABs in a row, a 3x3 convolution, and the input added."""
+
+    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.body = CABs(config.cabs_per_orb, channels, config, rngs=rngs)
+        self.conv = conv3x3(channels, channels, config, rngs)
+
+    def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
+        return self.conv(self.body(x, shared)) + x
+
+
+class Lift(nnx.Module):
+    """Carries one level of an earlier stage to full resolution and to the width of ORSNet.
+
+    Level 2 is resized once, level 3 twice; each resize has a 1x1 convolution, and one more follows.
+    Convolutions commute with resizing and collapse, so `__call__` is one product with a matrix at the
+    low resolution, and the resizes are left to the caller, who does them once for a sum of lifts.
+    """
+
+    def __init__(self, level: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        widths = config.level_widths
+        self.ups = nnx.List(
+            [
+                conv1x1(widths[i], widths[i - 1], config, rngs, bias=False)
+                for i in range(level - 1, 0, -1)
+            ]
+        )
+        self.conv = conv1x1(config.width, config.width + config.orsnet_growth, config, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return chain(x, *self.ups, self.conv)
+
+
+class ORSNet(nnx.Module):
+    """Original-resolution subnetwork: three ORBs that take in the levels of stage 2 one by one."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        channels = config.width + config.orsnet_growth
+        self.orbs = nnx.List([ORB(channels, config, rngs=rngs) for _ in range(3)])
+        self.encoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
+        self.decoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
+
+    def __call__(
+        self, x: jax.Array, encoded: Levels, decoded: Levels, shared: Shared
+    ) -> jax.Array:
+        for level in range(3):
+            lifted = self.encoder_lifts[level](encoded[level])
+            lifted += self.decoder_lifts[level](decoded[level])
+            for _ in range(level):
+                lifted = double(lifted)
+            x = self.orbs[level](x, shared) + lifted
+        return x
+
+
+class MPRNet(nnx.Module):
+    """The three-stage restoration network of "Multi-Stage Progressive Image Restoration", CVPR 2021."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        config.validate()
+        f, f3 = config.width, config.width + config.orsnet_growth
+        self.config = config
+        self.slope = nnx.Param(jnp.full((1,), 0.25))  # of every PReLU: one number for all CABs
+        self.shallow1 = ShallowFeatures(config, rngs=rngs)
+        self.shallow2 = ShallowFeatures(config, rngs=rngs)
+        self.shallow3 = ShallowFeatures(config, rngs=rngs)
+        self.encoder1 = Encoder(config, rngs=rngs)
+        self.decoder1 = Decoder(config, rngs=rngs)
+        self.sam12 = SAM(f, config, rngs=rngs)
+        self.concat12 = conv3x3(2 * f, f, config, rngs)
+        self.encoder2 = Encoder(config, fuses=True, rngs=rngs)
+        self.decoder2 = Decoder(config, rngs=rngs)
+        self.sam23 = SAM(f, config, rngs=rngs)
+        self.concat23 = conv3x3(2 * f, f3, config, rngs)
+        self.orsnet = ORSNet(config, rngs=rngs)
+        self.tail = conv3x3(f3, 3, config, rngs)
+
+    def __call__(
+        self,
+        images: jax.Array,
+        stages: int = 3,
+        pool: Callable[[jax.Array], jax.Array] = global_mean,
+    ) -> list[jax.Array]:
+        """Restores degraded images.
+
+        Args:
+            images: [B, H, W, 3] floats in [0, 1]; H and W multiples of 8.
+            stages: how many stages to compute: 1, 2 or 3.
+            pool: what channel attention averages a map [b, h, w, c] with.
+
+        Returns:
+            The stages' images, each [B, H, W, 3] float32 and not clipped, the last stage first.
+
+        Raises:
+            ValueError: for another shape or number of stages.
+        """
+        check_images(images)
+        if stages not in (1, 2, 3):
+            raise ValueError(f"stages={stages}: must be 1, 2 or 3")
+        shared = Shared(self.slope[...], pool)
+        images = images.astype(jnp.float32)
+        halves = split(images, ROWS)
+        quadrants = split(halves, COLUMNS)
+
+        # Stage 1: encodes quadrants, decodes halves.
+        encoded = self.encoder1(self.shallow1(quadrants, shared), shared)
+        encoded1 = tuple(join(e, COLUMNS) for e in encoded)
+        decoded1 = self.decoder1(encoded1, shared)
+        attended, restored = self.sam12(decoded1[0], halves)
+        restored1 = join(restored, ROWS)
+        if stages == 1:
+            return [restored1]
+
+        # Stage 2: encodes halves, decodes the whole.
+        x = jnp.concatenate([self.shallow2(halves, shared), attended], axis=-1)
+        encoded = self.encoder2(self.concat12(x), shared, earlier=(encoded1, decoded1))
+        encoded2 = tuple(join(e, ROWS) for e in encoded)
+        decoded2 = self.decoder2(encoded2, shared)
+        attended, restored2 = self.sam23(decoded2[0], images)
+        if stages == 2:
+            return [restored2, restored1]
+
+        # Stage 3: the whole at full resolution.
+        x = jnp.concatenate([self.shallow3(images, shared), attended], axis=-1)
+        x = self.orsnet(self.concat23(x), encoded2, decoded2, shared)
+        restored3 = self.tail(x).astype(jnp.float32) + images
+        return [restored3, restored2, restored1]
+
+
+def check_images(images: jax.Array) -> None:
+    """Raises ValueError unless images are [B, H, W, 3] floats with H and W multiples of 8."""
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images have shape {images.shape}: must be [batch, height, width, 3]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images have dtype {images.dtype}: must be floats in [0, 1]")
+    for axis, name in ((ROWS, "height"), (COLUMNS, "width")):
+        size = images.shape[axis]
+        if size == 0 or size % SIZE_MULTIPLE:
+            raise ValueError(
+                f"{name}={size} is not a positive multiple of {SIZE_MULTIPLE}: "
+                "pad the images (Restorer does it) or crop them"
+            )

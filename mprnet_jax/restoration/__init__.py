@@ -1,0 +1,1 @@
+"""Restoring photos of any size."""

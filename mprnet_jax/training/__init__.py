@@ -1,0 +1,1 @@
+"""Training: losses, optimizer, the step and the loop around it."""

@@ -1,0 +1,1 @@
+"""Parameters at rest: checkpoints and weight files."""
