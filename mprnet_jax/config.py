@@ -5,7 +5,6 @@ A config file returns a `TrainConfig`; the command line changes single fields of
 all others decide what is computed, so a changed one needs a new workdir.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
