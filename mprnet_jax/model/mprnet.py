@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mprnet_jax.config import ModelConfig
+from mprnet_jax.config import SIZE_MULTIPLE, ModelConfig
 from mprnet_jax.model.layers import (
     CAB,
     SAM,
@@ -27,7 +27,6 @@ from mprnet_jax.model.layers import (
 from mprnet_jax.model.pooling import global_mean
 
 ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
-SIZE_MULTIPLE = 8  # of height and width: a half of the image is halved twice
 
 Levels = tuple[jax.Array, jax.Array, jax.Array]  # features at 1, 1/2 and 1/4 of the resolution
 
@@ -241,6 +240,25 @@ class MPRNet(nnx.Module):
         x = self.orsnet(self.concat23(x), encoded2, decoded2, shared)
         restored3 = self.tail(x).astype(jnp.float32) + images
         return [restored3, restored2, restored1]
+
+
+def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
+    """The network as functions of its parameters, a nested dict of float32 arrays.
+
+    Returns:
+        `init(key) -> params` and `apply(params, images, stages=3, pool=global_mean)`, which returns
+        what `MPRNet.__call__` does.
+    """
+
+    def init(key: jax.Array) -> dict:
+        return nnx.to_pure_dict(nnx.state(MPRNet(config, rngs=nnx.Rngs(key)), nnx.Param))
+
+    graph, _ = nnx.split(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))), nnx.Param)
+
+    def apply(params: dict, images: jax.Array, stages: int = 3, pool=global_mean):
+        return nnx.merge(graph, params)(images, stages, pool)
+
+    return init, apply
 
 
 def check_images(images: jax.Array) -> None:
