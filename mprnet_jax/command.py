@@ -1,7 +1,7 @@
 """What all commands share: flags in, one clear line for a mistake, exit status out.
 
-Status 0 is success, 2 a mistake of the user's (one line on stderr, no traceback); anything else is a
-defect and keeps its traceback.
+Status 0 is success, 2 a mistake of the user's (one line on stderr, no traceback); anything else is
+a defect and keeps its traceback.
 """
 
 import sys

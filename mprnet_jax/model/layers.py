@@ -1,4 +1,4 @@
-"""The blocks of MPRNet: channel attention, CAB, samplers and supervised attention (paper, section 3).
+"""The blocks of MPRNet: channel attention, CAB, samplers, supervised attention (paper, section 3).
 
 All maps are [batch, height, width, channels]. Parameters are float32; the computation runs in
 `config.dtype`. 1x1 convolutions are `nnx.Linear`, which is what they are on channels-last maps.
@@ -95,7 +95,7 @@ def double(x: jax.Array) -> jax.Array:
         before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
         after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
         pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
-        x = pairs.reshape(x.shape[:axis] + (2 * size,) + x.shape[axis + 1 :])
+        x = pairs.reshape((*x.shape[:axis], 2 * size, *x.shape[axis + 1 :]))
     return x
 
 

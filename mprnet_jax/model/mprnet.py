@@ -1,8 +1,8 @@
 """MPRNet: encoder-decoders on patches, then a network at full resolution (paper, figure 2).
 
-The patches of stages 1 and 2 ride on the batch axis: an image cut in two becomes two images. Where the
-paper's text and the published weights disagree, this follows the weights (bilinear resizing in place
-of max pooling).
+The patches of stages 1 and 2 ride on the batch axis: an image cut in two becomes two images. Where
+the paper's text and the published weights disagree, this follows the weights (bilinear resizing in
+place of max pooling).
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mprnet_jax.config import ModelConfig
+from mprnet_jax.config import SIZE_MULTIPLE, ModelConfig
 from mprnet_jax.model.layers import (
     CAB,
     SAM,
@@ -27,22 +27,21 @@ from mprnet_jax.model.layers import (
 from mprnet_jax.model.pooling import global_mean
 
 ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
-SIZE_MULTIPLE = 8  # of height and width: a half of the image is halved twice
 
 Levels = tuple[jax.Array, jax.Array, jax.Array]  # features at 1, 1/2 and 1/4 of the resolution
 
 
 def split(x: jax.Array, axis: int) -> jax.Array:
     """Cuts every image in two along `axis`; the parts follow each other on the batch axis."""
-    shape = x.shape[:axis] + (2, x.shape[axis] // 2) + x.shape[axis + 1 :]
+    shape = (*x.shape[:axis], 2, x.shape[axis] // 2, *x.shape[axis + 1 :])
     parts = jnp.moveaxis(x.reshape(shape), axis, 1)
-    return parts.reshape((-1,) + parts.shape[2:])
+    return parts.reshape((-1, *parts.shape[2:]))
 
 
 def join(x: jax.Array, axis: int) -> jax.Array:
     """Undoes `split`."""
-    parts = jnp.moveaxis(x.reshape((-1, 2) + x.shape[1:]), 1, axis)
-    return parts.reshape(parts.shape[:axis] + (-1,) + parts.shape[axis + 2 :])
+    parts = jnp.moveaxis(x.reshape((-1, 2, *x.shape[1:])), 1, axis)
+    return parts.reshape((*parts.shape[:axis], -1, *parts.shape[axis + 2 :]))
 
 
 class ShallowFeatures(nnx.Module):
@@ -54,6 +53,17 @@ class ShallowFeatures(nnx.Module):
 
     def __call__(self, images: jax.Array, shared: Shared) -> jax.Array:
         return self.cab(self.conv(images), shared)
+
+
+class CSFF(nnx.Module):
+    """Cross-stage feature fusion at one level (paper, section 3.3)."""
+
+    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.encoder = conv1x1(channels, channels, config, rngs)
+        self.decoder = conv1x1(channels, channels, config, rngs)
+
+    def __call__(self, encoded: jax.Array, decoded: jax.Array) -> jax.Array:
+        return self.encoder(encoded) + self.decoder(decoded)
 
 
 class Encoder(nnx.Module):
@@ -71,7 +81,7 @@ class Encoder(nnx.Module):
     def __call__(
         self, x: jax.Array, shared: Shared, earlier: tuple[Levels, Levels] | None = None
     ) -> Levels:
-        """Features [B, H, W, f] -> three levels; `earlier` is the last stage's encoder and decoder."""
+        """Features [B, H, W, f] -> three levels; `earlier` is what stage 1 encoded and decoded."""
 
         def fuse(x: jax.Array, level: int) -> jax.Array:
             if earlier is None:
@@ -83,17 +93,6 @@ class Encoder(nnx.Module):
         e2 = fuse(self.level2(self.down12(e1), shared), 1)
         e3 = fuse(self.level3(self.down23(e2), shared), 2)
         return e1, e2, e3
-
-
-class CSFF(nnx.Module):
-    """Cross-stage feature fusion at one level (paper, section 3.3)."""
-
-    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.encoder = conv1x1(channels, channels, config, rngs)
-        self.decoder = conv1x1(channels, channels, config, rngs)
-
-    def __call__(self, encoded: jax.Array, decoded: jax.Array) -> jax.Array:
-        return self.encoder(encoded) + self.decoder(decoded)
 
 
 class Decoder(nnx.Module):
@@ -132,8 +131,8 @@ class Lift(nnx.Module):
     """Carries one level of an earlier stage to full resolution and to the width of ORSNet.
 
     Level 2 is resized once, level 3 twice; each resize has a 1x1 convolution, and one more follows.
-    Convolutions commute with resizing and collapse, so `__call__` is one product with a matrix at the
-    low resolution, and the resizes are left to the caller, who does them once for a sum of lifts.
+    Convolutions commute with resizing and collapse, so `__call__` is one product with a matrix at
+    the low resolution; the resizes are left to the caller, who does them once for a sum of lifts.
     """
 
     def __init__(self, level: int, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -159,9 +158,7 @@ class ORSNet(nnx.Module):
         self.encoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
         self.decoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
 
-    def __call__(
-        self, x: jax.Array, encoded: Levels, decoded: Levels, shared: Shared
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, encoded: Levels, decoded: Levels, shared: Shared) -> jax.Array:
         for level in range(3):
             lifted = self.encoder_lifts[level](encoded[level])
             lifted += self.decoder_lifts[level](decoded[level])
@@ -172,7 +169,7 @@ class ORSNet(nnx.Module):
 
 
 class MPRNet(nnx.Module):
-    """The three-stage restoration network of "Multi-Stage Progressive Image Restoration", CVPR 2021."""
+    """The network of "Multi-Stage Progressive Image Restoration" (Zamir et al., CVPR 2021)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         config.validate()
@@ -243,6 +240,25 @@ class MPRNet(nnx.Module):
         x = self.orsnet(self.concat23(x), encoded2, decoded2, shared)
         restored3 = self.tail(x).astype(jnp.float32) + images
         return [restored3, restored2, restored1]
+
+
+def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
+    """The network as functions of its parameters, a nested dict of float32 arrays.
+
+    Returns:
+        `init(key) -> params` and `apply(params, images, stages=3, pool=global_mean)`, which returns
+        what `MPRNet.__call__` does.
+    """
+
+    def init(key: jax.Array) -> dict:
+        return nnx.to_pure_dict(nnx.state(MPRNet(config, rngs=nnx.Rngs(key)), nnx.Param))
+
+    graph, _ = nnx.split(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))), nnx.Param)
+
+    def apply(params: dict, images: jax.Array, stages: int = 3, pool=global_mean):
+        return nnx.merge(graph, params)(images, stages, pool)
+
+    return init, apply
 
 
 def check_images(images: jax.Array) -> None:

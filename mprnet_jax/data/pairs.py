@@ -1,0 +1,144 @@
+"""Random-access sources of image pairs.
+
+A source is a sequence of dicts of images, uint8 [H, W, 3] RGB: "degraded" and "target" of one size,
+or "target" alone where the degradation is synthetic.
+"""
+
+import os
+import re
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mprnet_jax.errors import UserError
+
+Example = dict[str, np.ndarray]
+
+EXTENSIONS = (".png", ".jpg", ".jpeg")
+TARGET_NAMES = ("target", "groundtruth")
+
+
+def decode(path: Path) -> np.ndarray:
+    """Reads a PNG or JPEG file as uint8 RGB [H, W, 3]; alpha is dropped, grey is repeated.
+
+    Raises:
+        UserError: if the file is no whole picture of one of these formats with 8 bits a channel.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("PNG", "JPEG")) as picture:
+                if picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
+                    raise UserError(
+                        f"{path}: has mode {picture.mode}; convert it to 8-bit RGB, or remove it"
+                    )
+                return np.asarray(picture.convert("RGB"))
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise UserError(f"{path}: cannot be read as a picture ({error}); replace it") from error
+
+
+def natural_key(name: str) -> list:
+    """Sorts "10" after "9"."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def list_pictures(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by stem, in natural order.
+
+    Raises:
+        UserError: if two pictures have the same stem.
+    """
+    pictures: dict[str, Path] = {}
+    files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+    for path in sorted(files, key=lambda p: natural_key(p.name)):
+        if path.stem in pictures:
+            raise UserError(f"{path}: {pictures[path.stem].name} has the same stem; remove one")
+        pictures[path.stem] = path
+    return pictures
+
+
+class PairFolder(Sequence[Example]):
+    """A folder with pictures in `input` and, under the same stems, in `target` or `groundtruth`."""
+
+    def __init__(self, folder: Path | str):
+        folder = Path(folder)
+        inputs = folder / "input"
+        targets = next((folder / n for n in TARGET_NAMES if (folder / n).is_dir()), None)
+        if not inputs.is_dir() or targets is None:
+            raise UserError(f"{folder}: must hold the folders input and target")
+        self.folder = folder
+        degraded, restored = list_pictures(inputs), list_pictures(targets)
+        for here, there, place, other in (
+            (degraded, restored, inputs, targets),
+            (restored, degraded, targets, inputs),
+        ):
+            if alone := [path.name for stem, path in here.items() if stem not in there]:
+                shown = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
+                raise UserError(
+                    f"{place}: {len(alone)} of {len(here)} pictures have no partner in {other} "
+                    f"({shown}); pairs share the name before the extension"
+                )
+        if not degraded:
+            raise UserError(f"{inputs}: holds no {', '.join(EXTENSIONS)} pictures")
+        self.names = list(degraded)
+        self._paths = [(degraded[name], restored[name]) for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Example:
+        input_path, target_path = self._paths[index]
+        degraded, target = decode(input_path), decode(target_path)
+        if degraded.shape != target.shape:
+            raise UserError(
+                f"{input_path}: is {degraded.shape[1]}x{degraded.shape[0]}, but its target "
+                f"{target_path} is {target.shape[1]}x{target.shape[0]}; pairs must have one size"
+            )
+        return {"degraded": degraded, "target": target}
+
+
+class Cached(Sequence[Example]):
+    """Keeps the decoded examples of another source, as far as they fit into `budget` bytes."""
+
+    def __init__(self, source: Sequence[Example], budget: int):
+        self._source = source
+        self._budget = budget
+        self._used = 0
+        self._kept: dict[int, Example] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        if index in self._kept:
+            return self._kept[index]
+        example = self._source[index]
+        size = sum(image.nbytes for image in example.values())
+        with self._lock:
+            if index not in self._kept and self._used + size <= self._budget:
+                self._kept[index] = example
+                self._used += size
+        return example
+
+    def __getstate__(self) -> tuple:
+        return self._source, self._budget
+
+    def __setstate__(self, state: tuple) -> None:
+        self.__init__(*state)
+
+
+def cache_budget(num_workers: int) -> int:
+    """Bytes that each of `num_workers` processes may keep: together half the free memory."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free // 2 // max(1, num_workers)

@@ -1,0 +1,48 @@
+"""`jax.jit` with the compiler options that suit the backend, and the compile cache on disk."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# XLA's default lowering of dots and of the reductions in weight gradients is slow on CPUs; its YNN
+# library is not. benchmarks/ times both.
+CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """The options for the default backend, without those that the installed jaxlib lacks."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {name: value for name, value in CPU_OPTIONS.items() if _known(name, value)}
+
+
+def _known(name: str, value: str) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def jit(function: Callable, **kwargs: Any) -> Callable:
+    """`jax.jit(function, **kwargs)` with `compiler_options()`; for outermost functions only."""
+    return jax.jit(function, compiler_options=compiler_options(), **kwargs)
+
+
+def use_compile_cache() -> None:
+    """Keeps compiled programs on disk, so that the next start of a command skips compiling.
+
+    They lie in JAX_COMPILATION_CACHE_DIR, by default in ~/.cache/mprnet_jax.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "mprnet_jax"))
+        jax.config.update("jax_compilation_cache_max_size", 2 * 1024**3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
