@@ -174,7 +174,7 @@ def to_published_layout(array: np.ndarray) -> np.ndarray:
     if array.ndim > 1:
         array = array if array.ndim == 4 else array[None, None]
         array = array.transpose(3, 2, 0, 1)
-    return np.ascontiguousarray(array, np.float32)
+    return np.array(array, np.float32, order="C")  # a copy: JAX lends its memory for reading only
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
