@@ -22,6 +22,7 @@ OLDEST = (2, 10)  # PyTorch before it can be made to run code or to corrupt memo
 OLDEST_REASON = "CVE-2025-32434, CVE-2026-24747"
 ZIP_MAGIC = b"PK\x03\x04"  # by which PyTorch itself tells the two formats apart
 LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys; raw numbers follow
+MAX_PICKLE = 4 * 2**20  # bytes; that of the largest published network takes 83 thousand
 TENSOR_GLOBALS = re.compile(
     r"collections OrderedDict|torch \w+Storage"
     r"|torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)"
@@ -80,6 +81,7 @@ def globals_asked(path: Path) -> Iterator[str]:
             file.seek(0)
             for _ in range(LEGACY_PICKLES):
                 yield from imports(file)
+            check_pickle(file.tell())
             return
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
@@ -87,8 +89,15 @@ def globals_asked(path: Path) -> Iterator[str]:
                 raise UserError("it is compressed, which PyTorch's own files are not")
             for record in records:
                 if record.filename.endswith(".pkl"):
+                    check_pickle(record.file_size)
                     with archive.open(record) as pickled:
                         yield from imports(pickled)
+
+
+def check_pickle(size: int) -> None:
+    """Raises UserError for far more tensors than a network has: each takes memory of its own."""
+    if size > MAX_PICKLE:
+        raise UserError(f"its pickle takes {size} bytes, more than that of any network")
 
 
 def imports(file: BinaryIO) -> Iterator[str]:
