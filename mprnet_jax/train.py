@@ -19,7 +19,7 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run: checkpoints, TensorBoard files, result. runs/NAME if unset.",
+    "Folder of the run: checkpoints, TensorBoard files, result. Default: runs/NAME.",
 )
 flags.mark_flag_as_required("config")
 

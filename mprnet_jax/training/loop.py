@@ -4,6 +4,7 @@ Saving before the next batch is drawn makes a saved step and its data position a
 """
 
 import functools
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def train(config: TrainConfig, workdir: Path | str) -> Validation:
     """Trains until `config.total_steps`, from where `workdir` stands, and returns the last scores.
 
     Raises:
-        UserError: for a config that cannot be run, missing or broken data, a workdir of another run,
+        UserError: for a config that cannot run, missing or broken data, a workdir of another run,
             and a loss that is no longer finite.
     """
     return Run(config, Path(workdir)).train()
@@ -53,13 +54,10 @@ class Run:
 
         init, apply = pure_functions(config.model)
         optimizer = make_optimizer(config.optim, config.total_steps)
-
-        def start(key: jax.Array) -> TrainState:
-            return create_state(init(key), optimizer)
+        self.fresh = lambda: create_state(init(config.seed), optimizer)
 
         copies = meshes.replicated(self.mesh)
         images = meshes.image_sharding(self.mesh)
-        self.start = jit(start, out_shardings=copies)
         self.step = jit(
             functools.partial(train_step, apply=apply, optimizer=optimizer, loss=config.loss),
             in_shardings=(copies, images),
@@ -140,16 +138,15 @@ class Run:
     def first_state(self, checkpoints: Checkpoints) -> tuple[TrainState, int]:
         """The newest checkpoint's state and data position, or a fresh state and 0."""
         copies = meshes.replicated(self.mesh)
-        key = jax.random.key(self.config.seed)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies),
-            jax.eval_shape(self.start, key),
+            jax.eval_shape(self.fresh),
         )
         rest = {"step": shapes.step, "opt_state": shapes.opt_state}
         saved = checkpoints.load_newest(shapes.params, rest)
         if saved is None:
-            state = self.start(key)
-            self.say(parameter_overview.get_parameter_overview(state.params))
+            state = jax.device_put(self.fresh(), copies)
+            self.say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
             return state, 0
         self.say(f"Resuming from step {saved.step} in {self.workdir}")
         state = TrainState(saved.rest["step"], saved.params, saved.rest["opt_state"])
@@ -215,6 +212,7 @@ class Progress:
             desc=config.name,
             unit="step",
             dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
             disable=not enabled,
         )
         self.restart()

@@ -185,7 +185,7 @@ def load_params(run_folder: Path | str) -> tuple[ModelConfig, Any]:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        jax.eval_shape(init, jax.random.key(0)),
+        init(0),
     )
     checkpoints = Checkpoints(run_folder)
     try:
