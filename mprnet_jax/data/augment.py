@@ -1,4 +1,4 @@
-"""What happens to an example between the source and the batch: crop, degrade, turn.
+"""What happens to an example between the source and the batch: crop, turn, degrade.
 
 All images of an example share one size, and one draw decides for all of them.
 """
@@ -43,15 +43,17 @@ def symmetry(image: np.ndarray, which: int) -> np.ndarray:
 class RandomPatch:
     """The training augmentation of the paper, section 4.2: a random crop in a random symmetry.
 
-    Where the source holds clean photos only, `degrade` makes the degraded side out of each crop.
+    Where the source holds clean photos only, `degrade` makes the degraded side out of each patch;
+    it comes last, so that rain falls from above.
     """
 
     size: int
     degrade: Degradation | None = None
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        patch = crop(example, self.size, tuple(rng.random(2)))
+        cut = crop(example, self.size, tuple(rng.random(2)))
+        which = int(rng.integers(8))
+        patch = {name: np.ascontiguousarray(symmetry(image, which)) for name, image in cut.items()}
         if self.degrade is not None:
             patch["degraded"] = self.degrade(patch["target"], rng)
-        which = int(rng.integers(8))
-        return {name: np.ascontiguousarray(symmetry(image, which)) for name, image in patch.items()}
+        return patch

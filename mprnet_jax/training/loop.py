@@ -15,16 +15,27 @@ from clu import parameter_overview
 from tqdm import tqdm
 
 from mprnet_jax.config import TrainConfig, flatten
-from mprnet_jax.data.pipeline import TrainingBatches, validation_batches, validation_source
+from mprnet_jax.data.pipeline import (
+    TrainingBatches,
+    training_source,
+    validation_batches,
+    validation_source,
+)
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit, use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.state import TrainState, create_state
-from mprnet_jax.training.step import train_step, validation_step
+from mprnet_jax.training.step import Metrics, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
-from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, read_config, write_config
+from mprnet_jax.weights.checkpoints import (
+    UNSCORED,
+    Checkpoint,
+    Checkpoints,
+    read_config,
+    write_config,
+)
 
 SHOWN = 4  # pairs on a validation sheet
 
@@ -50,6 +61,9 @@ class Run:
         self.is_main = jax.process_index() == 0
         self.mesh = meshes.make_mesh(config.mesh.data, config.mesh.height)
         meshes.check_divides(self.mesh, config.batch_size, config.patch_size)
+        meshes.check_divides(self.mesh, config.batch_size, config.validation_crop)
+        # Missing data is found out before anything is written.
+        self.source = training_source(config.data)
         self.held_out = validation_source(config.data)
 
         init, apply = pure_functions(config.model)
@@ -94,36 +108,49 @@ class Run:
         batches = self.batches(position)
         summaries = Summaries(self.workdir, first, enabled=self.is_main)
         bar = Progress(config, first, enabled=self.is_main)
+        running = None  # the metrics of the step that the devices work on
         try:
             for step in range(first, total + 1):
-                validation = None
-                if due(step, config.validate_every, first, total):
-                    validation = self.validate(state.params)
-                    summaries.validation(step, validation)
-                if validation or due(step, config.checkpoint_every, first, total):
+                validates = due(step, config.validate_every, first, total)
+                saves = validates or due(step, config.checkpoint_every, first, total)
+                if saves:
+                    self.report(step, running, bar, summaries)
+                    running = None
+                    validation = self.validate(state.params) if validates else None
                     self.save(checkpoints, state, validation)
+                    if validation:
+                        summaries.validation(step, validation)
                     bar.restart()
                 if step == total:
                     return validation
                 batch = meshes.put_images(next(batches), self.mesh)
                 state, metrics = self.step(state, batch)
-                # Waiting here keeps the bar honest and stops a diverged run at once; the next
-                # batches are being read meanwhile.
-                loss = float(metrics["loss"])
-                if not np.isfinite(loss):
-                    raise UserError(
-                        f"step {step + 1}: the loss is {loss}; the checkpoints in {self.workdir} "
-                        "are sound. Lower optim.learning_rate or set optim.clip_norm=0.01, and "
-                        "start anew in another workdir"
-                    )
-                bar.update(loss)
-                if (step + 1) % config.log_every == 0:
-                    curves = jax.device_get(metrics) | bar.curves()
-                    summaries.scalars(step + 1, curves)
+                # Reading the step before only now keeps the devices busy meanwhile.
+                self.report(step, running, bar, summaries)
+                running = metrics
         finally:
             bar.close()
             batches.close()
             summaries.close()
+
+    def report(self, step: int, metrics: Metrics | None, bar: "Progress", summaries: Summaries):
+        """Waits for the metrics of the step that led to `step` and shows them.
+
+        Raises:
+            UserError: if the loss is not finite.
+        """
+        if metrics is None:
+            return
+        loss = float(metrics["loss"])
+        if not np.isfinite(loss):
+            raise UserError(
+                f"step {step}: the loss is {loss}; the checkpoints in {self.workdir} are sound. "
+                "Lower optim.learning_rate or set optim.clip_norm=0.01, and start anew in another "
+                "workdir"
+            )
+        bar.update(loss)
+        if step % self.config.log_every == 0:
+            summaries.scalars(step, jax.device_get(metrics) | bar.curves())
 
     def claim_workdir(self) -> None:
         """Makes the workdir this run's."""
@@ -156,7 +183,8 @@ class Run:
         """The training batches from number `start` on."""
         config = self.config
         return TrainingBatches(
-            config.data,
+            *self.source,
+            num_workers=config.data.num_workers,
             batch_size=config.batch_size,
             patch_size=config.patch_size,
             seed=config.seed,
@@ -181,8 +209,8 @@ class Run:
         """Saves a checkpoint; one with a validation may become the best."""
         step = int(state.step)
         rest = {"step": state.step, "opt_state": state.opt_state}
-        score = None if validation is None else float(validation.mean_psnr[-1])
-        record = {"batches": step, "psnr": score}  # batches: the data position
+        record = {"batches": step}  # the data position
+        score = validation.score if validation else UNSCORED
         checkpoints.save(Checkpoint(step, state.params, rest, record), score)
 
     def show(self, validation: Validation, best_step: int | None) -> None:
