@@ -7,9 +7,9 @@ computation, under the published names.
 
 import dataclasses
 import functools
-import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -263,9 +263,9 @@ def torch_model(
         model.load_state_dict(tensors)
         return model.eval()
     try:
-        spec = importlib.util.spec_from_file_location("reference", reference)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        # Not imported, which would leave bytecode in the user's folder.
+        module = ModuleType("reference")
+        exec(compile(Path(reference).read_bytes(), reference, "exec"), module.__dict__)
         model = module.MPRNet(
             n_feat=config.width,
             scale_unetfeats=config.unet_growth,
