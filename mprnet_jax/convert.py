@@ -37,9 +37,9 @@ def main() -> None:
     check_output(output)
     weights = files.read(INPUT.value)
     if VALIDATE.value or REFERENCE.value:
-        differences = parity.validate(weights, REFERENCE.value)
-        print(parity.table(differences, REFERENCE.value))
-        parity.demand_agreement(weights, differences)
+        report = parity.validate(weights, REFERENCE.value)
+        print(report)
+        report.demand_agreement()
     files.write(output, weights.config, weights.params, weights.origin)
     print(f"{output}: {len(weights.published)} tensors, {output.stat().st_size / 1e6:.1f} MB")
 

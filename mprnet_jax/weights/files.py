@@ -40,9 +40,7 @@ class WeightFile(NamedTuple):
     config: ModelConfig
     params: Params
     origin: dict[str, str]  # `source`, the name of the first file, and `task` where it is known
-    published: dict[
-        str, np.ndarray
-    ]  # the same weights under the published names, as they were read
+    published: dict[str, np.ndarray]  # the weights as read, under the published names
 
 
 def load(path: Path | str, dtype: str = "float32") -> MPRNet:
