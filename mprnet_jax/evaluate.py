@@ -94,7 +94,7 @@ def networks(weights: str, compare_stages: bool) -> list[Candidate]:
         return floats
 
     if not compare_stages:
-        return [Candidate(restore(3))]
+        return [Candidate(restore(3), parameters=parameters_used(model, 3))]
     return [Candidate(restore(n), n, parameters_used(model, n)) for n in (1, 2, 3)]
 
 

@@ -25,11 +25,11 @@ from mprnet_jax.evaluation.scoring import (
 
 @dataclass
 class Candidate:
-    """What is scored: a way to restore, and, where stages are compared, which and how large."""
+    """What is scored: a way to restore pictures."""
 
     restore: Restore
-    stages: int | None = None
-    parameters: int | None = None
+    stages: int | None = None  # of the network, where stages are compared
+    parameters: int | None = None  # of the network, if it is one
 
 
 def evaluate(

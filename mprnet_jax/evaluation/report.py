@@ -29,7 +29,7 @@ class Entry:
     benchmark: str  # a key of BENCHMARKS and PROTOCOLS
     scores: SetScores
     stages: int | None = None  # how many were computed, where stages are compared
-    parameters: int | None = None  # how many these stages use
+    parameters: int | None = None  # how many these stages use; None for pictures made elsewhere
 
 
 def table(entries: Sequence[Entry]) -> str:
@@ -86,7 +86,7 @@ def write_sheet(path: Path, source: Sequence[Example], restore: Restore, scores:
     rows = []
     for rank, image in chosen.items():
         example = source[source.names.index(image.name)]
-        score = f"restored: {image.psnr:.2f} dB, SSIM {image.ssim:.3f}"
+        score = f"{image.psnr:.2f} dB, SSIM {image.ssim:.3f}"
         rows.append(
             [
                 (f"{rank}: {image.name}", example["degraded"]),
@@ -99,14 +99,14 @@ def write_sheet(path: Path, source: Sequence[Example], restore: Restore, scores:
 
 def _row(entry: Entry) -> dict[str, str]:
     benchmark, protocol = BENCHMARKS[entry.benchmark], PROTOCOLS[entry.benchmark]
-    scores = entry.scores
+    scores, is_network = entry.scores, entry.parameters is not None
     return {
         "set": benchmark.title,
         "stages": _shown(entry.stages, "d"),
-        "images": f"{len(scores.images)} of {benchmark.size}",
+        "images": f"{len(scores.images)} of {benchmark.size}" if protocol.score else "",
         **_scores(scores.mean, protocol.published),
         "LPIPS": _shown(scores.lpips, ".4f"),
-        "s/image": _shown(scores.seconds, ".3f"),
+        "s/image": _shown(scores.seconds if is_network else None, ".3f"),
         "parameters": _shown(entry.parameters, ",d"),
         "scored on": protocol.label,
     }
@@ -158,7 +158,7 @@ def _document(entry: Entry) -> dict:
         "scored_on": protocol.label,
         "stages": entry.stages,
         "parameters": entry.parameters,
-        "seconds_per_image": scores.seconds,
+        "seconds_per_image": scores.seconds if entry.parameters is not None else None,
         **(scores.mean or Scores(math.nan, math.nan))._asdict(),
         "lpips": scores.lpips,
         "published": published,
