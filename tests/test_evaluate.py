@@ -162,6 +162,8 @@ def test_stages_are_compared_in_one_table(tmp_path):
     assert [row["parameters"] for row in rows] == ["1,000", "20,000", "300,000"]
     assert float(rows[0]["PSNR"]) < float(rows[1]["PSNR"])
     assert rows[2]["PSNR"] == "inf"
+    # The published figure is that of the whole network.
+    assert [row["published"] for row in rows] == ["", "", "32.66, 0.959"]
     written = json.loads((tmp_path / "out" / "scores.json").read_text())["sets"]
     assert written[2]["psnr"] is None  # JSON has no infinity
     assert written[1]["seconds_per_image"] > 0

@@ -1,5 +1,6 @@
 """LPIPS, the perceptual distance of Zhang et al. (CVPR 2018), by their package `lpips`."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     try:
         import lpips
         import torch
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # the latter: torchvision made for another torch
         raise UserError(
             f"--lpips: {error}; install the extra: pip install 'mprnet-jax[lpips]'"
         ) from error
@@ -29,7 +30,9 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
             f"--lpips: {backbone} is missing; put https://download.pytorch.org/models/{BACKBONE} "
             "there"
         )
-    network = lpips.LPIPS(net="alex", verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision in an outdated way
+        network = lpips.LPIPS(net="alex", verbose=False)
 
     def distance(a: np.ndarray, b: np.ndarray) -> float:
         images = (

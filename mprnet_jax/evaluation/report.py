@@ -31,13 +31,39 @@ class Entry:
     stages: int | None = None  # how many were computed, where stages are compared
     parameters: int | None = None  # how many these stages use; None for pictures made elsewhere
 
+    @property
+    def published(self) -> Scores | None:
+        """The authors' figures, which are those of all stages."""
+        return PROTOCOLS[self.benchmark].published if self.stages in (None, 3) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that the network took for an image."""
+        return self.scores.seconds if self.parameters is not None else None
+
+
+COLUMNS = (
+    "set",
+    "stages",
+    "images",
+    "PSNR",
+    "SSIM",
+    "published",
+    "difference",
+    "error reduction",
+    "LPIPS",
+    "s/image",
+    "parameters",
+    "scored on",
+)
+
 
 def table(entries: Sequence[Entry]) -> str:
     """All scores as a Markdown table whose columns are aligned, so that it reads well as text."""
     rows = [_row(entry) for entry in entries]
     if mean := _deraining_mean(entries):
         rows.append({"set": "mean of the five", **_scores(mean, DERAINING_MEAN)})
-    shown = [name for name in rows[0] if any(row.get(name) for row in rows)]
+    shown = [name for name in COLUMNS if any(row.get(name) for row in rows)]
     lines = [shown, *([row.get(name, "") for name in shown] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(shown))]
     lines.insert(1, ["-" * width for width in widths])
@@ -99,14 +125,14 @@ def write_sheet(path: Path, source: Sequence[Example], restore: Restore, scores:
 
 def _row(entry: Entry) -> dict[str, str]:
     benchmark, protocol = BENCHMARKS[entry.benchmark], PROTOCOLS[entry.benchmark]
-    scores, is_network = entry.scores, entry.parameters is not None
+    scores = entry.scores
     return {
         "set": benchmark.title,
         "stages": _shown(entry.stages, "d"),
         "images": f"{len(scores.images)} of {benchmark.size}" if protocol.score else "",
-        **_scores(scores.mean, protocol.published),
+        **_scores(scores.mean, entry.published),
         "LPIPS": _shown(scores.lpips, ".4f"),
-        "s/image": _shown(scores.seconds if is_network else None, ".3f"),
+        "s/image": _shown(entry.seconds, ".3f"),
         "parameters": _shown(entry.parameters, ",d"),
         "scored on": protocol.label,
     }
@@ -149,16 +175,16 @@ def _document(entry: Entry) -> dict:
     """An entry as scores.json has it."""
     protocol, scores = PROTOCOLS[entry.benchmark], entry.scores
     published = None
-    if protocol.published:
-        published = {**protocol.published._asdict(), "source": protocol.source}
+    if entry.published:
+        published = {**entry.published._asdict(), "source": protocol.source}
         if scores.mean:
-            published["error_reduction"] = _error_reduction(scores.mean, protocol.published)
+            published["error_reduction"] = _error_reduction(scores.mean, entry.published)
     return {
         "set": BENCHMARKS[entry.benchmark].title,
         "scored_on": protocol.label,
         "stages": entry.stages,
         "parameters": entry.parameters,
-        "seconds_per_image": scores.seconds if entry.parameters is not None else None,
+        "seconds_per_image": entry.seconds,
         **(scores.mean or Scores(math.nan, math.nan))._asdict(),
         "lpips": scores.lpips,
         "published": published,

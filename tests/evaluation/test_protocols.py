@@ -61,7 +61,7 @@ def test_sidd_is_clipped_but_not_rounded(pair):
 
 def test_the_mean_for_deraining_is_that_of_the_five_sets():
     psnr, ssim = np.mean([PROTOCOLS[key].published for key in DERAINING], axis=0)
-    assert DERAINING_MEAN == (round(psnr, 2), round(ssim, 3))
+    assert (round(psnr, 2), round(ssim, 3)) == DERAINING_MEAN
 
 
 def test_unchecked_figures_are_not_published():
