@@ -55,3 +55,13 @@ def write_dnd(folder: Path, count: int = 2, size: tuple[int, int] = (60, 72)) ->
         for index in range(count):
             cell[0, index] = file.create_dataset(f"#refs#/{index}", data=boxes.T).ref
     return images
+
+
+def write_sidd_scenes(folder: Path, count: int = 2, size: tuple[int, int] = (64, 80)) -> None:
+    """SIDD's training photos: two pairs in the folder of each scene."""
+    for number, pair in enumerate(photos(2 * count, size)):
+        scene = folder / f"{number // 2 + 1:04d}_001_S6_00100_00060_3200_L"
+        scene.mkdir(parents=True, exist_ok=True)
+        for kind, image in zip(("NOISY", "GT"), pair):
+            name = f"{number // 2 + 1:04d}_{kind}_SRGB_{10 + number % 2:03d}.PNG"
+            Image.fromarray(image).save(scene / name)
