@@ -7,16 +7,21 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import scipy.io
+from flax import nnx
 from PIL import Image
 
+from mprnet_jax.config import ModelConfig
 from mprnet_jax.data.benchmarks import BENCHMARKS, open_benchmark
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.protocols import PROTOCOLS, Scores
 from mprnet_jax.evaluation.scoring import ImageScores, SetScores, score_set
+from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.restoration.restorer import Restorer
 
 mini = runpy.run_path(str(Path(__file__).parent / "data" / "miniatures.py"))
 
@@ -217,6 +222,34 @@ def test_the_command_scores_restored_pictures(tmp_path):
     assert [image["name"] for image in entry["images"]] == ["3"]
     assert "1: is missing" in entry["left_out"][0]
     assert "is 5x6" in entry["left_out"][1]
+
+
+def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
+    files = pytest.importorskip("mprnet_jax.weights.files")
+    config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
+    model = MPRNet(config, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    files.write(tmp_path / "weights.safetensors", config, params)
+    mini["write_pairs"](tmp_path / "test/Rain100L", size=(18, 27))
+    mini["write_dnd"](tmp_path / "DND")
+    result = run(
+        f"--weights={tmp_path / 'weights.safetensors'}",
+        "--benchmarks=Rain100L,DND",
+        f"--data_root={tmp_path}",
+        f"--output={tmp_path / 'out'}",
+        "--stages",
+    )
+    assert result.returncode == 0, result.stderr
+    *stages, dnd = json.loads((tmp_path / "out/scores.json").read_text())["sets"]
+    assert [entry["stages"] for entry in stages] == [1, 2, 3]
+    assert stages[2]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert len(list((tmp_path / "out/DND_submission").iterdir())) == 2
+    assert dnd["images"] == []
+    source = open_benchmark("Rain100L", tmp_path)
+    restored = Restorer(model, stages=2)(floats(source[0]["degraded"]))
+    expected = PROTOCOLS["rain100l"](restored, source[0]["target"])
+    # The same network compiled in two processes: equal up to the rounding of a pixel or two.
+    assert stages[1]["images"][0]["psnr"] == pytest.approx(expected.psnr, abs=0.01)
 
 
 @pytest.mark.parametrize(
