@@ -267,7 +267,7 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
 )
 def test_a_mistake_is_one_line(flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
     result = run(*flags)
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()

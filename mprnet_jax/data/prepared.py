@@ -7,11 +7,8 @@ need no decoding. A prepared set is a folder DATA_DIR/mprnet_pairs/NAME/1.0.0.
 import contextlib
 import functools
 import io
-import os
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from mprnet_jax.data.ahead import ahead
 from mprnet_jax.data.benchmarks import PREPARED
 from mprnet_jax.data.pairs import Example, PairFolder, decode
 from mprnet_jax.errors import UserError
@@ -168,20 +166,8 @@ def _records(
             return [{"name": name, **{role: path.read_bytes() for role, path in paths}}]
         return [{"name": n, **_encoded(piece)} for n, piece in zip(names, pieces)]
 
-    for records in tqdm(_ahead(work, len(source)), description, len(source), unit="image"):
+    for records in tqdm(ahead(work, len(source)), description, len(source), unit="image"):
         yield from records
-
-
-def _ahead(work: Callable[[int], Any], count: int) -> Iterator[Any]:
-    """work(0) to work(count - 1) in order, done by threads a little ahead."""
-    waiting: deque[Future] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index in range(count):
-            waiting.append(pool.submit(work, index))
-            if len(waiting) > os.cpu_count():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _encoded(example: Example) -> dict[str, bytes]:

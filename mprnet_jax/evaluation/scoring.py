@@ -1,7 +1,6 @@
 """Scores a restorer on a set of pairs: reading, restoring and scoring overlap.
 
-Threads do the reading and the scoring, because decoders, NumPy and OpenCV let go of the interpreter
-while they work; the calling thread keeps the device busy.
+Threads read and score; the calling thread keeps the device busy.
 """
 
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mprnet_jax.data.ahead import ahead
 from mprnet_jax.data.benchmarks import find_folder
 from mprnet_jax.data.pairs import Example, decode, list_pictures
 from mprnet_jax.errors import UserError
@@ -25,7 +25,7 @@ Restore = Callable[[Example], np.ndarray]
 # LPIPS of two uint8 images.
 Lpips = Callable[[np.ndarray, np.ndarray], float]
 
-AHEAD = 2 * os.cpu_count()  # images that are read ahead, and that wait to be scored
+WAITING = 2 * os.cpu_count()  # restored images that may wait to be scored
 
 
 @dataclass
@@ -137,7 +137,7 @@ def score_set(
                 continue
             prediction = stopwatch(restore, example)
             waiting.append((name, scorers.submit(score, name, prediction, example["target"])))
-            collect(waiting, AHEAD)
+            collect(waiting, WAITING)
         collect(waiting, 0)
     scores.seconds = stopwatch.median
     return scores
@@ -152,15 +152,8 @@ def read_ahead(source: Sequence[Example], title: str) -> Iterator[tuple[str, Exa
         except UserError as error:
             return error
 
-    waiting: deque[Future] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as readers:
-        for index in range(min(AHEAD, len(source))):
-            waiting.append(readers.submit(read, index))
-        for index, name in enumerate(tqdm(source.names, desc=title, unit="image")):
-            example = waiting.popleft().result()
-            if index + AHEAD < len(source):
-                waiting.append(readers.submit(read, index + AHEAD))
-            yield name, example
+    examples = tqdm(ahead(read, len(source)), desc=title, total=len(source), unit="image")
+    yield from zip(source.names, examples)
 
 
 class Stopwatch:
