@@ -226,7 +226,8 @@ def test_the_command_scores_restored_pictures(tmp_path):
 
 def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
     config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
-    files.write(tmp_path / "weights.safetensors", config, pure_functions(config)[0](seed=0))
+    params = pure_functions(config)[0](seed=0)
+    files.write(tmp_path / "weights.safetensors", config, params)
     mini["write_pairs"](tmp_path / "test/Rain100L", size=(18, 27))
     mini["write_dnd"](tmp_path / "DND")
     result = run(
@@ -243,6 +244,7 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
     assert len(list((tmp_path / "out/DND_submission").iterdir())) == 2
     assert dnd["images"] == []
     source = open_benchmark("Rain100L", tmp_path)
+    model = files.load(tmp_path / "weights.safetensors")
     restored = Restorer(model, stages=2)(floats(source[0]["degraded"]))
     expected = PROTOCOLS["rain100l"](restored, source[0]["target"])
     # The same network compiled in two processes: equal up to the rounding of a pixel or two.
