@@ -5,10 +5,14 @@ A config file returns a `TrainConfig`; the command line changes single fields of
 all others decide what is computed, so a changed one needs a new workdir.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from mprnet_jax.errors import UserError
+
+SIZE_MULTIPLE = 8  # of an image's sides: the network halves a half of it twice
+MAX_PATCH = 1024  # pixels a side; beyond it a training step fits no device
+SOURCES = ("folders", "sample_rain")
 
 
 def free(default: Any) -> Any:
@@ -66,3 +70,98 @@ class ModelConfig:
     def deblur(cls) -> "ModelConfig":
         """The deblurring network: 20,127,073 parameters."""
         return cls(width=96, unet_growth=48, orsnet_growth=32)
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """Where image pairs come from."""
+
+    source: str = "folders"  # or "sample_rain": embedded photos with synthetic rain
+    root: str = free("")  # the folder that holds `train` and `validation`
+    train: str = "train"  # folder of training pairs: `input` and `target` in it
+    validation: str = "test"  # folder of held-out pairs
+    published: str = ""  # name of the data set, for messages
+    num_workers: int = free(0)  # reading processes; 0 reads with threads, enough for small pictures
+
+
+@dataclass(slots=True)
+class LossConfig:
+    """The loss, summed over the three stages (paper, section 3, equations 1 to 3)."""
+
+    edge_weight: float = 0.05  # of the edge loss beside the Charbonnier loss; 0 leaves it out
+    laplacian: str = "pyramid"  # of the edge loss: "pyramid" as trained, "operator" as written
+    clip: bool = False  # clips predictions to [0, 1] first, as for denoising
+
+
+@dataclass(slots=True)
+class OptimConfig:
+    """Adam under a linear warm-up and a cosine decay (paper, section 4.2)."""
+
+    learning_rate: float = 2e-4
+    final_learning_rate: float = 1e-6
+    warmup_steps: int = 0
+    decay_steps: int = 0  # length of the cosine after the warm-up; 0: the rest of the run
+    clip_norm: float = 0.0  # clips the gradient's global norm; 0: never
+
+
+@dataclass(slots=True)
+class MeshConfig:
+    """How devices share the work: images over `data`, rows of images over `height`."""
+
+    data: int = free(-1)  # -1: all devices that `height` leaves
+    height: int = free(1)
+
+
+@dataclass(slots=True)
+class TrainConfig:
+    """A training run."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    total_steps: int = 0
+    batch_size: int = 16
+    patch_size: int = 256  # side of the training patches, in pixels
+    validation_crop: int = 256  # side of the centre crops that validation restores, in pixels
+    seed: int = 0
+    checkpoint_every: int = free(1000)  # steps
+    validate_every: int = free(1000)  # steps
+    log_every: int = free(50)  # steps
+
+    def validate(self) -> None:
+        """Raises UserError for a field whose value makes no sense."""
+        self.model.validate()
+        counts = ("total_steps", "batch_size", "checkpoint_every", "validate_every", "log_every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
+        for name in ("patch_size", "validation_crop"):
+            size = getattr(self, name)
+            if size % SIZE_MULTIPLE or not 0 < size <= MAX_PATCH:
+                raise UserError(
+                    f"{name}={size}: must be a multiple of {SIZE_MULTIPLE} up to {MAX_PATCH}"
+                )
+        if self.loss.laplacian not in ("pyramid", "operator"):
+            raise UserError(f"loss.laplacian={self.loss.laplacian!r}: use pyramid or operator")
+        if self.data.source not in SOURCES:
+            raise UserError(f"data.source={self.data.source!r}: use {' or '.join(SOURCES)}")
+        if not 0 <= self.optim.warmup_steps < self.total_steps:
+            raise UserError(
+                f"optim.warmup_steps={self.optim.warmup_steps}: must be below "
+                f"total_steps={self.total_steps}"
+            )
+
+
+def flatten(config: Any, *, deciding: bool = False, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config by dotted name; with `deciding`, without those that are `free`."""
+    flat = {}
+    for f in fields(config):
+        value, name = getattr(config, f.name), prefix + f.name
+        if is_dataclass(value):
+            flat |= flatten(value, deciding=deciding, prefix=f"{name}.")
+        elif not (deciding and f.metadata.get("free")):
+            flat[name] = value
+    return flat

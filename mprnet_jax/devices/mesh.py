@@ -64,6 +64,15 @@ def check_divides(mesh: Mesh, batch_size: int, patch_size: int) -> None:
         )
 
 
+def put_same_images(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Places a batch that every host has whole."""
+    sharding = image_sharding(mesh)
+    return {
+        name: jax.make_array_from_callback(images.shape, sharding, images.__getitem__)
+        for name, images in batch.items()
+    }
+
+
 def put_images(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this host's share of a batch; the result is the batch of all hosts."""
     sharding = image_sharding(mesh)

@@ -5,13 +5,16 @@ the paper's text and the published weights disagree, this follows the weights (b
 place of max pooling).
 """
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from mprnet_jax.config import ModelConfig
+from mprnet_jax.config import SIZE_MULTIPLE, ModelConfig
 from mprnet_jax.model.layers import (
     CAB,
     SAM,
@@ -27,7 +30,6 @@ from mprnet_jax.model.layers import (
 from mprnet_jax.model.pooling import global_mean
 
 ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
-SIZE_MULTIPLE = 8  # of height and width: a half of the image is halved twice
 
 Levels = tuple[jax.Array, jax.Array, jax.Array]  # features at 1, 1/2 and 1/4 of the resolution
 
@@ -176,7 +178,9 @@ class MPRNet(nnx.Module):
         config.validate()
         f, f3 = config.width, config.width + config.orsnet_growth
         self.config = config
-        self.slope = nnx.Param(jnp.full((1,), 0.25))  # of every PReLU: one number for all CABs
+        self.slope = nnx.Param(
+            jnp.full((1,), 0.25, jnp.float32)
+        )  # of every PReLU: one number for all CABs
         self.shallow1 = ShallowFeatures(config, rngs=rngs)
         self.shallow2 = ShallowFeatures(config, rngs=rngs)
         self.shallow3 = ShallowFeatures(config, rngs=rngs)
@@ -241,6 +245,48 @@ class MPRNet(nnx.Module):
         x = self.orsnet(self.concat23(x), encoded2, decoded2, shared)
         restored3 = self.tail(x).astype(jnp.float32) + images
         return [restored3, restored2, restored1]
+
+
+def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
+    """The network as functions of its parameters, a nested dict of float32 arrays.
+
+    Returns:
+        `init(seed) -> params`, on the host, and `apply(params, images, stages=3, pool=global_mean)`,
+        which returns what `MPRNet.__call__` does.
+    """
+
+    graph, variables = nnx.split(
+        nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))), nnx.Param
+    )
+    shapes = nnx.to_pure_dict(variables)
+
+    def apply(params: dict, images: jax.Array, stages: int = 3, pool=global_mean):
+        return nnx.merge(graph, params)(images, stages, pool)
+
+    return functools.partial(init_params, shapes), apply
+
+
+def init_params(shapes: dict, seed: int) -> dict:
+    """Random parameters, as PyTorch starts them: uniform in +-1/sqrt(fan_in), the slope at 0.25.
+
+    Drawn on the host, since compiling a generator for each of them takes most of a minute, and so
+    that a seed means the same on every kind of device.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(node: dict) -> dict:
+        drawn = {}
+        for name, child in node.items():
+            if isinstance(child, dict):
+                drawn[name] = draw(child)
+            elif name == "slope":
+                drawn[name] = np.full(child.shape, 0.25, np.float32)
+            else:  # A kernel, or a bias with the fan-in of the kernel beside it.
+                bound = math.prod(node["kernel"].shape[:-1]) ** -0.5
+                drawn[name] = rng.uniform(-bound, bound, child.shape).astype(np.float32)
+        return drawn
+
+    return draw(shapes)
 
 
 def check_images(images: jax.Array) -> None:

@@ -1,0 +1,51 @@
+"""Sheets of pictures side by side, with headings: for people who would rather look than read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mprnet_jax.atomic import replacing
+
+GAP = 8  # pixels between pictures
+TEXT = 22  # pixels of height for a line of text
+
+
+def make_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """Lays captioned pictures out in rows.
+
+    Args:
+        rows: of (caption, picture) with pictures [H, W, 3], uint8 or floats in [0, 1].
+
+    Returns:
+        The sheet, uint8 [H, W, 3], white where no picture is.
+    """
+    heights = [max(picture.shape[0] for _, picture in row) for row in rows]
+    width = max(sum(picture.shape[1] + GAP for _, picture in row) for row in rows) + GAP
+    height = sum(h + TEXT + GAP for h in heights) + GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=TEXT * 0.7)
+    y = GAP
+    for row, row_height in zip(rows, heights):
+        x = GAP
+        for caption, picture in row:
+            draw.text((x, y), caption, fill="black", font=font)
+            sheet.paste(Image.fromarray(to_uint8(picture)), (x, y + TEXT))
+            x += picture.shape[1] + GAP
+        y += row_height + TEXT + GAP
+    return np.asarray(sheet)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1], clipped to it, to uint8 by rounding; uint8 passes."""
+    if image.dtype == np.uint8:
+        return image
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes a uint8 image, whole or not at all."""
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary)

@@ -1,0 +1,108 @@
+"""What a run shows: event files for TensorBoard, tables and sheets."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from mprnet_jax.sheets import make_sheet, write_png
+
+STAGES = ("degraded", "stage 1", "stage 2", "stage 3")
+
+
+class Validation:
+    """What restoring the held-out pairs gave.
+
+    Attributes:
+        names: of the pairs.
+        psnr: dB, [4, N], of the degraded images and of stages 1, 2, 3.
+        shown: the first few pairs, as lists of degraded, stage 1, stage 2, stage 3, target images.
+    """
+
+    def __init__(self, names: Sequence[str], psnr: np.ndarray, shown: list[list[np.ndarray]]):
+        self.names = names
+        self.psnr = psnr
+        self.shown = shown
+
+    @property
+    def mean_psnr(self) -> np.ndarray:
+        """Means over the pairs, dB, [4]."""
+        return self.psnr.mean(axis=1)
+
+    def table(self, most: int = 8) -> str:
+        """Held-out PSNR before and after, by image and on average, as Markdown."""
+        rows = [*zip(self.names, self.psnr.T)][:most]
+        if len(self.names) > most:
+            rows.append((f"({len(self.names) - most} more)", None))
+        rows.append(("mean", self.mean_psnr))
+        lines = [
+            f"| {'held-out PSNR, dB':20} | before | stage 1 | stage 2 | stage 3 |   gain |",
+            f"|:{'-' * 20}-|-------:|--------:|--------:|--------:|-------:|",
+        ]
+        for name, scores in rows:
+            if scores is None:
+                lines.append(f"| {name:20} |        |         |         |         |        |")
+            else:
+                before, stage1, stage2, stage3 = scores
+                lines.append(
+                    f"| {name:20} | {before:6.2f} | {stage1:7.2f} | {stage2:7.2f} | {stage3:7.2f} "
+                    f"| {stage3 - before:+6.2f} |"
+                )
+        return "\n".join(lines)
+
+    def sheet(self) -> np.ndarray:
+        """degraded | stage 1 | stage 2 | stage 3 | target of the pairs shown, uint8."""
+        return make_sheet(
+            [
+                [
+                    (f"{title} {score:.2f} dB", image)
+                    for title, score, image in zip(STAGES, scores, images[:-1])
+                ]
+                + [("target", images[-1])]
+                for images, scores in zip(self.shown, self.psnr.T)
+            ]
+        )
+
+    def write_before_after(self, path: Path) -> None:
+        """degraded | restored | target of the pairs shown, as a PNG."""
+        rows = [
+            [
+                (f"before, {scores[0]:.2f} dB", images[0]),
+                (f"after, {scores[3]:.2f} dB", images[3]),
+                ("target", images[4]),
+            ]
+            for images, scores in zip(self.shown, self.psnr.T)
+        ]
+        write_png(path, make_sheet(rows))
+
+
+class Summaries:
+    """Event files for TensorBoard in a run folder; nothing is written where `enabled` is false."""
+
+    def __init__(self, run_folder: Path, first_step: int, enabled: bool):
+        # Purging hides what an interrupted run logged after the checkpoint that is resumed from.
+        self._writer = (
+            SummaryWriter(str(run_folder), purge_step=first_step, write_to_disk=True)
+            if enabled
+            else None
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one point to each curve."""
+        if self._writer:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def validation(self, step: int, validation: Validation) -> None:
+        """Adds PSNR by stage, and the sheet."""
+        if self._writer:
+            for title, score in zip(STAGES, validation.mean_psnr):
+                self._writer.add_scalar(f"validation psnr/{title}", score, step)
+            self._writer.add_image("validation", validation.sheet(), step, dataformats="HWC")
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes and lets go."""
+        if self._writer:
+            self._writer.close()
