@@ -4,8 +4,8 @@ Pixels are [H, W, C], uint8 or uint16; C is 1 for grey, 2 for grey and alpha, 3 
 and alpha. They stand upright: EXIF's orientation is applied on reading and left out on writing.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,12 +24,12 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
 MAX_PIXELS = 100_000_000
 QUALITY = 95
 
 
-@dataclass
-class Photo:
+class Photo(NamedTuple):
     """A picture as its file holds it."""
 
     pixels: np.ndarray

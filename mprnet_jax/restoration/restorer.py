@@ -72,7 +72,7 @@ class Restorer:
         self.stages = stages
         self._tile, self._overlap = tile, overlap
         self._symmetries = range(8 if ensemble else 1)
-        self._batch = batch_size * self._mesh.shape["data"]
+        self.batch_size = batch_size * self._mesh.shape["data"]  # of all devices together
         self._memory_limit = memory_limit
 
         graph, parameters = nnx.split(model)
@@ -102,7 +102,7 @@ class Restorer:
 
     def grid_of(self, photo: np.ndarray) -> Grid:
         """The tiles in which a photo is, or would be, restored."""
-        return self._grid(*(-(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE for side in photo.shape[:2]))
+        return self._grid(*padded_size(*photo.shape[:2]))
 
     def _restore_photos(self, photos: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
         """The images [count, H, W, 3] that the last `count` stages make of each photo."""
@@ -128,15 +128,15 @@ class Restorer:
     def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
         """The images [count, h, w, 3] made of each tile, batch after batch."""
         images = iter(images)
-        while batch := list(itertools.islice(images, self._batch)):
-            filled = batch + batch[-1:] * (self._batch - len(batch))
+        while batch := list(itertools.islice(images, self.batch_size)):
+            filled = batch + batch[-1:] * (self.batch_size - len(batch))
             program = self._program(*batch[0].shape[:2])
             stages = program(self._parameters, jax.device_put(np.stack(filled), self._sharding))
             stages = [np.asarray(images) for images in stages[:count]]
             yield from np.stack(stages, axis=1)[: len(batch)]
 
     def _compile(self, height: int, width: int) -> jax.stages.Compiled:
-        shape = (self._batch, height, width, 3)
+        shape = (self.batch_size, height, width, 3)
         images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._sharding)
         return self._restore.lower(self._parameters, images).compile()
 
@@ -173,7 +173,7 @@ class Restorer:
         devices = list(self._mesh.devices.flat)
         free = memory.free(devices, self._memory_limit)
         if devices[0].platform == "cpu":
-            free -= HOST_BYTES * height * width * self._batch // len(devices)
+            free -= HOST_BYTES * height * width * self.batch_size // len(devices)
         return max(0, free)
 
 
@@ -196,9 +196,13 @@ def pad(image: np.ndarray) -> np.ndarray:
 
     A side too short to fill the margin is reflected repeatedly; a side of one pixel is repeated.
     """
-    height, width, _ = image.shape
-    margins = ((0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE), (0, 0))
-    return np.pad(image, margins, "reflect")
+    margins = [(0, p - s) for p, s in zip(padded_size(*image.shape[:2]), image.shape)]
+    return np.pad(image, [*margins, (0, 0)], "reflect")
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """Sides grown to multiples of 8."""
+    return height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
 
 
 def turn(image: np.ndarray, symmetry: int) -> np.ndarray:
