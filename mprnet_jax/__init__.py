@@ -2,5 +2,6 @@
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.weights.files import load
 
-__all__ = ["MPRNet", "ModelConfig"]
+__all__ = ["MPRNet", "ModelConfig", "load"]

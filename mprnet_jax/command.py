@@ -27,8 +27,10 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(0)
         try:
             rest = flags.FLAGS(argv)
-        except (flags.Error, UserError) as error:
+        except (flags.Error, UserError, OSError) as error:
             refuse(str(error))
+        except KeyError as error:  # from ml_collections, for a field that a config lacks
+            refuse(f"{error.args[0]}; the fields are in mprnet_jax/config.py")
         if rest[1:]:
             refuse(f"unexpected argument {rest[1]!r}; every argument is a flag, see --help")
         logging.set_verbosity(logging.WARNING)

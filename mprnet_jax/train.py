@@ -12,6 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from mprnet_jax.command import run
+from mprnet_jax.config import TrainConfig
+from mprnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file, with :VARIANT behind it where it has variants."
@@ -29,6 +31,9 @@ def main() -> None:
     from mprnet_jax.training.loop import train
 
     config = CONFIG.value
+    if not isinstance(config, TrainConfig):
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise UserError(f"--config={file}: there is no such config file; see configs/")
     train(config, WORKDIR.value or f"runs/{config.name}")
 
 

@@ -251,8 +251,8 @@ def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
     """The network as functions of its parameters, a nested dict of float32 arrays.
 
     Returns:
-        `init(seed) -> params`, on the host, and `apply(params, images, stages=3, pool=global_mean)`,
-        which returns what `MPRNet.__call__` does.
+        `init(seed) -> params`, drawn on the host, and
+        `apply(params, images, stages=3, pool=global_mean)`, which returns the stages' images.
     """
 
     graph, variables = nnx.split(

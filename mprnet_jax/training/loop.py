@@ -24,7 +24,13 @@ from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.state import TrainState, create_state
 from mprnet_jax.training.step import train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
-from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, read_config, write_config
+from mprnet_jax.weights.checkpoints import (
+    UNSCORED,
+    Checkpoint,
+    Checkpoints,
+    read_config,
+    write_config,
+)
 
 SHOWN = 4  # pairs on a validation sheet
 
@@ -181,8 +187,8 @@ class Run:
         """Saves a checkpoint; one with a validation may become the best."""
         step = int(state.step)
         rest = {"step": state.step, "opt_state": state.opt_state}
-        score = None if validation is None else float(validation.mean_psnr[-1])
-        record = {"batches": step, "psnr": score}  # batches: the data position
+        record = {"batches": step}  # the data position
+        score = validation.score if validation else UNSCORED
         checkpoints.save(Checkpoint(step, state.params, rest, record), score)
 
     def show(self, validation: Validation, best_step: int | None) -> None:

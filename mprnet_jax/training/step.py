@@ -50,7 +50,7 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {f"loss_stage{3 - i}": stage for i, stage in enumerate(losses)}
-    metrics |= {"loss": value, "gradient_norm": optax.global_norm(gradients)}
+    metrics |= {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

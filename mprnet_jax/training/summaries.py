@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from mprnet_jax.sheets import make_sheet, write_png
 
-STAGES = ("degraded", "stage 1", "stage 2", "stage 3")
+STAGES = ("degraded", "stage1", "stage2", "stage3")
 
 
 class Validation:
@@ -29,6 +28,11 @@ class Validation:
     def mean_psnr(self) -> np.ndarray:
         """Means over the pairs, dB, [4]."""
         return self.psnr.mean(axis=1)
+
+    @property
+    def score(self) -> float:
+        """Mean PSNR of the last stage, dB: what the best checkpoint is chosen by."""
+        return float(self.mean_psnr[-1])
 
     def table(self, most: int = 8) -> str:
         """Held-out PSNR before and after, by image and on average, as Markdown."""
@@ -81,12 +85,13 @@ class Summaries:
     """Event files for TensorBoard in a run folder; nothing is written where `enabled` is false."""
 
     def __init__(self, run_folder: Path, first_step: int, enabled: bool):
-        # Purging hides what an interrupted run logged after the checkpoint that is resumed from.
-        self._writer = (
-            SummaryWriter(str(run_folder), purge_step=first_step, write_to_disk=True)
-            if enabled
-            else None
-        )
+        self._writer = None
+        if enabled:
+            # Imported here, for it imports PyTorch where that is installed, which takes seconds.
+            from tensorboardX import SummaryWriter
+
+            # Purging hides what an interrupted run logged after the checkpoint it resumes from.
+            self._writer = SummaryWriter(str(run_folder), purge_step=first_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one point to each curve."""
@@ -98,7 +103,7 @@ class Summaries:
         """Adds PSNR by stage, and the sheet."""
         if self._writer:
             for title, score in zip(STAGES, validation.mean_psnr):
-                self._writer.add_scalar(f"validation psnr/{title}", score, step)
+                self._writer.add_scalar(f"validation_psnr/{title}", score, step)
             self._writer.add_image("validation", validation.sheet(), step, dataformats="HWC")
             self._writer.flush()
 

@@ -8,6 +8,7 @@ loading, because Orbax restores flipped bits silently. The newest two and the be
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from mprnet_jax.model.mprnet import pure_functions
 
 KEPT = 2
 SCORE = "score"  # name of the number by which the best checkpoint is chosen; higher is better
+UNSCORED = -math.inf
 
 
 class Checkpoint(NamedTuple):
@@ -52,11 +54,7 @@ class Checkpoints:
         kept = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(KEPT),
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[SCORE],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
+                policies.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1),
             ]
         )
         self._folder = Path(run_folder).absolute() / "checkpoints"
@@ -69,10 +67,10 @@ class Checkpoints:
             ),
         )
 
-    def save(self, checkpoint: Checkpoint, score: float | None = None) -> None:
+    def save(self, checkpoint: Checkpoint, score: float = UNSCORED) -> None:
         """Saves in the background; returns when the arrays may change again.
 
-        `score` makes it a candidate for the best checkpoint. A step that exists is left as it is.
+        The checkpoint with the highest `score` is the best. A step that exists is left as it is.
         """
         if checkpoint.step in self._manager.all_steps():
             return
@@ -84,7 +82,7 @@ class Checkpoints:
                 rest=ocp.args.StandardSave(checkpoint.rest),
                 record=ocp.args.JsonSave(checkpoint.record | {"sha256": digests}),
             ),
-            metrics=None if score is None else {SCORE: score},
+            metrics={SCORE: score},
         )
 
     def load_newest(self, params: Any, rest: Any) -> Checkpoint | None:
@@ -102,12 +100,11 @@ class Checkpoints:
         return self._first_sound(sorted(self._manager.all_steps(), reverse=True), params, rest)
 
     def load_best(self, params: Any) -> Checkpoint | None:
-        """The parameters of the best checkpoint, or of the newest where that is damaged or no
-        checkpoint has a score; None if there is none at all. `rest` is left out.
+        """The parameters of the best checkpoint, of the newest sound one where that is damaged;
+        None if there is none at all. `rest` is left out.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        best = self._manager.best_step()
-        return self._first_sound(([] if best is None else [best]) + steps, params)
+        return self._first_sound([self.best_step, *steps] if steps else [], params)
 
     def _first_sound(self, steps: list[int], params: Any, rest: Any = None) -> Checkpoint | None:
         for step in steps:
@@ -138,7 +135,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the best checkpoint, None if none has a score."""
+        """The best checkpoint's step: the newest if none has a score, None if there is none."""
         return self._manager.best_step()
 
     def wait(self) -> None:

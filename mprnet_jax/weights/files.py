@@ -1,0 +1,158 @@
+"""Weight files: `.pth`, `.safetensors` and run folders in, `.pth` and `.safetensors` out.
+
+A `.safetensors` file holds the published names in PyTorch's layout, float32, so that both
+frameworks read it, and metadata: the model's config as JSON, task and source where known, and the
+licence note.
+"""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mprnet_jax.atomic import replacing
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.errors import UserError
+from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.weights import names, pth
+from mprnet_jax.weights.names import Params
+
+LICENCE = (
+    "Weights converted from the published MPRNet files stay under their authors' Academic Public "
+    "License: non-commercial use only."
+)
+PUBLISHED_TASKS = {
+    "model_deraining.pth": "derain",
+    "model_deblurring.pth": "deblur",
+    "model_denoising.pth": "denoise",
+}
+MAX_HEADER = 10 * 2**20  # bytes; that of the largest published network takes 30 thousand
+
+
+def load(path: Path | str, dtype: str = "float32") -> MPRNet:
+    """The network of a `.pth` file, a `.safetensors` file or a run folder.
+
+    `dtype` is that of the computation, "float32" or "bfloat16"; parameters are float32. All sizes
+    follow from the file. Raises UserError if the file cannot be read or is not an MPRNet's.
+    """
+    config, params = read(path)
+    config = dataclasses.replace(config, dtype=dtype)
+    graph, _ = nnx.split(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))), nnx.Param)
+    return nnx.merge(graph, params)
+
+
+def read(path: Path | str) -> tuple[ModelConfig, Params]:
+    """Sizes and parameters from a `.pth` file, a `.safetensors` file or a run folder.
+
+    Warns of NaN and infinite weights by name. Raises UserError with all that is wrong in one line.
+    """
+    weights, _ = read_official(path)
+    try:
+        return names.from_official(weights)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read_official(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a file or run folder under the published names, before they are checked.
+
+    Warns and raises as `read`. The second dict says where they come from: `source`, the name of
+    the file or folder, and `task` where that is known.
+    """
+    path = Path(path)
+    origin = {"source": path.name}
+    if path.is_dir():
+        from mprnet_jax.weights import checkpoints  # Orbax takes seconds to import.
+
+        weights = names.to_official(*checkpoints.load_params(path))
+    elif not path.exists():
+        raise UserError(f"{path}: there is no such file or folder")
+    elif path.suffix == ".safetensors":
+        weights, metadata = read_safetensors(path)
+        origin |= {key: metadata[key] for key in ("source", "task") if key in metadata}
+    elif path.suffix == ".pth":
+        weights = pth.read(path)
+        if path.name in PUBLISHED_TASKS:
+            origin["task"] = PUBLISHED_TASKS[path.name]
+    else:
+        raise UserError(f"{path}: not a weight file: use .pth, .safetensors or a run folder")
+    wrong = [name for name, array in weights.items() if not_finite(array)]
+    if wrong:
+        warnings.warn(f"{path}: {names.told('NaN or infinite', wrong)[0]}", stacklevel=3)
+    return weights, origin
+
+
+def not_finite(array: np.ndarray) -> bool:
+    """Whether there is a NaN or an infinity among floats."""
+    return jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all()
+
+
+def write(
+    path: Path | str,
+    config: ModelConfig,
+    params: Params,
+    origin: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a network's weights, `.safetensors` or `.pth` by extension, whole or not at all.
+
+    `origin`, from `read_official`, goes into the metadata of a `.safetensors` file. A file that
+    exists is replaced. Raises UserError for another extension or a place that cannot be written.
+    """
+    path = Path(path)
+    check_extension(path)
+    weights = names.to_official(config, params)
+    metadata = {"config": json.dumps(dataclasses.asdict(config)), "licence": LICENCE}
+    try:
+        with replacing(path) as temporary:
+            if path.suffix == ".pth":
+                pth.write(temporary, weights)
+            else:
+                write_safetensors(temporary, weights, metadata | dict(origin or {}))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def check_extension(path: Path) -> None:
+    """Raises UserError unless weights can be written under this name."""
+    if path.suffix not in (".pth", ".safetensors"):
+        raise UserError(f"{path}: weights are written as .safetensors or .pth")
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata. Raises UserError for a file that is not sound."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > MAX_HEADER:
+            raise ValueError(f"its header claims {header} bytes")
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a sound .safetensors file: {reason[:200]}") from error
+
+
+def write_safetensors(
+    path: Path, weights: Mapping[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    """Writes float32 tensors; the same give the same bytes, unlike with the safetensors package.
+
+    The format: the header's length in 8 bytes, little-endian; a header in JSON; the numbers.
+    """
+    header, end = {"__metadata__": metadata}, 0
+    for name, array in weights.items():
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [begin, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # aligns the numbers
+    with open(path, "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for array in weights.values():
+            file.write(array.astype("<f4", copy=False).tobytes())

@@ -1,0 +1,273 @@
+"""The one table between our parameters and the names of the published weights.
+
+Our paths are dotted here, as in `encoder1.level1.cabs.0.conv1.kernel`; our kernels are
+[3, 3, in, out], or [in, out] where the convolution is 1x1. The published names are those of a
+PyTorch `state_dict`, its kernels [out, in, kh, kw]; PReLU's one slope stands there once under
+every CAB.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.errors import UserError
+
+Params = dict[str, Any]  # nested; the leaves are float32 arrays
+
+SHOWN = 10  # names that a message spells out for one kind of problem,
+LONGEST = 120  # and characters of each
+
+
+class Entry(NamedTuple):
+    """One published tensor and the parameter that holds it."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...]  # as published
+
+
+def table(config: ModelConfig) -> list[Entry]:
+    """All published tensors of a network of these sizes, in the order of the computation."""
+    c1, c2, c3 = widths = config.level_widths
+    c_out = config.width + config.orsnet_growth
+    entries = []
+
+    def conv(path: str, name: str, c_in: int, c_out: int, size: int = 1, bias: bool = config.bias):
+        entries.append(Entry(f"{path}.kernel", f"{name}.weight", (c_out, c_in, size, size)))
+        if bias:
+            entries.append(Entry(f"{path}.bias", f"{name}.bias", (c_out,)))
+
+    def cab(path: str, name: str, c: int):
+        conv(f"{path}.conv1", f"{name}.body.0", c, c, 3)
+        entries.append(Entry("slope", f"{name}.body.1.weight", (1,)))
+        conv(f"{path}.conv2", f"{name}.body.2", c, c, 3)
+        conv(f"{path}.attention.squeeze", f"{name}.CA.conv_du.0", c, c // config.reduction)
+        conv(f"{path}.attention.excite", f"{name}.CA.conv_du.2", c // config.reduction, c)
+
+    def cabs(path: str, name: str, c: int, count: int = 2):
+        for i in range(count):
+            cab(f"{path}.cabs.{i}", f"{name}.{i}", c)
+
+    def sampler(path: str, name: str, c_in: int, c_out: int):
+        conv(path, f"{name}.1", c_in, c_out, bias=False)
+
+    def shallow(i: int):
+        conv(f"shallow{i}.conv", f"shallow_feat{i}.0", 3, c1, 3)
+        cab(f"shallow{i}.cab", f"shallow_feat{i}.1", c1)
+
+    def encoder(i: int):
+        ours, theirs = f"encoder{i}", f"stage{i}_encoder"
+        cabs(f"{ours}.level1", f"{theirs}.encoder_level1", c1)
+        sampler(f"{ours}.down12.conv", f"{theirs}.down12.down", c1, c2)
+        cabs(f"{ours}.level2", f"{theirs}.encoder_level2", c2)
+        sampler(f"{ours}.down23.conv", f"{theirs}.down23.down", c2, c3)
+        cabs(f"{ours}.level3", f"{theirs}.encoder_level3", c3)
+
+    def fusion():
+        for level, c in enumerate(widths):
+            conv(f"encoder2.csff.{level}.encoder", f"stage2_encoder.csff_enc{level + 1}", c, c)
+            conv(f"encoder2.csff.{level}.decoder", f"stage2_encoder.csff_dec{level + 1}", c, c)
+
+    def decoder(i: int):
+        ours, theirs = f"decoder{i}", f"stage{i}_decoder"
+        cabs(f"{ours}.level3", f"{theirs}.decoder_level3", c3)
+        sampler(f"{ours}.up32.conv", f"{theirs}.up32.up", c3, c2)
+        cab(f"{ours}.skip2", f"{theirs}.skip_attn2", c2)
+        cabs(f"{ours}.level2", f"{theirs}.decoder_level2", c2)
+        sampler(f"{ours}.up21.conv", f"{theirs}.up21.up", c2, c1)
+        cab(f"{ours}.skip1", f"{theirs}.skip_attn1", c1)
+        cabs(f"{ours}.level1", f"{theirs}.decoder_level1", c1)
+
+    def sam(i: int):
+        conv(f"sam{i}.features", f"sam{i}.conv1", c1, c1)
+        conv(f"sam{i}.residual", f"sam{i}.conv2", c1, 3)
+        conv(f"sam{i}.gate", f"sam{i}.conv3", 3, c1)
+
+    def lifts(ours: str, theirs: str):
+        sampler(f"{ours}.1.ups.0", f"stage3_orsnet.up_{theirs}1.up", c2, c1)
+        sampler(f"{ours}.2.ups.0", f"stage3_orsnet.up_{theirs}2.0.up", c3, c2)
+        sampler(f"{ours}.2.ups.1", f"stage3_orsnet.up_{theirs}2.1.up", c2, c1)
+        for level in range(3):
+            conv(f"{ours}.{level}.conv", f"stage3_orsnet.conv_{theirs}{level + 1}", c1, c_out)
+
+    def orsnet():
+        for i in range(3):
+            ours, theirs = f"orsnet.orbs.{i}", f"stage3_orsnet.orb{i + 1}.body"
+            cabs(f"{ours}.body", theirs, c_out, config.cabs_per_orb)
+            conv(f"{ours}.conv", f"{theirs}.{config.cabs_per_orb}", c_out, c_out, 3)
+        lifts("orsnet.encoder_lifts", "enc")
+        lifts("orsnet.decoder_lifts", "dec")
+
+    shallow(1)
+    encoder(1)
+    decoder(1)
+    sam(12)
+    shallow(2)
+    conv("concat12", "concat12", 2 * c1, c1, 3)
+    encoder(2)
+    fusion()
+    decoder(2)
+    sam(23)
+    shallow(3)
+    conv("concat23", "concat23", 2 * c1, c_out, 3)
+    orsnet()
+    conv("tail", "tail", c_out, 3, 3)
+    return entries
+
+
+def to_official(config: ModelConfig, params: Params) -> dict[str, np.ndarray]:
+    """A network's parameters under the published names, in the published layout, float32.
+
+    Raises UserError if `params` are not those of a network of these sizes.
+    """
+    ours = {
+        ".".join(map(str, path)): np.asarray(value)
+        for path, value in traverse_util.flatten_dict(params).items()
+    }
+    entries = table(config)
+    refuse(other_names(dict.fromkeys(entry.path for entry in entries), ours))
+    official = {entry.name: to_published_layout(ours[entry.path]) for entry in entries}
+    refuse(other_shapes(entries, official))
+    return official
+
+
+def from_official(weights: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Params]:
+    """The sizes and parameters of the network that published names and layout describe.
+
+    Raises UserError, telling all that is wrong at once: missing and unexpected names, other shapes,
+    tensors that are not floats, copies of PReLU's slope that disagree.
+    """
+    config = infer_config({name: array.shape for name, array in weights.items()})
+    entries = table(config)
+    refuse(
+        other_names(dict.fromkeys(entry.name for entry in entries), weights)
+        + other_shapes(entries, weights)
+        + other_types(weights)
+        + other_slopes(entries, weights)
+    )
+    params = {
+        tuple(int(key) if key.isdigit() else key for key in entry.path.split(".")): to_our_layout(
+            weights[entry.name]
+        )
+        for entry in entries
+    }
+    return config, traverse_util.unflatten_dict(params)
+
+
+def to_our_layout(array: np.ndarray) -> jax.Array:
+    """[out, in, kh, kw] -> [kh, kw, in, out], or [in, out] where kh = kw = 1; vectors stay."""
+    if array.ndim == 4:
+        array = array.transpose(2, 3, 1, 0)
+        array = array[0, 0] if array.shape[:2] == (1, 1) else array
+    return jnp.array(array, jnp.float32)
+
+
+def to_published_layout(array: np.ndarray) -> np.ndarray:
+    """Undoes `to_our_layout`."""
+    if array.ndim > 1:
+        array = array if array.ndim == 4 else array[None, None]
+        array = array.transpose(3, 2, 0, 1)
+    return np.array(array, np.float32, order="C")  # a copy: JAX lends its memory for reading only
+
+
+def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    """The sizes of the network that tensors of these names and shapes belong to.
+
+    Each size is what most tensors of its kind say, so that a single odd one is found odd later.
+    Raises UserError where there is no tensor of a kind.
+    """
+
+    def matching(pattern: str) -> list[str]:
+        pattern = re.escape(pattern).replace(r"\*", "[0-9]+")
+        return [name for name in shapes if re.fullmatch(pattern, name)]
+
+    def channels(pattern: str) -> int:
+        convs = [shapes[name] for name in matching(pattern) if len(shapes[name]) == 4]
+        sizes = Counter(shape[0] for shape in convs if 0 not in shape)
+        if not sizes:
+            raise UserError(f"not the weights of an MPRNet: it has no convolution {pattern}")
+        return sizes.most_common(1)[0][0]
+
+    cabs = (  # one place for every width of the network
+        "shallow_feat*.1",
+        "stage*_encoder.encoder_level2.*",
+        "stage*_encoder.encoder_level3.*",
+        "stage3_orsnet.orb*.body.*",
+    )
+    widths = [channels(f"{cab}.body.*.weight") for cab in cabs]
+    squeezed = [channels(f"{cab}.CA.conv_du.0.weight") for cab in cabs]
+    fitting = (  # several may do: the published one first
+        r for r in (4, *range(1, widths[0] + 1)) if [c // r for c in widths] == squeezed
+    )
+    orbs = [matching(f"stage3_orsnet.orb{i}.body.*.CA.conv_du.0.weight") for i in (1, 2, 3)]
+    return ModelConfig(
+        width=widths[0],
+        unet_growth=widths[1] - widths[0],
+        orsnet_growth=widths[3] - widths[0],
+        reduction=next(fitting, 4),
+        cabs_per_orb=max(map(len, orbs)),
+        bias=len(matching("shallow_feat*.0.bias")) > 1,
+    )
+
+
+def refuse(problems: list[str]) -> None:
+    """Raises UserError if there are problems."""
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def other_names(expected: Collection[str], found: Collection[str]) -> list[str]:
+    """What is to be said about missing and unexpected names."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    return told("missing", missing) + told("unexpected", unexpected)
+
+
+def other_shapes(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> list[str]:
+    """What is to be said about tensors whose shape is not the network's."""
+    wrong = [
+        f"{entry.name} {list(weights[entry.name].shape)} in place of {list(entry.shape)}"
+        for entry in entries
+        if entry.name in weights and weights[entry.name].shape != entry.shape
+    ]
+    return told("wrongly shaped", wrong)
+
+
+def other_types(weights: Mapping[str, np.ndarray]) -> list[str]:
+    """What is to be said about tensors that are not floats."""
+    return told(
+        "not floats",
+        [
+            f"{name} {array.dtype}"
+            for name, array in weights.items()
+            if not jnp.issubdtype(array.dtype, jnp.floating)
+        ],
+    )
+
+
+def other_slopes(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> list[str]:
+    """What is to be said about copies of PReLU's slope that differ from most of them."""
+    slopes = {
+        entry.name: weights[entry.name].tobytes()
+        for entry in entries
+        if entry.path == "slope" and entry.name in weights
+    }
+    usual = [slope for slope, _ in Counter(slopes.values()).most_common(1)]
+    odd = [name for name, slope in slopes.items() if slope not in usual]
+    return told("unlike the other copies of PReLU's slope", odd)
+
+
+def told(problem: str, names: Collection[str]) -> list[str]:
+    """One phrase on all names that have a problem; none if there are none."""
+    if not names:
+        return []
+    shown = ", ".join(" ".join(name[:LONGEST].split()) for name in list(names)[:SHOWN])
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [f"{len(names)} {problem}: {shown}{more}"]

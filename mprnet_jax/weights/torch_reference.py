@@ -1,0 +1,244 @@
+"""MPRNet in PyTorch, with the names of the published weights: the test oracle, and the way back.
+
+Written from the paper's description in the plainest order, on its own: patch after patch in a loop,
+every resize and convolution where the paper draws it. Maps are [batch, channels, height, width].
+PyTorch is imported by the functions, so that this module can be imported without it.
+"""
+
+import functools
+
+from mprnet_jax.config import ModelConfig
+
+
+def build(config: ModelConfig):
+    """A torch.nn.Module, MPRNet of these sizes, with PyTorch's default initialisation.
+
+    `model(images, stages=3)` takes [B, 3, H, W] float32 images in [0, 1], H and W multiples of 8,
+    and returns the stages' images, the last stage first. `config.dtype` is ignored: all is float32.
+    """
+    return _mprnet_class()(
+        n_feat=config.width,
+        scale_unetfeats=config.unet_growth,
+        scale_orsnetfeats=config.orsnet_growth,
+        num_cab=config.cabs_per_orb,
+        reduction=config.reduction,
+        bias=config.bias,
+    )
+
+
+@functools.cache
+def _mprnet_class() -> type:
+    import torch
+    from torch import nn
+
+    def conv(c_in, c_out, size, bias):
+        return nn.Conv2d(c_in, c_out, size, padding=size // 2, bias=bias)
+
+    def resize(scale):
+        return nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False)
+
+    class CALayer(nn.Module):
+        def __init__(self, c, reduction, bias):
+            super().__init__()
+            self.conv_du = nn.Sequential(
+                conv(c, c // reduction, 1, bias),
+                nn.ReLU(),
+                conv(c // reduction, c, 1, bias),
+                nn.Sigmoid(),
+            )
+
+        def forward(self, x):
+            mean = x.mean(dim=(2, 3), keepdim=True)
+            return x * self.conv_du(mean)
+
+    class CAB(nn.Module):
+        def __init__(self, c, reduction, bias, act):
+            super().__init__()
+            self.body = nn.Sequential(conv(c, c, 3, bias), act, conv(c, c, 3, bias))
+            self.CA = CALayer(c, reduction, bias)
+
+        def forward(self, x):
+            return self.CA(self.body(x)) + x
+
+    class Down(nn.Module):
+        def __init__(self, c_in, c_out):
+            super().__init__()
+            self.down = nn.Sequential(resize(0.5), conv(c_in, c_out, 1, False))
+
+        def forward(self, x):
+            return self.down(x)
+
+    class Up(nn.Module):
+        def __init__(self, c_in, c_out):
+            super().__init__()
+            self.up = nn.Sequential(resize(2), conv(c_in, c_out, 1, False))
+
+        def forward(self, x):
+            return self.up(x)
+
+    class Encoder(nn.Module):
+        def __init__(self, widths, cab, bias, csff):
+            super().__init__()
+            c1, c2, c3 = widths
+            self.encoder_level1 = nn.Sequential(cab(c1), cab(c1))
+            self.encoder_level2 = nn.Sequential(cab(c2), cab(c2))
+            self.encoder_level3 = nn.Sequential(cab(c3), cab(c3))
+            self.down12 = Down(c1, c2)
+            self.down23 = Down(c2, c3)
+            if csff:
+                self.csff_enc1 = conv(c1, c1, 1, bias)
+                self.csff_enc2 = conv(c2, c2, 1, bias)
+                self.csff_enc3 = conv(c3, c3, 1, bias)
+                self.csff_dec1 = conv(c1, c1, 1, bias)
+                self.csff_dec2 = conv(c2, c2, 1, bias)
+                self.csff_dec3 = conv(c3, c3, 1, bias)
+
+        def forward(self, x, encoded=None, decoded=None):
+            e1 = self.encoder_level1(x)
+            if encoded is not None:
+                e1 = e1 + self.csff_enc1(encoded[0]) + self.csff_dec1(decoded[0])
+            e2 = self.encoder_level2(self.down12(e1))
+            if encoded is not None:
+                e2 = e2 + self.csff_enc2(encoded[1]) + self.csff_dec2(decoded[1])
+            e3 = self.encoder_level3(self.down23(e2))
+            if encoded is not None:
+                e3 = e3 + self.csff_enc3(encoded[2]) + self.csff_dec3(decoded[2])
+            return e1, e2, e3
+
+    class Decoder(nn.Module):
+        def __init__(self, widths, cab):
+            super().__init__()
+            c1, c2, c3 = widths
+            self.decoder_level1 = nn.Sequential(cab(c1), cab(c1))
+            self.decoder_level2 = nn.Sequential(cab(c2), cab(c2))
+            self.decoder_level3 = nn.Sequential(cab(c3), cab(c3))
+            self.skip_attn1 = cab(c1)
+            self.skip_attn2 = cab(c2)
+            self.up21 = Up(c2, c1)
+            self.up32 = Up(c3, c2)
+
+        def forward(self, encoded):
+            e1, e2, e3 = encoded
+            d3 = self.decoder_level3(e3)
+            d2 = self.decoder_level2(self.up32(d3) + self.skip_attn2(e2))
+            d1 = self.decoder_level1(self.up21(d2) + self.skip_attn1(e1))
+            return d1, d2, d3
+
+    class SAM(nn.Module):
+        def __init__(self, c, bias):
+            super().__init__()
+            self.conv1 = conv(c, c, 1, bias)
+            self.conv2 = conv(c, 3, 1, bias)
+            self.conv3 = conv(3, c, 1, bias)
+
+        def forward(self, x, image):
+            restored = self.conv2(x) + image
+            attended = self.conv1(x) * torch.sigmoid(self.conv3(restored)) + x
+            return attended, restored
+
+    class ORB(nn.Module):
+        def __init__(self, c, num_cab, cab, bias):
+            super().__init__()
+            self.body = nn.Sequential(*[cab(c) for _ in range(num_cab)], conv(c, c, 3, bias))
+
+        def forward(self, x):
+            return self.body(x) + x
+
+    class ORSNet(nn.Module):
+        def __init__(self, widths, c, num_cab, cab, bias):
+            super().__init__()
+            c1, c2, c3 = widths
+            self.orb1 = ORB(c, num_cab, cab, bias)
+            self.orb2 = ORB(c, num_cab, cab, bias)
+            self.orb3 = ORB(c, num_cab, cab, bias)
+            self.up_enc1 = Up(c2, c1)
+            self.up_dec1 = Up(c2, c1)
+            self.up_enc2 = nn.Sequential(Up(c3, c2), Up(c2, c1))
+            self.up_dec2 = nn.Sequential(Up(c3, c2), Up(c2, c1))
+            self.conv_enc1 = conv(c1, c, 1, bias)
+            self.conv_enc2 = conv(c1, c, 1, bias)
+            self.conv_enc3 = conv(c1, c, 1, bias)
+            self.conv_dec1 = conv(c1, c, 1, bias)
+            self.conv_dec2 = conv(c1, c, 1, bias)
+            self.conv_dec3 = conv(c1, c, 1, bias)
+
+        def forward(self, x, encoded, decoded):
+            e1, e2, e3 = encoded
+            d1, d2, d3 = decoded
+            x = self.orb1(x)
+            x = x + self.conv_enc1(e1) + self.conv_dec1(d1)
+            x = self.orb2(x)
+            x = x + self.conv_enc2(self.up_enc1(e2)) + self.conv_dec2(self.up_dec1(d2))
+            x = self.orb3(x)
+            x = x + self.conv_enc3(self.up_enc2(e3)) + self.conv_dec3(self.up_dec2(d3))
+            return x
+
+    class MPRNet(nn.Module):
+        def __init__(
+            self,
+            n_feat=40,
+            scale_unetfeats=20,
+            scale_orsnetfeats=16,
+            num_cab=8,
+            reduction=4,
+            bias=False,
+        ):
+            super().__init__()
+            f, f3 = n_feat, n_feat + scale_orsnetfeats
+            widths = [n_feat + level * scale_unetfeats for level in range(3)]
+            act = nn.PReLU()  # one slope: every CAB holds this same object
+
+            def cab(c):
+                return CAB(c, reduction, bias, act)
+
+            self.shallow_feat1 = nn.Sequential(conv(3, f, 3, bias), cab(f))
+            self.shallow_feat2 = nn.Sequential(conv(3, f, 3, bias), cab(f))
+            self.shallow_feat3 = nn.Sequential(conv(3, f, 3, bias), cab(f))
+            self.stage1_encoder = Encoder(widths, cab, bias, csff=False)
+            self.stage1_decoder = Decoder(widths, cab)
+            self.stage2_encoder = Encoder(widths, cab, bias, csff=True)
+            self.stage2_decoder = Decoder(widths, cab)
+            self.stage3_orsnet = ORSNet(widths, f3, num_cab, cab, bias)
+            self.sam12 = SAM(f, bias)
+            self.sam23 = SAM(f, bias)
+            self.concat12 = conv(2 * f, f, 3, bias)
+            self.concat23 = conv(2 * f, f3, 3, bias)
+            self.tail = conv(f3, 3, 3, bias)
+
+        def forward(self, images, stages=3):
+            halves = images.chunk(2, dim=2)  # top, bottom
+
+            # Stage 1: quadrants are encoded, halves decoded.
+            encoded1, decoded1, attended1, restored1 = [], [], [], []
+            for half in halves:
+                left, right = half.chunk(2, dim=3)
+                left = self.stage1_encoder(self.shallow_feat1(left))
+                right = self.stage1_encoder(self.shallow_feat1(right))
+                encoded = [torch.cat(pair, dim=3) for pair in zip(left, right)]
+                decoded = self.stage1_decoder(encoded)
+                attended, restored = self.sam12(decoded[0], half)
+                encoded1.append(encoded)
+                decoded1.append(decoded)
+                attended1.append(attended)
+                restored1.append(restored)
+            stage1 = torch.cat(restored1, dim=2)
+            if stages == 1:
+                return [stage1]
+
+            # Stage 2: halves are encoded, the whole decoded.
+            encoded2 = []
+            for i, half in enumerate(halves):
+                x = torch.cat([self.shallow_feat2(half), attended1[i]], dim=1)
+                encoded2.append(self.stage2_encoder(self.concat12(x), encoded1[i], decoded1[i]))
+            encoded2 = [torch.cat(pair, dim=2) for pair in zip(*encoded2)]
+            decoded2 = self.stage2_decoder(encoded2)
+            attended2, stage2 = self.sam23(decoded2[0], images)
+            if stages == 2:
+                return [stage2, stage1]
+
+            # Stage 3: the whole image at its own resolution.
+            x = torch.cat([self.shallow_feat3(images), attended2], dim=1)
+            x = self.stage3_orsnet(self.concat23(x), encoded2, decoded2)
+            return [self.tail(x) + images, stage2, stage1]
+
+    return MPRNet

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from mprnet_jax.config import DataConfig
+from mprnet_jax.data.pipeline import TrainingBatches, validation_batches, validation_source
+from mprnet_jax.errors import UserError
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Five pairs whose first colour tells which pair it is; target = degraded + 100."""
+    for part in ("train", "test"):
+        for i in range(5):
+            image = np.full((20, 24, 3), 10 * i, np.uint8)
+            image[..., 1] = np.arange(24)
+            for name, picture in (("input", image), ("target", image + 100)):
+                path = tmp_path / part / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path)
+    return DataConfig(root=str(tmp_path), published="nothing")
+
+
+def take(config, count, start=0, batch_size=5):
+    batches = TrainingBatches(config, batch_size=batch_size, patch_size=8, seed=1, start=start)
+    try:
+        return [next(batches) for _ in range(count)]
+    finally:
+        batches.close()
+
+
+def same(ours, theirs):
+    return all(np.array_equal(a[k], b[k]) for a, b in zip(ours, theirs, strict=True) for k in a)
+
+
+def test_an_epoch_has_every_pair_once_and_epochs_differ(folders):
+    batches = take(folders, 4)
+    orders = [tuple(batch["degraded"][:, 0, 0, 0] // 10) for batch in batches]
+    assert all(sorted(order) == [0, 1, 2, 3, 4] for order in orders)
+    assert len(set(orders)) > 1
+    for batch in batches:
+        assert batch["degraded"].shape == (5, 8, 8, 3)
+        np.testing.assert_array_equal(batch["target"], batch["degraded"] + 100)
+
+
+def test_patches_of_a_pair_differ_between_epochs(folders):
+    first, second = (b["degraded"][np.argsort(b["degraded"][:, 0, 0, 0])] for b in take(folders, 2))
+    assert sum(np.array_equal(a, b) for a, b in zip(first, second)) <= 1
+
+
+def test_stream_is_a_function_of_seed_and_position(folders):
+    whole = take(folders, 6)
+    assert same(whole, take(folders, 6))
+    assert same(whole[4:], take(folders, 2, start=4))
+    assert not same(whole[:2], whole[2:4])
+
+
+def test_worker_processes_change_nothing(folders):
+    whole = take(folders, 4)
+    folders.num_workers = 2
+    assert same(whole[1:], take(folders, 3, start=1))
+
+
+def test_hosts_share_each_batch(folders, monkeypatch):
+    whole = take(folders, 3, batch_size=4)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    shares = []
+    for host in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        shares.append(take(folders, 3, batch_size=4))
+    for batch, first, second in zip(whole, *shares, strict=True):
+        both = np.concatenate([first["degraded"], second["degraded"]])
+        assert sorted(x.tobytes() for x in both) == sorted(x.tobytes() for x in batch["degraded"])
+
+
+def test_a_broken_picture_is_named(folders):
+    (Path(folders.root) / "train/input/3.png").write_bytes(b"?")
+    with pytest.raises(UserError, match=r"3\.png"):
+        take(folders, 2)
+
+
+def test_missing_folder_tells_where_data_goes_and_what_needs_none(tmp_path):
+    config = DataConfig(root=str(tmp_path / "nowhere"), published="Rain13K")
+    for make in (lambda: take(config, 1), lambda: validation_source(config)):
+        with pytest.raises(UserError, match=r"nowhere.*Rain13K.*--config.data.root=.*:sample"):
+            make()
+
+
+def test_validation_crops_come_in_order_and_the_last_batch_is_filled(folders):
+    source = validation_source(folders)
+    batches = list(validation_batches(source, batch_size=2, crop=16))
+    assert [count for _, count in batches] == [2, 2, 1]
+    assert {batch["target"].shape for batch, _ in batches} == {(2, 16, 16, 3)}
+    assert [b["degraded"][0, 0, 0, 0] for b, _ in batches] == [0, 20, 40]
+    np.testing.assert_array_equal(batches[0][0]["degraded"][0, 0, :, 1], np.arange(4, 20))

@@ -1,0 +1,33 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mprnet_jax.devices import compiling
+
+
+def test_options_that_this_jaxlib_lacks_are_dropped(monkeypatch):
+    monkeypatch.setattr(compiling, "CPU_OPTIONS", {"xla_no_such_option": "1"})
+    compiling.compiler_options.cache_clear()
+    try:
+        assert compiling.compiler_options() == {}
+    finally:
+        compiling.compiler_options.cache_clear()
+
+
+def test_jit_computes_the_same():
+    x = jnp.arange(12.0).reshape(3, 4)
+    # 1e-6: another order of summing.
+    np.testing.assert_allclose(compiling.jit(lambda a: a @ a.T)(x), x @ x.T, rtol=1e-6)
+
+
+def test_compile_cache_keeps_what_the_user_chose(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    chosen = jax.config.jax_compilation_cache_dir
+    compiling.use_compile_cache()
+    assert jax.config.jax_compilation_cache_dir == chosen
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compiling.use_compile_cache()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mprnet_jax")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", chosen)

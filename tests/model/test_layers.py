@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from mprnet_jax.model import layers
+
+
+@pytest.fixture
+def maps():
+    return np.random.default_rng(0).standard_normal((2, 6, 10, 3)).astype(np.float32)
+
+
+def torch_resize(maps, scale):
+    resized = torch.nn.functional.interpolate(
+        torch.from_numpy(maps.transpose(0, 3, 1, 2)),
+        scale_factor=scale,
+        mode="bilinear",
+        align_corners=False,
+    )
+    return resized.numpy().transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(("resize", "scale"), [(layers.halve, 0.5), (layers.double, 2)])
+def test_resizing_is_bilinear_with_half_pixel_centres(maps, resize, scale):
+    # 1e-6: a few float32 roundings of values around 1.
+    np.testing.assert_allclose(resize(maps), torch_resize(maps, scale), atol=1e-6)
+
+
+def test_up_convolves_after_resizing_whatever_the_order_inside(maps, tiny_model):
+    up = layers.Up(3, 5, tiny_model, rngs=nnx.Rngs(0))
+    expected = torch_resize(maps, 2) @ np.asarray(up.conv.kernel[...])
+    np.testing.assert_allclose(up(maps), expected, atol=1e-6)  # float32 roundings of values near 1
+
+
+def test_chain_equals_its_convolutions_one_by_one(maps, tiny_model):
+    tiny_model.bias = True
+    rngs = nnx.Rngs(0)
+    first = layers.conv1x1(3, 4, tiny_model, rngs, bias=False)
+    last = layers.conv1x1(4, 5, tiny_model, rngs)
+    # 1e-6: the products are summed in another order.
+    np.testing.assert_allclose(layers.chain(maps, first, last), last(first(maps)), atol=1e-6)
+
+
+def test_prelu_scales_negative_values_only():
+    x = jnp.array([-2.0, 0.0, 3.0])
+    np.testing.assert_array_equal(layers.prelu(x, jnp.array([0.25])), [-0.5, 0.0, 3.0])
+
+
+def test_cab_is_residual_with_scaled_channels(maps, tiny_model):
+    tiny_model.reduction = 1
+    cab = layers.CAB(3, tiny_model, rngs=nnx.Rngs(0))
+    shared = layers.Shared(jnp.array([0.25]))
+    y = np.asarray(cab.conv2(layers.prelu(cab.conv1(maps), shared.slope)))
+    scale = (np.asarray(cab(maps, shared)) - maps) / y
+    # One number for a channel of an image, between 0 and 1; 1e-3 as small y magnify roundings.
+    np.testing.assert_allclose(scale, np.broadcast_to(scale[:, :1, :1], y.shape), rtol=1e-3)
+    assert ((scale > 0) & (scale < 1)).all()
+
+
+def test_sam_restores_and_attends(maps, tiny_model):
+    sam = layers.SAM(3, tiny_model, rngs=nnx.Rngs(0))
+    degraded = maps[::-1]
+    attended, restored = sam(maps, degraded)
+    np.testing.assert_allclose(restored - degraded, sam.residual(maps), atol=1e-6)
+    gate = jax.nn.sigmoid(sam.gate(restored))
+    np.testing.assert_allclose(attended, sam.features(maps) * gate + maps, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [layers.conv1x1, layers.conv3x3])
+def test_parameters_start_uniform_within_the_inverse_root_of_fan_in(make, tiny_model):
+    tiny_model.bias = True
+    conv = make(64, 64, tiny_model, nnx.Rngs(0))
+    bound = np.prod(conv.kernel.shape[:-1]) ** -0.5
+    for values in (conv.kernel[...], conv.bias[...]):
+        assert np.abs(values).max() <= bound
+        assert np.abs(values).max() > 0.9 * bound  # 64 values or more come that close
+        assert values.mean() == pytest.approx(0, abs=0.3 * bound)  # four deviations of 64 values

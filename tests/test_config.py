@@ -1,0 +1,60 @@
+import dataclasses
+
+import pytest
+
+from mprnet_jax.config import MAX_PATCH, ModelConfig, flatten
+from mprnet_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("patch_size", 60),
+        ("patch_size", 0),
+        ("patch_size", MAX_PATCH + 8),
+        ("validation_crop", 100),
+        ("total_steps", 0),
+        ("batch_size", 0),
+        ("log_every", 0),
+        ("loss.laplacian", "sobel"),
+        ("data.source", "nowhere"),
+        ("optim.warmup_steps", 6),
+        ("model.dtype", "float16"),
+        ("model.width", 2),
+        ("model.orsnet_growth", -1),
+    ],
+)
+def test_senseless_values_are_told_with_their_field(tiny_run, field, value):
+    tiny_run.validate()
+    owner, name = tiny_run, field
+    if "." in field:
+        part, name = field.split(".")
+        owner = getattr(tiny_run, part)
+    setattr(owner, name, value)
+    with pytest.raises(UserError, match=rf"{field}={value!r}"):
+        tiny_run.validate()
+
+
+def test_model_config_refuses_at_once():
+    with pytest.raises(UserError, match=r"model\.width=0"):
+        ModelConfig(width=0)
+
+
+def test_level_widths():
+    assert ModelConfig.derain().level_widths == (40, 60, 80)
+
+
+def test_flatten_names_all_fields_and_can_leave_the_free_ones_out(tiny_run):
+    everything, deciding = flatten(tiny_run), flatten(tiny_run, deciding=True)
+    assert everything["model.width"] == 4
+    assert everything["data.root"] == ""
+    assert set(everything) - set(deciding) == {
+        "data.root",
+        "data.num_workers",
+        "mesh.data",
+        "mesh.height",
+        "checkpoint_every",
+        "validate_every",
+        "log_every",
+    }
+    assert dataclasses.asdict(tiny_run)["model"]["width"] == 4

@@ -1,0 +1,86 @@
+"""The rules of who imports whom keep the folders free of circles, and the package light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "mprnet_jax"
+TOP = ("config", "errors", "atomic", "sheets", "command")
+# Folder -> the folders it may import from. Commands and the package itself may import any.
+ALLOWED = {
+    "model": (),
+    "devices": (),
+    "weights": ("model",),
+    "data": ("devices",),
+    "training": ("model", "devices", "weights", "data"),
+    "evaluation": ("model", "devices", "weights", "data"),
+    "restoration": ("model", "devices", "weights", "data"),
+}
+# Package -> the only places that may import it; "" stands for the top of the package.
+ONLY = {
+    "orbax": ("weights/checkpoints.py",),
+    "grain": ("data",),
+    "tensorflow_datasets": ("data",),
+    "torch": ("weights", "evaluation/perceptual.py"),
+}
+# These run where nothing but jax, flax, optax and numpy is installed.
+BARE = ("model", "training/losses.py", "training/optimizer.py", "training/state.py")
+BARE += ("training/step.py", "devices/compiling.py", "devices/mesh.py")
+
+
+def imports(path):
+    """(module, whether at the top of the file) of every import."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            yield name, id(node) in top
+
+
+def sources():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, path.relative_to(PACKAGE).as_posix()
+
+
+def test_folders_import_in_one_direction():
+    for path, name in sources():
+        folder = name.split("/")[0]
+        if folder not in ALLOWED or name.endswith("__init__.py"):
+            continue
+        for module, _ in imports(path):
+            if module.startswith("mprnet_jax."):
+                other = module.split(".")[1]
+                assert other in (*TOP, folder, *ALLOWED[folder]), f"{name} imports {module}"
+
+
+def test_heavy_packages_stay_in_their_place():
+    for path, name in sources():
+        for module, at_top in imports(path):
+            package = module.split(".")[0]
+            if package in ONLY:
+                assert name.startswith(ONLY[package]), f"{name} imports {module}"
+            if package == "torch":
+                assert not at_top, f"{name} imports torch at its top"
+
+
+def test_the_core_needs_jax_flax_optax_and_numpy_only():
+    known = {"jax", "flax", "optax", "numpy", "mprnet_jax", *sys.stdlib_module_names}
+    for path, name in sources():
+        if name.startswith(BARE):
+            for module, _ in imports(path):
+                assert module.split(".")[0] in known, f"{name} imports {module}"
+
+
+def test_importing_the_package_is_light():
+    heavy = ("torch", "orbax", "grain", "tensorflow_datasets", "cv2", "skimage", "PIL")
+    code = f"import sys, mprnet_jax; print([m for m in {heavy} if m in sys.modules])"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "[]"

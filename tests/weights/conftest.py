@@ -1,0 +1,27 @@
+"""A small network's weights under the published names, as PyTorch would start them."""
+
+import numpy as np
+import pytest
+
+from mprnet_jax.config import ModelConfig
+
+
+@pytest.fixture
+def config() -> ModelConfig:
+    return ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
+
+
+@pytest.fixture
+def weights(config) -> dict[str, np.ndarray]:
+    from mprnet_jax.weights import names
+
+    rng = np.random.default_rng(0)
+
+    def tensor(shape):
+        bound = np.prod(shape[1:]) ** -0.5
+        return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+    return {
+        entry.name: np.full(1, 0.25, np.float32) if entry.path == "slope" else tensor(entry.shape)
+        for entry in names.table(config)
+    }

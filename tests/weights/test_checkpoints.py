@@ -1,0 +1,128 @@
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mprnet_jax.errors import UserError
+from mprnet_jax.weights import checkpoints as module
+from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, tree_hash
+
+
+def tree(step):
+    values = np.random.default_rng(step).random(4096, np.float32)  # that do not compress
+    params = {"blocks": {0: jnp.asarray(values), 1: jnp.arange(6.0).reshape(2, 3)}}
+    return Checkpoint(step, params, {"count": jnp.int32(step)}, {"batches": step})
+
+
+def shapes(value):
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), value)
+
+
+def save(folder, steps_and_scores):
+    checkpoints = Checkpoints(folder)
+    for step, score in steps_and_scores:
+        checkpoints.save(tree(step), module.UNSCORED if score is None else score)
+    checkpoints.close()
+
+
+def load(folder):
+    checkpoints = Checkpoints(folder)
+    like = tree(0)
+    try:
+        return checkpoints.load_newest(shapes(like.params), shapes(like.rest))
+    finally:
+        checkpoints.close()
+
+
+def steps(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    save(tmp_path, [(3, None)])
+    loaded = load(tmp_path)
+    assert (loaded.step, loaded.record) == (3, {"batches": 3})
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(tree(3).params)
+    for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(tree(3)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_nothing_saved_is_none(tmp_path):
+    assert load(tmp_path) is None
+
+
+def test_newest_two_and_best_are_kept(tmp_path):
+    save(tmp_path, [(1, 20.0), (2, 30.0), (3, 25.0), (4, None), (5, 28.0), (6, None)])
+    assert steps(tmp_path) == [2, 5, 6]
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.best_step == 2
+    assert checkpoints.load_best(shapes(tree(0).params)).step == 2
+    checkpoints.close()
+
+
+def flip_bit(folder):
+    """In the largest file, the arrays' own bytes."""
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(folder):
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_arrays(folder):
+    for path in (folder / "params").rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_bit, truncate, lose_arrays])
+def test_damage_is_told_and_the_checkpoint_before_is_used(tmp_path, damage, caplog):
+    save(tmp_path, [(1, None), (2, None)])
+    damage(tmp_path / "checkpoints" / "2")
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert load(tmp_path).step == 1
+    assert "checkpoints/2 is damaged" in caplog.text
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    save(tmp_path, [(1, None)])
+    flip_bit(tmp_path / "checkpoints" / "1")
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
+        load(tmp_path)
+
+
+def test_leftovers_of_a_killed_save_are_ignored(tmp_path):
+    save(tmp_path, [(1, None)])
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
+    assert load(tmp_path).step == 1
+
+
+def test_hash_tells_values_types_shapes_and_places_apart():
+    array = np.arange(4, dtype=np.float32)
+    different = [
+        {"a": array},
+        {"b": array},
+        {"a": array.astype(np.float64)},
+        {"a": array.reshape(2, 2)},
+        {"a": -array},
+    ]
+    assert len({tree_hash(value) for value in different}) == 5
+    assert tree_hash({"a": array}) == tree_hash({"a": jnp.asarray(array)})
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        module.load_params(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        module.load_params(tmp_path)
+    (tmp_path / "config.json").write_text('{"model": {}}')
+    with pytest.raises(UserError, match="no checkpoints yet"):
+        module.load_params(tmp_path)

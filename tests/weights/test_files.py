@@ -1,0 +1,212 @@
+"""Weight files come in, go out unchanged, and are refused in one line when they are wrong."""
+
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from flax import nnx
+
+import mprnet_jax
+from mprnet_jax import ModelConfig
+from mprnet_jax.errors import UserError
+from mprnet_jax.weights import checkpoints, files, names, torch_reference
+
+
+def tensors(weights) -> OrderedDict:
+    return OrderedDict((name, torch.from_numpy(array)) for name, array in weights.items())
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name].dtype == np.float32
+        assert found[name].shape == expected[name].shape
+        assert found[name].tobytes() == expected[name].tobytes(), name
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("form", ["bare", "state_dict", "module", "training"])
+def test_every_form_of_pth_is_read(tmp_path, weights, form, legacy):
+    state = tensors(weights)
+    saved = {
+        "bare": state,
+        "state_dict": {"state_dict": state},
+        "module": {"state_dict": {f"module.{name}": state[name] for name in state}},
+        "training": {"epoch": 7, "state_dict": state, "optimizer": {"state": {0: state}}},
+    }
+    path = tmp_path / "model.pth"
+    torch.save(saved[form], path, _use_new_zipfile_serialization=not legacy)
+    found, _ = files.read_official(path)
+    assert_same(found, weights)
+
+
+def test_parameters_saved_as_such_are_read(tmp_path, weights):
+    state = {name: torch.nn.Parameter(tensor) for name, tensor in tensors(weights).items()}
+    torch.save(state, tmp_path / "model.pth")
+    assert_same(files.read_official(tmp_path / "model.pth")[0], weights)
+
+
+def test_pth_to_safetensors_to_pth_keeps_every_bit(tmp_path):
+    model = torch_reference.build(ModelConfig.derain())
+    first, middle, last = (tmp_path / n for n in ("a.pth", "b.safetensors", "c.pth"))
+    torch.save({"state_dict": model.state_dict()}, first)
+    files.write(middle, *files.read(first))
+    files.write(last, *files.read(middle))
+    returned = torch.load(last, weights_only=True)["state_dict"]
+    assert len(returned) == 316
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(returned[name], tensor)
+    # Weights alone: 3,637,249 numbers of 4 bytes, 54 more copies of the slope, and the names.
+    assert 14_548_996 < middle.stat().st_size < 14_620_000
+
+
+def test_safetensors_load_into_the_pytorch_model(tmp_path, config, weights):
+    path = tmp_path / "model.safetensors"
+    files.write(path, *names.from_official(weights), {"source": "model_deraining.pth"})
+    state = safetensors.torch.load_file(path)
+    torch_reference.build(config).load_state_dict(state, strict=True)
+    assert_same({name: tensor.numpy() for name, tensor in state.items()}, weights)
+
+
+def test_metadata_say_what_the_file_is(tmp_path, config, weights):
+    published = tmp_path / "model_deraining.pth"
+    torch.save({"state_dict": tensors(weights)}, published)
+    weights, origin = files.read_official(published)
+    for name in ("once", "twice"):  # what is known passes on
+        path = tmp_path / f"{name}.safetensors"
+        files.write(path, *names.from_official(weights), origin)
+        weights, origin = files.read_official(path)
+        _, metadata = files.read_safetensors(path)
+        assert metadata["task"] == "derain"
+        assert metadata["source"] == "model_deraining.pth"
+        assert "Academic Public License" in metadata["licence"]
+        assert ModelConfig(**json.loads(metadata["config"])) == config
+
+
+@pytest.mark.parametrize("extension", ["pth", "safetensors"])
+def test_the_same_weights_make_the_same_bytes(tmp_path, weights, extension):
+    paths = [tmp_path / f"{name}.{extension}" for name in "ab"]
+    for path in paths:
+        files.write(path, *names.from_official(weights), {"task": "derain", "source": "here"})
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_run_folder_to_safetensors_keeps_every_bit(tmp_path, monkeypatch, config, weights):
+    _, params = names.from_official(weights)
+    monkeypatch.setattr(checkpoints, "load_params", lambda folder: (config, params))
+    path = tmp_path / "model.safetensors"
+    files.write(path, *files.read(tmp_path))
+    assert_same(files.read_official(path)[0], weights)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_load_gives_a_network_that_computes_in_the_dtype(tmp_path, config, weights, dtype):
+    path = tmp_path / "model.safetensors"
+    files.write(path, *names.from_official(weights))
+    model = mprnet_jax.load(path, dtype=dtype)
+    assert model.config.dtype == dtype
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    assert_same(names.to_official(config, params), weights)
+    features = jax.eval_shape(model.concat12, jax.ShapeDtypeStruct((1, 8, 8, 16), np.float32))
+    assert features.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("extension", ["pth", "safetensors"])
+def test_other_floats_become_float32(tmp_path, weights, dtype, extension):
+    path = tmp_path / f"model.{extension}"
+    cast = {name: array.astype(dtype) for name, array in weights.items()}
+    if extension == "pth":
+        torch_dtype = getattr(torch, np.dtype(dtype).name)
+        torch.save({name: t.to(torch_dtype) for name, t in tensors(weights).items()}, path)
+    else:
+        safetensors.numpy.save_file(cast, path)
+    found = names.to_official(*files.read(path))
+    assert_same(found, {name: array.astype(np.float32) for name, array in cast.items()})
+
+
+def test_weights_that_are_not_finite_are_named_in_a_warning(tmp_path, weights):
+    weights["tail.weight"][0, 0, 0, 0] = np.nan
+    weights["sam12.conv1.weight"][0, 0] = -np.inf
+    path = tmp_path / "model.safetensors"
+    files.write(path, *names.from_official(weights))
+    with pytest.warns(UserWarning, match=r"2 NaN or infinite: sam12.conv1.weight, tail.weight"):
+        files.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.pth", None, "no such file"),
+        ("weights.npz", b"", "use .pth, .safetensors or a run folder"),
+        ("a.pth", b"", "not a sound PyTorch weight file"),
+        ("a.pth", b"<html>Google Drive: quota exceeded</html>", "not a sound PyTorch weight file"),
+        ("a.pth", b"PK\x03\x04", "not a sound PyTorch weight file"),
+        ("a.safetensors", b"", "not a sound .safetensors file"),
+        ("a.safetensors", b"\x08\0\0\0\0\0\0\0[1, 2, 3", "not a sound .safetensors file"),
+        ("a.safetensors", b"\xff" * 64, "its header claims"),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        files.read(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("extension", ["pth", "safetensors"])
+def test_truncated_files_are_refused(tmp_path, weights, extension):
+    path = tmp_path / f"model.{extension}"
+    files.write(path, *names.from_official(weights))
+    whole = path.read_bytes()
+    for share in (0.01, 0.1, 0.5, 0.9, 0.999):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(UserError, match="not a sound"):
+            files.read(path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is it a run folder"):
+        files.read(tmp_path)
+
+
+def test_problems_of_the_network_are_told_with_the_file(tmp_path, weights):
+    del weights["tail.weight"]
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(weights, path)
+    with pytest.raises(UserError, match=r"model.safetensors: 1 missing: tail.weight"):
+        files.read(path)
+
+
+def test_failed_writing_leaves_nothing_behind(tmp_path, monkeypatch, weights):
+    network = names.from_official(weights)
+    (tmp_path / "model.safetensors").write_text("precious")
+
+    def full_disk(path, *_):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_safetensors", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        files.write(tmp_path / "model.safetensors", *network)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["precious"]
+    with pytest.raises(UserError, match=r"written as .safetensors or .pth"):
+        files.write(tmp_path / "model.onnx", *network)
+    with pytest.raises(UserError, match="cannot be written"):
+        files.write(tmp_path / "absent" / "model.pth", *network)
+
+
+def test_importing_the_package_is_light():
+    heavy = ("torch", "orbax", "safetensors", "grain", "cv2")
+    code = f"import sys, mprnet_jax; sys.exit(any(m in sys.modules for m in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
