@@ -2,7 +2,7 @@
 
 Examples:
     python -m mprnet_jax.restore --weights runs/derain --input rainy.jpg --output restored
-    python -m mprnet_jax.restore --weights deblurring.safetensors --input photos --output restored \\
+    python -m mprnet_jax.restore --weights deblur.safetensors --input photos --output restored \\
         --local_pooling --ensemble --compare
 """
 

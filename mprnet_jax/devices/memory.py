@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import psutil
 
 
 def needed(program: jax.stages.Compiled) -> int:
@@ -16,7 +15,7 @@ def needed(program: jax.stages.Compiled) -> int:
 def free(devices: Sequence[jax.Device], limit: int | None = None) -> int:
     """What each of these devices still has, or would have if this process were held to `limit`."""
     if devices[0].platform == "cpu":
-        room, used = host_free(), psutil.Process().memory_info().rss
+        room, used = host_free(), this_process().memory_info().rss
     else:
         stats = devices[0].memory_stats()
         used = stats["bytes_in_use"]
@@ -32,12 +31,21 @@ def host_free() -> int:
     """What this process can still take of the machine's memory: the least of what the machine has
     left, what its control groups leave it, and what its own limit on address space leaves it.
     """
+    import psutil
+
     rooms = [psutil.virtual_memory().available, *group_free()]
     if psutil.LINUX:
-        limit, _ = psutil.Process().rlimit(psutil.RLIMIT_AS)
+        limit, _ = this_process().rlimit(psutil.RLIMIT_AS)
         if limit != psutil.RLIM_INFINITY:
-            rooms.append(limit - psutil.Process().memory_info().vms)
+            rooms.append(limit - this_process().memory_info().vms)
     return min(rooms)
+
+
+def this_process():
+    """A `psutil.Process`; imported here, so that the package loads where psutil is missing."""
+    import psutil
+
+    return psutil.Process()
 
 
 def group_free(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")):

@@ -153,7 +153,7 @@ def in_advance(
 
 
 def restore_photos(restorer: Restorer, photos: Sequence[Photo]) -> list[Photo]:
-    """Restores the colours of photos; grey is restored as RGB and averaged, alpha stays as it is."""
+    """Restores colours; grey is restored as RGB and averaged, alpha stays as it is."""
     restored = restorer.batch([as_rgb(photo.pixels) for photo in photos])
     return [
         photo._replace(pixels=with_colours_of(photo.pixels, rgb))

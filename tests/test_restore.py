@@ -1,0 +1,1 @@
+"""The command that restores photos, from files to files."""
