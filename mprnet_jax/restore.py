@@ -18,6 +18,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import folders, images
 from mprnet_jax.restoration.pipeline import Pipeline
 from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.restoration.video import VIDEOS, restore_video
 
 WEIGHTS = flags.DEFINE_string(
     "weights", None, "A run folder, a .safetensors or a .pth file.", required=True
@@ -71,11 +72,18 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")  # tells of damaged metadata, at length
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
     source, output = Path(INPUT.value), Path(OUTPUT.value)
-    jobs = folders.plan(source, output, images.EXTENSIONS.get(FORMAT.value))
+    if source.is_file() and source.suffix.lower() in VIDEOS:
+        restore_one_video(source, output / source.name)
+    else:
+        restore_photos(folders.plan(source, output, images.EXTENSIONS.get(FORMAT.value)), output)
+
+
+def restore_photos(jobs: list[folders.Job], output: Path) -> None:
+    """Restores files of photos and says how it went."""
     pipeline = Pipeline(
         make_restorer(),
         quality=QUALITY.value,
-        max_pixels=int(MAX_MEGAPIXELS.value * 1e6),
+        max_pixels=max_pixels(),
         overwrite=OVERWRITE.value,
         compare=COMPARE.value,
     )
@@ -87,6 +95,24 @@ def main() -> None:
     )
     if summary.failed:
         raise UserError(f"{summary.failed} of {len(jobs)} photos failed, as told above")
+
+
+def restore_one_video(source: Path, target: Path) -> None:
+    """Restores a video and says how it went."""
+    if FORMAT.value or COMPARE.value:
+        raise UserError("--format and --compare are for photos; leave them out for a video")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"--output={OUTPUT.value}: would overwrite {source}; choose another folder")
+    if target.exists() and not OVERWRITE.value:
+        print(f"skipped because it exists: {target}")
+        return
+    frames = restore_video(source, target, make_restorer(), max_pixels())
+    print(f"{frames} frames restored: {target}")
+
+
+def max_pixels() -> int:
+    """The largest photo or frame that is read at all."""
+    return int(MAX_MEGAPIXELS.value * 1e6)
 
 
 def make_restorer() -> Restorer:
