@@ -29,6 +29,7 @@ from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.state import TrainState, create_state
 from mprnet_jax.training.step import Metrics, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
+from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import (
     UNSCORED,
     Checkpoint,
@@ -69,6 +70,9 @@ class Run:
         init, apply = pure_functions(config.model)
         optimizer = make_optimizer(config.optim, config.total_steps)
         self.fresh = lambda: create_state(init(config.seed), optimizer)
+        if config.init_from:
+            start = load_start(config)
+            self.fresh = lambda: create_state(start, optimizer)
 
         copies = meshes.replicated(self.mesh)
         images = meshes.image_sharding(self.mesh)
@@ -226,6 +230,19 @@ class Run:
         """Prints on the first host only."""
         if self.is_main:
             print(text, flush=True)
+
+
+def load_start(config: TrainConfig) -> Any:
+    """The parameters of `init_from`; UserError unless they are of the config's network."""
+    weights = files.read(config.init_from)
+    wanted, found = flatten(config.model), flatten(weights.config)
+    for name in wanted:
+        if name != "dtype" and wanted[name] != found[name]:
+            raise UserError(
+                f"init_from={config.init_from}: holds a network with {name}={found[name]}, "
+                f"model.{name} is {wanted[name]}; set --config.model.{name}={found[name]}"
+            )
+    return weights.params
 
 
 class Progress:

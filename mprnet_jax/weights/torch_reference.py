@@ -6,8 +6,8 @@ PyTorch is imported by the functions, so that this module can be imported withou
 """
 
 import functools
-import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -47,9 +47,9 @@ def with_weights(
         model.load_state_dict(tensors)
         return model.eval()
     try:
-        spec = importlib.util.spec_from_file_location("reference", reference)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        # Not imported, which would leave bytecode in the user's folder.
+        module = ModuleType("reference")
+        exec(compile(Path(reference).read_bytes(), reference, "exec"), module.__dict__)
         model = module.MPRNet(
             n_feat=config.width,
             scale_unetfeats=config.unet_growth,
