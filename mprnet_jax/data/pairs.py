@@ -91,13 +91,13 @@ class PairFolder(Sequence[Example]):
         if not degraded:
             raise UserError(f"{inputs}: holds no {', '.join(EXTENSIONS)} pictures")
         self.names = list(degraded)
-        self._paths = [(degraded[name], restored[name]) for name in self.names]
+        self.paths = [(degraded[name], restored[name]) for name in self.names]
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        input_path, target_path = self._paths[index]
+        input_path, target_path = self.paths[index]
         degraded, target = decode(input_path), decode(target_path)
         if degraded.shape != target.shape:
             raise UserError(

@@ -1,0 +1,125 @@
+"""The two denoising benchmarks, which come as MATLAB files.
+
+SIDD's validation blocks are MATLAB v5 files; DND's photos are v7.3 files, which are HDF5 and store
+every array transposed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import scipy.io
+
+from mprnet_jax.atomic import replacing
+from mprnet_jax.data.pairs import Example, natural_key
+from mprnet_jax.errors import UserError
+
+
+class SiddBlocks(Sequence[Example]):
+    """SIDD's validation blocks, uint8: 32 out of each of 40 photos, named 01_01 to 40_32."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self._degraded, self._target = self._blocks("Noisy"), self._blocks("Gt")
+        if self._degraded.shape != self._target.shape:
+            raise UserError(
+                f"{self.folder}: the noisy blocks have shape {self._degraded.shape}, "
+                f"the clean ones {self._target.shape}; download both anew"
+            )
+        photos, blocks = self._degraded.shape[:2]
+        self.names = [
+            f"{p:02d}_{b:02d}" for p in range(1, photos + 1) for b in range(1, blocks + 1)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Example:
+        place = np.unravel_index(index, self._degraded.shape[:2])
+        return {"degraded": self._degraded[place], "target": self._target[place]}
+
+    def _blocks(self, kind: str) -> np.ndarray:
+        path = self.folder / f"Validation{kind}BlocksSrgb.mat"
+        try:
+            blocks = scipy.io.loadmat(path)[path.stem]
+        except Exception as error:  # SciPy raises whatever the damage leads to
+            raise _unreadable(path, error) from error
+        if blocks.ndim != 5 or blocks.shape[4] != 3 or blocks.dtype != np.uint8:
+            raise UserError(
+                f"{path}: holds {blocks.dtype} of shape {blocks.shape}, not uint8 of "
+                "[photos, blocks, rows, columns, 3]"
+            )
+        return blocks
+
+
+class DndBoxes(Sequence[Example]):
+    """DND's boxes, "degraded" only, float32 in [0, 1]: 20 out of each of 50 photos.
+
+    Named 0001_01 to 0050_20: the photo's file and the row of its table of boxes.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        photos = sorted(
+            (self.folder / "images_srgb").glob("*.mat"), key=lambda p: natural_key(p.name)
+        )
+        boxes = self._boxes(self.folder / "info.mat")
+        if len(photos) != len(boxes):
+            raise UserError(
+                f"{self.folder}: images_srgb holds {len(photos)} .mat files, "
+                f"info.mat describes {len(boxes)}"
+            )
+        self._places = [(path, box) for path, rows in zip(photos, boxes) for box in rows]
+        self.names = [
+            f"{path.stem}_{number:02d}"
+            for path, rows in zip(photos, boxes)
+            for number in range(1, len(rows) + 1)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Example:
+        path, (top, left, bottom, right) = self._places[index]
+        try:
+            with h5py.File(path) as file:
+                box = file["InoisySRGB"][:, left - 1 : right, top - 1 : bottom].T
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise _unreadable(path, error) from error
+        if box.shape != (bottom - top + 1, right - left + 1, 3):
+            raise UserError(f"{path}: is smaller than info.mat says")
+        return {"degraded": np.float32(box)}
+
+    @staticmethod
+    def _boxes(path: Path) -> list[np.ndarray]:
+        """For each photo rows of (top, left, bottom, right), counted from 1, ends included."""
+        try:
+            with h5py.File(path) as file:
+                references = np.ravel(file["info/boundingboxes"])
+                boxes = [np.asarray(file[reference]).T.astype(int) for reference in references]
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise _unreadable(path, error) from error
+        if any(rows.ndim != 2 or rows.shape[1] != 4 for rows in boxes):
+            raise UserError(f"{path}: info/boundingboxes must hold arrays with 4 columns")
+        return boxes
+
+
+def write_dnd_submission(path: Path, boxes: Sequence[np.ndarray]) -> None:
+    """Writes one photo's restored boxes as DND's server takes them.
+
+    Args:
+        path: of the `.mat` file; it bears the photo's name.
+        boxes: the restored boxes of the photo in order, floats [H, W, 3] in [0, 1].
+    """
+    cell = np.empty(len(boxes), dtype=object)
+    for number, box in enumerate(boxes):
+        cell[number] = np.float32(box)
+    with replacing(path) as temporary:
+        scipy.io.savemat(temporary, {"Idenoised": cell, "israw": False, "eval_version": "1.0"})
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if not path.exists():
+        return UserError(f"{path}: is missing")
+    return UserError(f"{path}: cannot be read as a MATLAB file ({error}); download it anew")

@@ -1,0 +1,102 @@
+"""Restores and scores the paper's benchmarks, each by its own protocol.
+
+Example:
+
+    python -m mprnet_jax.evaluate --weights model_deraining.pth \\
+        --benchmarks Rain100L,Test100 --data_root datasets --output scores
+
+Writes scores.md, scores.json and a sheet of the worst, median and best image of each set; for DND
+the files to submit. --restored DIR scores pictures made elsewhere, in DIR/Rain100L and so on.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from mprnet_jax.command import run
+from mprnet_jax.data.benchmarks import find_benchmark, open_benchmark, plain
+from mprnet_jax.data.pairs import Example
+from mprnet_jax.errors import UserError
+from mprnet_jax.evaluation import report
+from mprnet_jax.evaluation.efficiency import parameters_used
+from mprnet_jax.evaluation.evaluator import Candidate, evaluate
+from mprnet_jax.evaluation.perceptual import load_lpips
+from mprnet_jax.evaluation.scoring import Restore, WithRestored, restored_folder, take_restored
+
+WEIGHTS = flags.DEFINE_string("weights", None, "A .pth or .safetensors file, or a run folder.")
+RESTORED = flags.DEFINE_string(
+    "restored", None, "Folder of restored pictures to score in place of a network."
+)
+NAMES = flags.DEFINE_list("benchmarks", None, "Names of the sets, such as Rain100L,GoPro.")
+DATA_ROOT = flags.DEFINE_string("data_root", None, "Folder that the sets lie in.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the scores.")
+STAGES = flags.DEFINE_bool("stages", False, "Also score stages 1 and 2, with time and size.")
+LPIPS = flags.DEFINE_bool("lpips", False, "Also score LPIPS.")
+
+
+def main() -> None:
+    """Runs the command."""
+    check_flags()
+    keys = list(dict.fromkeys(plain(name) for name in NAMES.value))
+    titles = {key: find_benchmark(key).title for key in keys}
+    # All sets are opened first, so that a mistake shows before hours of work.
+    sets = {key: open_benchmark(key, DATA_ROOT.value) for key in keys}
+    if RESTORED.value:
+        root = Path(RESTORED.value)
+        for key, title in titles.items():
+            folder = restored_folder(root, title, alone=len(keys) == 1)
+            sets[key] = WithRestored(sets[key], folder)
+        candidates = [Candidate(take_restored)]
+    else:
+        candidates = networks(WEIGHTS.value, STAGES.value)
+    entries = evaluate(
+        sets,
+        candidates,
+        Path(OUTPUT.value),
+        restored_by=WEIGHTS.value or RESTORED.value,
+        lpips=load_lpips() if LPIPS.value else None,
+    )
+    print(report.table(entries), report.notes(entries), sep="\n\n")
+    print(f"\nscores.md, scores.json and pictures are in {OUTPUT.value}")
+    if missing := report.left_out(entries):
+        raise UserError(
+            f"left out {len(missing)} images, listed in {OUTPUT.value}/scores.md; the first: "
+            + missing[0]
+        )
+
+
+def check_flags() -> None:
+    """Raises UserError for a combination of flags that makes no sense."""
+    for flag in (NAMES, DATA_ROOT, OUTPUT):
+        if not flag.value:
+            raise UserError(f"--{flag.name}: is needed, see --help")
+    if bool(WEIGHTS.value) == bool(RESTORED.value):
+        raise UserError("--weights, --restored: give one of them")
+    if STAGES.value and RESTORED.value:
+        raise UserError("--stages: needs --weights, pictures have no stages")
+
+
+def networks(weights: str, compare_stages: bool) -> list[Candidate]:
+    """The network of a weight file as a candidate; with `compare_stages`, its first stages too."""
+    from mprnet_jax.restoration.restorer import Restorer
+    from mprnet_jax.weights.files import load
+
+    model = load(weights)
+
+    def restore(stages: int) -> Restore:
+        restorer = Restorer(model, stages=stages)
+
+        def floats(example: Example) -> np.ndarray:
+            image = example["degraded"]
+            return restorer(image if image.dtype == np.float32 else np.float32(image / 255))
+
+        return floats
+
+    if not compare_stages:
+        return [Candidate(restore(3), parameters=parameters_used(model, 3))]
+    return [Candidate(restore(n), n, parameters_used(model, n)) for n in (1, 2, 3)]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,90 @@
+"""An evaluation from opened sets to written scores."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mprnet_jax.data.benchmarks import BENCHMARKS
+from mprnet_jax.data.matlab import write_dnd_submission
+from mprnet_jax.data.pairs import Example
+from mprnet_jax.errors import UserError
+from mprnet_jax.evaluation import report
+from mprnet_jax.evaluation.protocols import PROTOCOLS
+from mprnet_jax.evaluation.scoring import (
+    Lpips,
+    Restore,
+    SetScores,
+    Stopwatch,
+    read_ahead,
+    score_set,
+)
+
+
+@dataclass
+class Candidate:
+    """What is scored: a way to restore pictures."""
+
+    restore: Restore
+    stages: int | None = None  # of the network, where stages are compared
+    parameters: int | None = None  # of the network, if it is one
+
+
+def evaluate(
+    sets: Mapping[str, Sequence[Example]],
+    candidates: Sequence[Candidate],
+    output: Path,
+    restored_by: str,
+    lpips: Lpips | None = None,
+) -> list[report.Entry]:
+    """Scores candidates on sets and writes scores.md, scores.json and sheets to a folder.
+
+    DND has no public targets: of the last candidate its submission is written instead.
+
+    Args:
+        sets: examples by key of BENCHMARKS.
+        candidates: the last one is the full network, whose pictures go on the sheets.
+        output: the folder; it is made if need be.
+        restored_by: says in the report what was scored.
+        lpips: adds this distance to the scores.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be made a folder ({error})") from error
+    entries = []
+    for key, source in sets.items():
+        title, protocol = BENCHMARKS[key].title, PROTOCOLS[key]
+        for candidate in candidates if protocol.score else candidates[-1:]:
+            if protocol.score:
+                scores = score_set(source, protocol, candidate.restore, title=title, lpips=lpips)
+            else:
+                scores = submit(source, candidate.restore, output / f"{title}_submission", title)
+            entries.append(report.Entry(key, scores, candidate.stages, candidate.parameters))
+            report.write_scores(output, entries, restored_by)
+        if scores.images:
+            path = output / f"{title}.png"
+            report.write_sheet(path, source, candidates[-1].restore, scores)
+    return entries
+
+
+def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str) -> SetScores:
+    """Writes DND's submission, a file a photo; a photo with an unreadable box is left out."""
+    folder.mkdir(exist_ok=True)
+    scores = SetScores()
+    stopwatch = Stopwatch()
+    boxes = read_ahead(source, title)
+    for photo, group in itertools.groupby(boxes, lambda box: box[0].rsplit("_", 1)[0]):
+        restored = []
+        for name, example in group:
+            if isinstance(example, UserError):
+                scores.left_out.append(f"{title} {name}: {example}")
+                restored = None
+            elif restored is not None:
+                restored.append(np.clip(stopwatch(restore, example), 0, 1))
+        if restored is not None:
+            write_dnd_submission(folder / f"{photo}.mat", restored)
+    scores.seconds = stopwatch.median
+    return scores

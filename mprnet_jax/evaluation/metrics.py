@@ -1,0 +1,236 @@
+"""The scores of record: PSNR and three kinds of SSIM, in float64 NumPy and OpenCV.
+
+Images are arrays [H, W, 3] (RGB) or [H, W], either uint8 or floating. The peak of a score follows
+from that: 255 for uint8, 1 for floats, which are never clipped or rounded here. PSNR is in dB
+(infinite for equal images), SSIM a plain number up to 1; higher is better for both. Two images of a
+score must have the same shape and the same kind of dtype, else ValueError.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from mprnet_jax.errors import UserError
+
+RADIUS = 5  # of the SSIM window: 11 pixels wide
+STRIP = 32  # rows that SSIM works on at a time
+_offsets = np.arange(-RADIUS, RADIUS + 1)
+WINDOW = np.exp(-(_offsets**2) / (2 * 1.5**2))
+WINDOW /= WINDOW.sum()
+
+
+def _colour_window() -> np.ndarray:
+    """The window on an axis of length 3 with replicated ends, as a [3, 3] matrix."""
+    matrix = np.zeros((3, 3))
+    for channel in range(3):
+        np.add.at(matrix[channel], np.clip(channel + _offsets, 0, 2), WINDOW)
+    return matrix
+
+
+COLOUR_WINDOW = _colour_window()
+
+# Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 in thousandths, and half a unit to round by.
+_LUMA = np.array([[65481.0, 128553.0, 24966.0, 255_000 / 2]])
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """MATLAB's luma: `rgb2ycbcr(image)(:, :, 1)` of a uint8 image.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+
+    Returns:
+        [H, W] uint8 in 16..235, rounded half up. Computed on integers, so ties round exactly.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"luma wants [H, W, 3] uint8, got {list(image.shape)} {image.dtype}")
+    return (cv2.transform(image.astype(np.float64), _LUMA) / 255_000).astype(np.uint8) + np.uint8(
+        16
+    )
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio over all values.
+
+    Args:
+        a, b: [H, W] or [H, W, 3], same shape and kind.
+
+    Returns:
+        10 log10(peak^2 / mean squared error) in dB; infinity for equal images.
+    """
+    peak = _check(a, b)
+    if a.dtype != np.uint8:
+        a, b = a.astype(np.float64), b.astype(np.float64)
+    return _decibels(peak**2, cv2.norm(a, b, cv2.NORM_L2SQR) / a.size)
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """SSIM as published: windows of 11x11 that lie inside the image (Wang et al., TIP 2004).
+
+    Args:
+        a, b: [H, W] of at least 11x11, same kind.
+
+    Returns:
+        The mean of the map, K = (0.01, 0.03), Gaussian window of sigma 1.5.
+    """
+    peak = _check(a, b, rank=2, smallest=2 * RADIUS + 1)
+    return _mean_ssim(a, b, peak, _blur)
+
+
+def volume_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """What MATLAB's `ssim` gives for an [H, W, 3] array: SSIM of a volume, colours being its depth.
+
+    The window is one Gaussian of 11x11x11 (sigma 1.5), borders replicated on all three axes.
+
+    Args:
+        a, b: [H, W, 3], same kind.
+
+    Returns:
+        The mean of the map of full size, K = (0.01, 0.03).
+    """
+    peak = _check(a, b, rank=3)
+    a, b = (cv2.copyMakeBorder(x, *[RADIUS] * 4, cv2.BORDER_REPLICATE) for x in (a, b))
+    return _mean_ssim(a, b, peak, lambda x: cv2.transform(_blur(x), COLOUR_WINDOW))
+
+
+def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """PSNR and SSIM after alignment in brightness and place (Rim et al., RealBlur, ECCV 2020).
+
+    Pixels that alignment brings in from outside the prediction count in neither score.
+
+    Args:
+        prediction, target: [H, W, 3] floats with white at 1, more than 10 pixels a side.
+
+    Returns:
+        PSNR in dB, and SSIM per channel averaged over the channels.
+
+    Raises:
+        UserError: when no alignment is found, as for a prediction of one colour.
+    """
+    _check(prediction, target, rank=3, smallest=2 * RADIUS + 1)
+    target = target.astype(np.float64)
+    scaled = match_brightness(prediction.astype(np.float64), target)
+    aligned, mask = warp(scaled, find_homography(scaled, target))
+    aligned, target = aligned * mask, target * mask
+    error = cv2.norm(aligned, target, cv2.NORM_L2SQR) / mask.sum()
+    similarity = _inner(_ssim_map(aligned, target, 1, _blur) * mask)
+    per_channel = similarity.sum((0, 1)) / _inner(mask).sum((0, 1))
+    return _decibels(1, error), float(per_channel.mean())
+
+
+def match_brightness(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The multiple of `prediction` that is nearest to `target` in squared error."""
+    energy = np.vdot(prediction, prediction)
+    return prediction * (np.vdot(prediction, target) / energy if energy else 1)
+
+
+def find_homography(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The homography [3, 3] from pixels (x, y) of the target to those of the prediction.
+
+    Maximises the enhanced correlation coefficient of the grey images (Evangelidis, Psarakis, TPAMI
+    2008) in 100 iterations from identity. Raises UserError when that diverges.
+    """
+    grey = [cv2.cvtColor(np.float32(image), cv2.COLOR_RGB2GRAY) for image in (target, prediction)]
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 0)
+    start = np.eye(3, dtype=np.float32)
+    try:
+        _, homography = cv2.findTransformECC(
+            *grey, start, cv2.MOTION_HOMOGRAPHY, criteria, inputMask=None, gaussFiltSize=5
+        )
+    except cv2.error as error:
+        raise UserError("finds no alignment with the target: shows something else?") from error
+    return homography
+
+
+def warp(image: np.ndarray, homography: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Carries an image to the target's pixels by a homography of `find_homography`.
+
+    Args:
+        image: [H, W, 3] floats.
+
+    Returns:
+        The image, and a mask that is 1 where the image has pixels, else 0; [H, W, 3] float64.
+    """
+    size, inverse = image.shape[1::-1], cv2.WARP_INVERSE_MAP
+    image = np.float32(image)  # OpenCV 5.0.0 spoils the borders of float64 images when cubic
+    warped = cv2.warpPerspective(
+        image, homography, size, flags=cv2.INTER_CUBIC | inverse, borderMode=cv2.BORDER_REFLECT
+    )
+    mask = cv2.warpPerspective(
+        np.ones_like(image), homography, size, flags=cv2.INTER_NEAREST | inverse
+    )
+    return warped.astype(np.float64), mask.astype(np.float64)
+
+
+def rmse(psnr: float) -> float:
+    """Root mean squared error relative to the peak, from a PSNR in dB."""
+    return 10 ** (-psnr / 20)
+
+
+def dssim(ssim: float) -> float:
+    """Structural dissimilarity, (1 - SSIM) / 2."""
+    return (1 - ssim) / 2
+
+
+def error_reduction(error: float, reference: float) -> float:
+    """The part of the `reference` error (an RMSE or a DSSIM) that is gone: 0.1 means 10 % less."""
+    return 1 - error / reference
+
+
+def _decibels(power: float, error: float) -> float:
+    return 10 * math.log10(power / error) if error else math.inf
+
+
+def _inner(x: np.ndarray) -> np.ndarray:
+    return x[RADIUS:-RADIUS, RADIUS:-RADIUS]
+
+
+def _blur(x: np.ndarray) -> np.ndarray:
+    """The window along rows and columns, borders replicated."""
+    return cv2.sepFilter2D(x, cv2.CV_64F, WINDOW, WINDOW, borderType=cv2.BORDER_REPLICATE)
+
+
+def _mean_ssim(a: np.ndarray, b: np.ndarray, peak: float, blur) -> float:
+    """Mean SSIM of the windows inside the images, in strips of rows that stay in the cache."""
+    total = count = 0
+    for top in range(0, len(a) - 2 * RADIUS, STRIP):
+        rows = slice(top, top + STRIP + 2 * RADIUS)
+        similarity = _inner(_ssim_map(a[rows], b[rows], peak, blur))
+        total += similarity.sum()
+        count += similarity.size
+    return float(total / count)
+
+
+def _ssim_map(a: np.ndarray, b: np.ndarray, peak: float, blur) -> np.ndarray:
+    """SSIM at every pixel.
+
+    The two variances appear only as a sum, so four blurred maps do for the usual five.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    mean_a, mean_b = blur(a), blur(b)
+    means = mean_a * mean_b
+    squares = mean_a**2 + mean_b**2
+    covariance = blur(a * b) - means
+    variances = blur(a**2 + b**2) - squares
+    return (2 * means + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+
+
+def _check(a: np.ndarray, b: np.ndarray, rank: int | None = None, smallest: int = 1) -> float:
+    """Raises ValueError unless a and b can be scored against each other; returns the peak."""
+    if a.shape != b.shape:
+        raise ValueError(f"the images' shapes differ: {list(a.shape)} and {list(b.shape)}")
+    if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] != 3) or rank not in (None, a.ndim):
+        wanted = {2: "[H, W]", 3: "[H, W, 3]", None: "[H, W] or [H, W, 3]"}[rank]
+        raise ValueError(f"images of shape {list(a.shape)}: must be {wanted}")
+    if min(a.shape[:2]) < smallest:
+        raise ValueError(
+            f"images of {a.shape[0]}x{a.shape[1]}: this score needs {smallest}x{smallest} and more"
+        )
+    kinds = {"uint8" if x.dtype == np.uint8 else x.dtype.kind for x in (a, b)}
+    if kinds == {"uint8"}:
+        return 255
+    if kinds == {"f"}:
+        return 1
+    raise ValueError(f"images are {a.dtype} and {b.dtype}: must be both uint8 or both floats")

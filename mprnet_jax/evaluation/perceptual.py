@@ -1,0 +1,44 @@
+"""LPIPS, the perceptual distance of Zhang et al. (CVPR 2018), by their package `lpips`."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mprnet_jax.errors import UserError
+
+BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's name for the file
+
+
+def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
+    """The distance of two uint8 images [H, W, 3] by AlexNet features: 0 for equal ones.
+
+    Raises:
+        UserError: if the package or the backbone's weights are not on this machine.
+    """
+    try:
+        import lpips
+        import torch
+    except (ImportError, RuntimeError) as error:  # the latter: torchvision made for another torch
+        raise UserError(
+            f"--lpips: {error}; install the extra: pip install 'mprnet-jax[lpips]'"
+        ) from error
+    backbone = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE
+    if not backbone.is_file():
+        raise UserError(
+            f"--lpips: {backbone} is missing; put https://download.pytorch.org/models/{BACKBONE} "
+            "there"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision in an outdated way
+        network = lpips.LPIPS(net="alex", verbose=False)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        images = (
+            torch.from_numpy(np.float32(x / 127.5 - 1)).permute(2, 0, 1)[None] for x in (a, b)
+        )
+        with torch.inference_mode():
+            return float(network(*images))
+
+    return distance

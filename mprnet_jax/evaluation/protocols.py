@@ -1,0 +1,91 @@
+"""How each benchmark is scored, and what the published weights score there.
+
+A protocol takes a prediction as the network gives it, float32 [H, W, 3] with white at 1, neither
+clipped nor rounded, and its target, uint8 [H, W, 3], and returns PSNR in dB and SSIM.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mprnet_jax.errors import UserError
+from mprnet_jax.evaluation import metrics
+
+
+class Scores(NamedTuple):
+    """PSNR in dB and SSIM: of an image, or the means of a set."""
+
+    psnr: float
+    ssim: float
+
+
+def luma_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
+    """Deraining: MATLAB's luma of 8-bit images, and the SSIM of 2004."""
+    a, b = metrics.luma(to_uint8(prediction)), metrics.luma(target)
+    return Scores(metrics.psnr(a, b), metrics.ssim(a, b))
+
+
+def rgb_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
+    """Deblurring: 8-bit RGB, and MATLAB's SSIM of the colours as a volume."""
+    image = to_uint8(prediction)
+    return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
+
+
+def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
+    """RealBlur: 8-bit RGB, aligned to the target, whose camera stood a little apart."""
+    return Scores(*metrics.aligned_scores(to_uint8(prediction) / 255, target / 255))
+
+
+def float_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
+    """Denoising: clipped but not rounded RGB, and MATLAB's SSIM of the colours as a volume."""
+    image, target = np.clip(prediction, 0, 1), target / 255
+    return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
+
+
+def to_uint8(prediction: np.ndarray) -> np.ndarray:
+    """Clips to [0, 1] and rounds to 0..255."""
+    return np.rint(np.clip(prediction, 0, 1) * 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark is scored."""
+
+    label: str  # channels, rounding and kind of SSIM
+    score: Callable[[np.ndarray, np.ndarray], Scores] | None  # None: targets are not public
+    published: Scores | None = None  # of the authors' weights
+    source: str = ""  # of the published figures
+
+    def __call__(self, prediction: np.ndarray, target: np.ndarray) -> Scores:
+        """Scores one image; raises UserError for a prediction that is not finite."""
+        if not np.isfinite(prediction).all():
+            raise UserError("the restored image has values that are no numbers")
+        return self.score(prediction, target)
+
+
+LUMA = "Y, 8 bits, SSIM of 2004"
+RGB = "RGB, 8 bits, volume SSIM"
+ALIGNED = "RGB, 8 bits, aligned"
+FLOAT = "RGB, not rounded, volume SSIM"
+NONE = "by its server, from the submission"
+LATER_PAPERS, LEADERBOARD = "quoted by later papers", "public leaderboard"
+
+PROTOCOLS = {
+    "test100": Protocol(LUMA, luma_scores, Scores(30.27, 0.897), LATER_PAPERS),
+    "rain100h": Protocol(LUMA, luma_scores, Scores(30.41, 0.890), LATER_PAPERS),
+    "rain100l": Protocol(LUMA, luma_scores, Scores(36.40, 0.965), LATER_PAPERS),
+    "test2800": Protocol(LUMA, luma_scores, Scores(33.64, 0.938), LATER_PAPERS),
+    "test1200": Protocol(LUMA, luma_scores, Scores(32.91, 0.916), LATER_PAPERS),
+    "gopro": Protocol(RGB, rgb_scores, Scores(32.66, 0.959), LEADERBOARD),
+    "hide": Protocol(RGB, rgb_scores, Scores(30.96, 0.939), LEADERBOARD),
+    "realblurj": Protocol(ALIGNED, aligned_scores),
+    "realblurr": Protocol(ALIGNED, aligned_scores),
+    "sidd": Protocol(FLOAT, float_scores, Scores(39.71, 0.958), "NAFNet's table 6"),
+    "dnd": Protocol(NONE, None, Scores(39.80, 0.954), LEADERBOARD),
+}
+
+# The sets whose plain mean is the paper's average for deraining, and that mean.
+DERAINING = ("test100", "rain100h", "rain100l", "test2800", "test1200")
+DERAINING_MEAN = Scores(32.73, 0.921)

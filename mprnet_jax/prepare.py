@@ -1,0 +1,56 @@
+"""Prepares a data set once, for fast training from any number of processes and machines.
+
+Example:
+
+    python -m mprnet_jax.prepare --benchmark GoPro --source datasets --data_dir prepared
+
+--source is the folder that the set's own folders lie in. Where decoding large pictures would starve
+the device, --cut 512 stores overlapping pieces of training pictures, and --raw plain arrays.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from mprnet_jax.command import run
+from mprnet_jax.data.benchmarks import TRAINING_SETS, open_splits, plain
+from mprnet_jax.errors import UserError
+
+BENCHMARK = flags.DEFINE_string("benchmark", None, "Name of the set, such as GoPro.")
+SOURCE = flags.DEFINE_string("source", None, "Folder that the set's folders lie in.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared sets.")
+CUT = flags.DEFINE_integer("cut", 0, "Side of the pieces of training pictures; 0: uncut.")
+RAW = flags.DEFINE_bool("raw", False, "Store arrays: larger on disk, but nothing to decode.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the places of SIDD's 300 patches a photo.")
+
+SIDD_PATCHES, SIDD_SIZE = 300, 256
+SMALLEST_CUT = 64
+
+
+def main() -> None:
+    """Runs the command."""
+    from mprnet_jax.data.prepared import overlapping_pieces, random_patches, write
+
+    for flag in (BENCHMARK, SOURCE, DATA_DIR):
+        if not flag.value:
+            raise UserError(f"--{flag.name}: is needed, see --help")
+    key = plain(BENCHMARK.value)
+    name, cut = key, None
+    if CUT.value:
+        if key == "sidd" or key not in TRAINING_SETS or CUT.value < SMALLEST_CUT:
+            raise UserError(
+                f"--cut={CUT.value}: must be at least {SMALLEST_CUT}, and is for Rain13K and "
+                "GoPro: test sets stay whole, and SIDD is cut into patches anyway"
+            )
+        name, cut = f"{name}_cut{CUT.value}", overlapping_pieces(CUT.value)
+    if key == "sidd":
+        cut = random_patches(SIDD_PATCHES, SIDD_SIZE, SEED.value)
+    if RAW.value:
+        name += "_raw"
+    splits = open_splits(key, SOURCE.value)
+    folder = write(Path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
+    print(f"{folder}: {', '.join(splits)}")
+
+
+if __name__ == "__main__":
+    run(main)

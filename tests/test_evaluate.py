@@ -1,0 +1,275 @@
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import scipy.io
+from flax import nnx
+from PIL import Image
+
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.data.benchmarks import BENCHMARKS, open_benchmark
+from mprnet_jax.evaluation import report
+from mprnet_jax.evaluation.evaluator import Candidate, evaluate
+from mprnet_jax.evaluation.protocols import PROTOCOLS, Scores
+from mprnet_jax.evaluation.scoring import ImageScores, SetScores, score_set
+from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.restoration.restorer import Restorer
+
+mini = runpy.run_path(str(Path(__file__).parent / "data" / "miniatures.py"))
+
+
+def floats(image: np.ndarray) -> np.ndarray:
+    return image if image.dtype == np.float32 else np.float32(image / 255)
+
+
+def half_way(example):
+    """A restorer that knows the answer and goes half of the way."""
+    return (floats(example["degraded"]) + floats(example["target"])) / 2
+
+
+def untouched(example):
+    return floats(example["degraded"])
+
+
+def write_all(root: Path) -> None:
+    for key, benchmark in BENCHMARKS.items():
+        folder = root / benchmark.folders[0]
+        writer = {"sidd": "write_sidd", "dnd": "write_dnd"}.get(key, "write_pairs")
+        mini[writer](folder)
+
+
+def run(*flags: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "mprnet_jax.evaluate", *map(str, flags)]
+    environment = os.environ | {"COLUMNS": "80"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+
+
+def test_a_miniature_of_every_benchmark_is_scored(tmp_path):
+    write_all(tmp_path / "data")
+    sets = {key: open_benchmark(key, tmp_path / "data") for key in BENCHMARKS if key != "dnd"}
+    output = tmp_path / "new" / "scores"
+    entries = evaluate(sets, [Candidate(half_way)], output, "half way")
+    assert [entry.benchmark for entry in entries] == list(sets)
+    assert not report.left_out(entries)
+    document = json.loads((output / "scores.json").read_text())
+    assert document["restored_by"] == "half way"
+    for entry, written in zip(entries, document["sets"]):
+        source, protocol = sets[entry.benchmark], PROTOCOLS[entry.benchmark]
+        assert [image.name for image in entry.scores.images] == source.names
+        expected = [protocol(half_way(e), e["target"]) for e in (source[i] for i in range(3))]
+        first = [(image.psnr, image.ssim) for image in entry.scores.images[:3]]
+        np.testing.assert_allclose(first, expected, rtol=0, atol=0)
+        assert written["images"][1]["psnr"] == expected[1].psnr
+        assert written["psnr"] == pytest.approx(np.mean([i.psnr for i in entry.scores.images]))
+        assert written["scored_on"] == protocol.label
+        with Image.open(output / f"{BENCHMARKS[entry.benchmark].title}.png") as sheet:
+            size = sheet.size
+        height, width, _ = source[0]["degraded"].shape
+        assert size[0] > 3 * width
+        assert size[1] > 3 * height
+    # The five deraining sets are all there, so their mean is, too.
+    assert "mean of the five" in (output / "scores.md").read_text()
+
+
+def test_dnd_becomes_a_submission(tmp_path):
+    photos = mini["write_dnd"](tmp_path / "DND")
+    sets = {"dnd": open_benchmark("dnd", tmp_path)}
+    evaluate(sets, [Candidate(lambda e: e["degraded"] + 0.5)], tmp_path / "out", "brighter")
+    submission = tmp_path / "out" / "DND_submission"
+    assert sorted(path.name for path in submission.iterdir()) == ["0001.mat", "0002.mat"]
+    boxes = scipy.io.loadmat(submission / "0002.mat")["Idenoised"][0]
+    assert len(boxes) == 3
+    np.testing.assert_array_equal(boxes[1], np.clip(photos[1][29:53, 32:64] + 0.5, 0, 1))
+
+
+def test_what_is_damaged_is_named_and_the_rest_scored(tmp_path):
+    for name in ("Rain100L", "Test100"):
+        mini["write_pairs"](tmp_path / "test" / name)
+    (tmp_path / "test/Rain100L/input/2.png").write_bytes(b"no picture")
+    sets = {key: open_benchmark(key, tmp_path) for key in ("rain100l", "test100")}
+
+    def sometimes_nan(example):
+        image = half_way(example)
+        return image * np.nan if np.array_equal(example["target"], broken) else image
+
+    broken = sets["test100"][2]["target"]  # the third photo of both sets
+    rain, test = evaluate(sets, [Candidate(sometimes_nan)], tmp_path / "out", "x")
+    assert [image.name for image in rain.scores.images] == ["1"]
+    assert [image.name for image in test.scores.images] == ["1", "2"]
+    unread, *not_finite = report.left_out([rain, test])
+    assert re.match(r"Rain100L 2: .*input/2\.png: cannot be read", unread)
+    assert [line.split(":")[0] for line in not_finite] == ["Rain100L 3", "Test100 3"]
+    assert unread in (tmp_path / "out" / "scores.md").read_text()
+
+
+def test_a_dnd_photo_with_a_damaged_box_is_left_out(tmp_path):
+    mini["write_dnd"](tmp_path / "DND")
+    source = open_benchmark("dnd", tmp_path)
+    (tmp_path / "DND/images_srgb/0001.mat").write_bytes(b"nothing")
+    (entry,) = evaluate({"dnd": source}, [Candidate(untouched)], tmp_path / "out", "x")
+    assert [path.name for path in (tmp_path / "out/DND_submission").iterdir()] == ["0002.mat"]
+    assert len(entry.scores.left_out) == 3
+
+
+def test_reading_and_scoring_go_on_while_the_device_works(tmp_path):
+    mini["write_pairs"](tmp_path / "HIDE" / "test", count=4)
+    source = open_benchmark("hide", tmp_path)
+    read, scored = threading.Event(), threading.Event()
+
+    class Source(type(source)):
+        def __getitem__(self, index):
+            if index == 1:
+                read.set()
+            return super().__getitem__(index)
+
+    source.__class__ = Source
+    restored = []
+
+    def restore(example):
+        restored.append(example)
+        if len(restored) == 1:
+            assert read.wait(30), "the second pair was not read while the first was restored"
+        if len(restored) == 2:
+            assert scored.wait(30), "the first was not scored while the second was restored"
+        return half_way(example)
+
+    class Protocol:
+        def __call__(self, prediction, target):
+            scored.set()
+            return Scores(30.0, 0.9)
+
+    scores = score_set(source, Protocol(), restore, title="HIDE")
+    assert len(scores.images) == 4
+    assert scores.seconds is not None
+
+
+def test_stages_are_compared_in_one_table(tmp_path):
+    mini["write_pairs"](tmp_path / "GoPro" / "test")
+    sets = {"gopro": open_benchmark("gopro", tmp_path)}
+    candidates = [
+        Candidate(untouched, 1, 1000),
+        Candidate(half_way, 2, 20000),
+        Candidate(lambda e: floats(e["target"]), 3, 300000),
+    ]
+    entries = evaluate(sets, candidates, tmp_path / "out", "x")
+    table = report.table(entries).splitlines()
+    header = [cell.strip() for cell in table[0].strip("|").split("|")]
+    rows = [dict(zip(header, map(str.strip, line.strip("|").split("|")))) for line in table[2:]]
+    assert [row["stages"] for row in rows] == ["1", "2", "3"]
+    assert [row["parameters"] for row in rows] == ["1,000", "20,000", "300,000"]
+    assert float(rows[0]["PSNR"]) < float(rows[1]["PSNR"])
+    assert rows[2]["PSNR"] == "inf"
+    # The published figure is that of the whole network.
+    assert [row["published"] for row in rows] == ["", "", "32.66, 0.959"]
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())["sets"]
+    assert written[2]["psnr"] is None  # JSON has no infinity
+    assert written[1]["seconds_per_image"] > 0
+
+
+def test_the_table_sets_ours_beside_the_published_figures():
+    scores = SetScores([ImageScores("1", 36.0, 0.96), ImageScores("2", 38.0, 0.98)])
+    published = report.Entry("rain100l", scores)
+    unpublished = report.Entry("realblurj", SetScores([ImageScores("1", 30.0, 0.9)]))
+    text = report.table([published, unpublished])
+    first, second = text.splitlines()[2:]
+    cells = [cell.strip() for cell in first.strip("|").split("|")]
+    # RMSE: 1 - 10 ** (-0.6 / 20); DSSIM: 1 - 0.03 / 0.035
+    expected = ["Rain100L", "2 of 100", "37.00", "0.9700", "36.40, 0.965", "+0.60, +0.0050"]
+    assert cells == [*expected, "6.7%, 14.3%", "Y, 8 bits, SSIM of 2004"]
+    assert "RealBlur-J" in second
+    assert "30.00" in second
+    assert len({len(line) for line in text.splitlines()}) == 1  # columns are aligned
+
+
+def test_the_command_scores_restored_pictures(tmp_path):
+    mini["write_pairs"](tmp_path / "data/test/Rain100L")
+    mini["write_pairs"](tmp_path / "data/GoPro/test")
+    for name in ("Rain100L", "gopro"):
+        mini["write_pairs"](tmp_path / "made" / name)
+        (tmp_path / "made" / name / "input").rename(tmp_path / "made" / name / "x")
+        for path in (tmp_path / "made" / name / "x").iterdir():
+            path.rename(tmp_path / "made" / name / path.name)
+    data, made = f"--data_root={tmp_path / 'data'}", tmp_path / "made"
+    result = run(
+        "--benchmarks=rain100l,GoPro", data, f"--restored={made}", f"--output={tmp_path / 'out'}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "36.40, 0.965" in result.stdout
+    assert "RGB, 8 bits, volume SSIM" in result.stdout
+    source = open_benchmark("gopro", tmp_path / "data")
+    expected = PROTOCOLS["gopro"](floats(source[0]["degraded"]), source[0]["target"])
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert written["sets"][1]["images"][0]["psnr"] == expected.psnr
+
+    # A set alone may lie in the folder itself; two mistakes, the rest is scored.
+    (made / "gopro" / "1.png").unlink()
+    Image.new("RGB", (5, 6)).save(made / "gopro" / "2.png")
+    alone = run(
+        "--benchmarks=gopro", data, f"--restored={made / 'gopro'}", f"--output={tmp_path / 'two'}"
+    )
+    assert alone.returncode == 2
+    assert "Traceback" not in alone.stderr
+    assert "left out 2 images" in alone.stderr.splitlines()[-1]
+    (entry,) = json.loads((tmp_path / "two" / "scores.json").read_text())["sets"]
+    assert [image["name"] for image in entry["images"]] == ["3"]
+    assert "1: is missing" in entry["left_out"][0]
+    assert "is 5x6" in entry["left_out"][1]
+
+
+def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
+    files = pytest.importorskip("mprnet_jax.weights.files")
+    config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
+    model = MPRNet(config, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    files.write(tmp_path / "weights.safetensors", config, params)
+    mini["write_pairs"](tmp_path / "test/Rain100L", size=(18, 27))
+    mini["write_dnd"](tmp_path / "DND")
+    result = run(
+        f"--weights={tmp_path / 'weights.safetensors'}",
+        "--benchmarks=Rain100L,DND",
+        f"--data_root={tmp_path}",
+        f"--output={tmp_path / 'out'}",
+        "--stages",
+    )
+    assert result.returncode == 0, result.stderr
+    *stages, dnd = json.loads((tmp_path / "out/scores.json").read_text())["sets"]
+    assert [entry["stages"] for entry in stages] == [1, 2, 3]
+    assert stages[2]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert len(list((tmp_path / "out/DND_submission").iterdir())) == 2
+    assert dnd["images"] == []
+    source = open_benchmark("Rain100L", tmp_path)
+    restored = Restorer(model, stages=2)(floats(source[0]["degraded"]))
+    expected = PROTOCOLS["rain100l"](restored, source[0]["target"])
+    # The same network compiled in two processes: equal up to the rounding of a pixel or two.
+    assert stages[1]["images"][0]["psnr"] == pytest.approx(expected.psnr, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--benchmarks=gopro", "--output=o", "--restored=r"], "--data_root"),
+        (["--benchmarks=gopro", "--output=o", "--data_root=."], "--weights, --restored"),
+        (["--benchmarks=dogs", "--output=o", "--data_root=.", "--restored=r"], "'dogs'"),
+        (["--benchmarks=gopro", "--output=o", "--data_root=.", "--restored=r"], "GoPro/test"),
+        (
+            ["--benchmarks=hide", "--output=o", "--data_root=.", "--restored=r", "--stages"],
+            "stages",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    result = run(*flags)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,201 @@
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from mprnet_jax.data.benchmarks import BENCHMARKS, TRAINING_SETS, open_benchmark, open_splits
+from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write
+from mprnet_jax.errors import UserError
+
+mini = runpy.run_path(str(Path(__file__).parent / "data" / "miniatures.py"))
+SETS = sorted(BENCHMARKS.keys() | TRAINING_SETS.keys())
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*:DeprecationWarning:tensorflow_datasets", "ignore:.*:DeprecationWarning:etils"
+)
+
+
+def write_miniature(root: Path, key: str) -> None:
+    """All splits of a set in its published layout."""
+    if key in TRAINING_SETS:
+        writer = "write_sidd_scenes" if key == "sidd" else "write_pairs"
+        mini[writer](root / TRAINING_SETS[key].folders[0])
+    if key in BENCHMARKS:
+        writer = {"sidd": "write_sidd", "dnd": "write_dnd"}.get(key, "write_pairs")
+        mini[writer](root / BENCHMARKS[key].folders[0])
+
+
+def by_name(source) -> dict:
+    return {name: source[index] for index, name in enumerate(source.names)}
+
+
+def assert_same(source, expected) -> None:
+    """Two sources hold the same examples, in whatever order."""
+    ours, theirs = by_name(source), by_name(expected)
+    assert ours.keys() == theirs.keys()
+    for name, example in theirs.items():
+        assert ours[name].keys() == example.keys()
+        for role, image in example.items():
+            assert ours[name][role].dtype == image.dtype
+            np.testing.assert_array_equal(ours[name][role], image)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("key", SETS)
+def test_every_set_comes_back_as_it_was(tmp_path, key, raw):
+    write_miniature(tmp_path, key)
+    splits = open_splits(key, tmp_path)
+    assert splits.keys() == {
+        split for split, sets in (("train", TRAINING_SETS), ("test", BENCHMARKS)) if key in sets
+    }
+    folder = write(tmp_path / "prepared", key, splits, raw=raw)
+    for split, source in splits.items():
+        prepared = Prepared(folder, split)
+        assert_same(prepared, source)
+        # Reading processes get the source pickled.
+        assert_same(pickle.loads(pickle.dumps(prepared)), source)
+    if key in BENCHMARKS:
+        assert_same(open_benchmark(key, tmp_path / "prepared"), splits["test"])
+    assert "tensorflow" not in sys.modules
+
+
+def test_pictures_keep_the_bytes_of_their_files(tmp_path):
+    mini["write_pairs"](tmp_path / "HIDE/test")
+    path = tmp_path / "HIDE/test/input/2.png"
+    path.rename(path.with_suffix(".jpg"))
+    photo = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    cv2.imwrite(str(path.with_suffix(".jpg")), photo)
+    source = open_benchmark("hide", tmp_path)
+    assert_same(Prepared(write(tmp_path, "hide", {"test": source}), "test"), source)
+    builder = tfds.builder_from_directory(tmp_path / "mprnet_pairs/hide/1.0.0")
+    records = builder.as_data_source("test", decoders={"degraded": tfds.decode.SkipDecoding()})
+    stored = {
+        record["name"].decode(): record["degraded"] for record in map(records.__getitem__, range(3))
+    }
+    assert stored["2"] == path.with_suffix(".jpg").read_bytes()
+
+
+def test_pieces_overlap_by_half_and_end_at_the_border():
+    image = np.arange(720 * 1280).reshape(720, 1280, 1)
+    pieces = overlapping_pieces(512)({"degraded": image, "target": -image}, 0)
+    corners = [divmod(piece["degraded"][0, 0, 0], 1280) for piece in pieces]
+    assert corners == [(y, x) for y in (0, 208) for x in (0, 256, 512, 768)]
+    for piece in pieces:
+        assert piece["degraded"].shape == (512, 512, 1)
+        np.testing.assert_array_equal(piece["target"], -piece["degraded"])
+    small = {"degraded": image[:100, :600]}
+    assert [p["degraded"].shape[:2] for p in overlapping_pieces(512)(small, 0)] == [(100, 512)] * 2
+
+
+def test_random_patches_are_a_function_of_seed_and_number():
+    image = np.arange(60 * 80).reshape(60, 80, 1)
+    example = {"degraded": image, "target": -image}
+
+    def corners(seed: int, index: int) -> list[int]:
+        patches = random_patches(50, 32, seed)(example, index)
+        assert all(p["degraded"].shape == (32, 32, 1) for p in patches)
+        assert all((p["target"] == -p["degraded"]).all() for p in patches)
+        return [int(p["degraded"][0, 0, 0]) for p in patches]
+
+    assert corners(0, 0) == corners(0, 0)
+    assert len({tuple(corners(seed, index)) for seed in (0, 1) for index in (0, 1)}) == 4
+    assert len(set(corners(0, 0))) > 25
+    with pytest.raises(UserError, match="80x60 is smaller"):
+        random_patches(1, 61, 0)(example, 0)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_training_pictures_are_cut_and_test_pictures_are_not(tmp_path, raw):
+    write_miniature(tmp_path, "sidd")
+    splits = open_splits("sidd", tmp_path)
+    folder = write(tmp_path, "sidd", splits, raw=raw, cut=random_patches(5, 32, seed=3))
+    train = by_name(Prepared(folder, "train"))
+    assert len(train) == 4 * 5
+    assert {image.shape for example in train.values() for image in example.values()} == {
+        (32, 32, 3)
+    }
+    patch = random_patches(5, 32, seed=3)(splits["train"][1], 1)[4]
+    name = splits["train"].names[1]
+    assert name == "0001_001_S6_00100_00060_3200_L_0001_NOISY_SRGB_011"
+    np.testing.assert_array_equal(train[f"{name}_004"]["target"], patch["target"])
+    assert_same(Prepared(folder, "test"), splits["test"])
+
+
+def test_a_damaged_picture_leaves_nothing_behind(tmp_path):
+    mini["write_pairs"](tmp_path / "HIDE/test", count=4)
+    (tmp_path / "HIDE/test/input/3.png").write_bytes(b"no picture")
+    source = open_benchmark("hide", tmp_path)
+    with pytest.raises(UserError, match=r"input/3\.png: cannot be read"):
+        write(tmp_path / "prepared", "hide", {"test": source})
+    assert not list((tmp_path / "prepared/mprnet_pairs").iterdir())
+    # Repaired, it is prepared in the same place.
+    (tmp_path / "HIDE/test/input/3.png").write_bytes(
+        (tmp_path / "HIDE/test/target/3.png").read_bytes()
+    )
+    assert len(Prepared(write(tmp_path / "prepared", "hide", {"test": source}), "test")) == 4
+
+
+def test_an_unprepared_set_is_answered_with_the_command(tmp_path):
+    (tmp_path / "mprnet_pairs/gopro").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no prepared set.*mprnet_jax\.prepare"):
+        open_benchmark("gopro", tmp_path)
+
+
+def test_a_split_that_was_not_prepared_is_named(tmp_path):
+    mini["write_pairs"](tmp_path / "GoPro/train")
+    folder = write(tmp_path, "gopro", open_splits("gopro", tmp_path))
+    with pytest.raises(UserError, match="no split test, only train"):
+        Prepared(folder, "test")
+
+
+def test_sidd_photos_without_a_clean_one_are_listed(tmp_path):
+    mini["write_sidd_scenes"](tmp_path / "SIDD/train")
+    next((tmp_path / "SIDD/train").glob("*/*GT*")).unlink()
+    with pytest.raises(UserError, match=r"1 noisy photos have no \*GT\*.*NOISY"):
+        open_splits("sidd", tmp_path)
+
+
+def run(*flags: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "mprnet_jax.prepare", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def test_the_command_prepares_pieces(tmp_path):
+    mini["write_pairs"](tmp_path / "GoPro/train", size=(96, 130))
+    data_dir = tmp_path / "prepared"
+    flags = ["--benchmark=GoPro", f"--source={tmp_path}", f"--data_dir={data_dir}", "--cut=64"]
+    result = run(*flags, "--raw")
+    assert result.returncode == 0, result.stderr
+    assert "gopro_cut64_raw" in result.stdout
+    train = Prepared(data_dir / "mprnet_pairs/gopro_cut64_raw", "train")
+    assert len(train) == 3 * 2 * 4
+    assert train[0]["target"].shape == (64, 64, 3)
+    again = run(*flags, "--raw")
+    assert again.returncode == 2
+    assert "is there already" in again.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--benchmark=gopro", "--source=."], "--data_dir"),
+        (["--benchmark=dogs", "--source=.", "--data_dir=x"], "'dogs'"),
+        (["--benchmark=gopro", "--source=.", "--data_dir=x"], "GoPro/train"),
+        (["--benchmark=hide", "--source=.", "--data_dir=x", "--cut=512"], "--cut=512"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    result = run(*flags)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())
