@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+import mprnet_jax
+from mprnet_jax.config import DataConfig
 from mprnet_jax.data.benchmarks import BENCHMARKS, TRAINING_SETS, open_benchmark, open_splits
 from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write
 from mprnet_jax.errors import UserError
+from mprnet_jax.evaluation import report
+from mprnet_jax.evaluation.evaluator import Candidate, evaluate
+from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.training import loop
 
 mini = runpy.run_path(str(Path(__file__).parent / "data" / "miniatures.py"))
 SETS = sorted(BENCHMARKS.keys() | TRAINING_SETS.keys())
@@ -22,14 +28,18 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def write_miniature(root: Path, key: str) -> None:
-    """All splits of a set in its published layout."""
-    if key in TRAINING_SETS:
-        writer = "write_sidd_scenes" if key == "sidd" else "write_pairs"
-        mini[writer](root / TRAINING_SETS[key].folders[0])
-    if key in BENCHMARKS:
-        writer = {"sidd": "write_sidd", "dnd": "write_dnd"}.get(key, "write_pairs")
-        mini[writer](root / BENCHMARKS[key].folders[0])
+def write_miniature(root: Path, key: str, **pairs) -> None:
+    """All splits of a set in its published layout; `pairs` goes to `write_pairs`."""
+    for sets in (TRAINING_SETS, BENCHMARKS):
+        if key not in sets:
+            continue
+        folder = root / sets[key].folders[0]
+        if key == "sidd":
+            mini["write_sidd_scenes" if sets is TRAINING_SETS else "write_sidd"](folder)
+        elif key == "dnd":
+            mini["write_dnd"](folder)
+        else:
+            mini["write_pairs"](folder, **pairs)
 
 
 def by_name(source) -> dict:
@@ -64,6 +74,38 @@ def test_every_set_comes_back_as_it_was(tmp_path, key, raw):
     if key in BENCHMARKS:
         assert_same(open_benchmark(key, tmp_path / "prepared"), splits["test"])
     assert "tensorflow" not in sys.modules
+
+
+VALIDATED_ON = {"rain13k": "rain100l", "gopro": "gopro", "sidd": "sidd"}
+
+
+def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_run):
+    data_dir = tmp_path / "prepared"
+    for key in SETS:
+        write_miniature(tmp_path, key, size=(24, 32))
+        cut = random_patches(3, 24, seed=0) if key == "sidd" else None
+        write(data_dir, key, open_splits(key, tmp_path), cut=cut)
+    tiny_run.total_steps, tiny_run.optim.warmup_steps = 1, 0
+    tiny_run.patch_size = tiny_run.validation_crop = 24
+    for train, validation in VALIDATED_ON.items():
+        tiny_run.data = DataConfig("prepared", str(data_dir), train, validation)
+        result = loop.train(tiny_run, tmp_path / "runs" / train)
+        assert result.names == open_benchmark(validation, data_dir).names
+        assert np.isfinite(result.psnr).all()
+    sets = {key: open_benchmark(key, data_dir) for key in BENCHMARKS}
+    restorer = Restorer(mprnet_jax.load(tmp_path / "runs/sidd"))
+
+    def restore(example):
+        image = example["degraded"]
+        return restorer(image if image.dtype == np.float32 else np.float32(image / 255))
+
+    entries = evaluate(sets, [Candidate(restore)], tmp_path / "scores", "one step")
+    assert [entry.benchmark for entry in entries] == list(BENCHMARKS)
+    assert not report.left_out(entries)
+    for entry in entries:
+        if entry.benchmark != "dnd":
+            assert [image.name for image in entry.scores.images] == sets[entry.benchmark].names
+    assert len(list((tmp_path / "scores/DND_submission").iterdir())) == 2
 
 
 def test_pictures_keep_the_bytes_of_their_files(tmp_path):

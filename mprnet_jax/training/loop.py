@@ -20,9 +20,10 @@ from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit, use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.state import TrainState, create_state
-from mprnet_jax.training.step import train_step, validation_step
+from mprnet_jax.training.step import Mix, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
 from mprnet_jax.weights.checkpoints import (
     UNSCORED,
@@ -65,7 +66,9 @@ class Run:
         copies = meshes.replicated(self.mesh)
         images = meshes.image_sharding(self.mesh)
         self.step = jit(
-            functools.partial(train_step, apply=apply, optimizer=optimizer, loss=config.loss),
+            functools.partial(
+                train_step, apply=apply, optimizer=optimizer, loss=config.loss, mix=mixing(config)
+            ),
             in_shardings=(copies, images),
             out_shardings=copies,
             donate_argnums=0,
@@ -199,6 +202,8 @@ class Run:
         validation.write_before_after(picture)
         self.say(validation.table())
         self.say(f"Best checkpoint: step {best_step}. Before and after: {picture}")
+        if self.config.note:
+            self.say(self.config.note)
 
     def say(self, text: str) -> None:
         """Prints on the first host only."""
@@ -249,6 +254,13 @@ class Progress:
     def close(self) -> None:
         """Leaves the bar as it stands."""
         self._bar.close()
+
+
+def mixing(config: TrainConfig) -> Mix | None:
+    """What mixes the pairs of a batch, if the config asks for it."""
+    if not config.data.mixup_from_step:
+        return None
+    return functools.partial(mixup, seed=config.seed, from_step=config.data.mixup_from_step)
 
 
 def due(step: int, every: int, first: int, last: int) -> bool:
