@@ -51,11 +51,11 @@ def sample() -> TrainConfig:
         model=ModelConfig(width=16, unet_growth=8, orsnet_growth=8, cabs_per_orb=2),
         data=DataConfig(source="sample_rain"),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
-        total_steps=450,
+        total_steps=400,
         batch_size=8,
         patch_size=64,
         validation_crop=296,
-        validate_every=150,
+        validate_every=200,
         checkpoint_every=50,
         log_every=10,
     )

@@ -2,6 +2,7 @@
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.weights.files import load
 
-__all__ = ["MPRNet", "ModelConfig", "load"]
+__all__ = ["MPRNet", "ModelConfig", "Restorer", "load"]

@@ -132,6 +132,7 @@ class TrainConfig:
     patch_size: int = 256  # side of the training patches, in pixels
     validation_crop: int = 256  # side of the centre crops that validation restores, in pixels
     seed: int = 0
+    init_from: str = ""  # weights to start from: .pth, .safetensors or a run folder; "": random
     checkpoint_every: int = free(1000)  # steps
     validate_every: int = free(1000)  # steps
     log_every: int = free(50)  # steps

@@ -1,67 +1,137 @@
-"""Restores photos with trained weights.
+"""Restores photos and videos with trained weights.
 
-Example:
+Examples:
     python -m mprnet_jax.restore --weights runs/derain --input rainy.jpg --output restored
+    python -m mprnet_jax.restore --weights deblur.safetensors --input photos --output restored \\
+        --local_pooling --ensemble --compare
 """
 
+import time
+import warnings
 from pathlib import Path
 
-import numpy as np
 from absl import flags
+from PIL import Image
 
 from mprnet_jax import command
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration import images
+from mprnet_jax.restoration import folders, images
+from mprnet_jax.restoration.pipeline import Pipeline
 from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.restoration.video import VIDEOS, restore_video
 
 WEIGHTS = flags.DEFINE_string(
     "weights", None, "A run folder, a .safetensors or a .pth file.", required=True
 )
-INPUT = flags.DEFINE_string("input", None, "A photo, or a folder of photos.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "The folder for restored photos.", required=True)
+INPUT = flags.DEFINE_string(
+    "input", None, "A photo, a folder of photos (with its subfolders) or a video.", required=True
+)
+OUTPUT = flags.DEFINE_string("output", None, "The folder for what is restored.", required=True)
+FORMAT = flags.DEFINE_enum(
+    "format", None, list(images.EXTENSIONS), "Of restored photos; by default that of each photo."
+)
+QUALITY = flags.DEFINE_integer(
+    "quality", images.QUALITY, "Of JPEG and WebP; 100 makes WebP lossless.", 1, 100
+)
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Restores again what is in --output already.")
+COMPARE = flags.DEFINE_bool("compare", False, "Writes a sheet with each photo before and after.")
+STAGES = flags.DEFINE_integer("stages", 3, "Of the network; fewer are faster.", 1, 3)
+LOCAL_POOLING = flags.DEFINE_bool(
+    "local_pooling",
+    False,
+    "Lets channel attention average around each pixel, as on patches in training (TLC): often "
+    "better on large photos, at times tinted.",
+)
+ENSEMBLE = flags.DEFINE_bool(
+    "ensemble", False, "Averages over the 8 symmetries of the square: better, 8 times slower."
+)
+DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Of the computation; bfloat16 is for accelerators."
+)
+TILE = flags.DEFINE_string(
+    "tile",
+    "auto",
+    "Side in pixels of the tiles that photos are restored in; off: whole; auto: whole where memory "
+    "allows, else in the largest tiles that fit.",
+)
+MEMORY_LIMIT = flags.DEFINE_float(
+    "memory_limit_gb", None, "What --tile=auto may use of a device, if less than is free.", 0.1
+)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 1, "Photos of one size, tiles or frames that a device restores at once.", 1
+)
+SHARD_HEIGHT = flags.DEFINE_integer(
+    "shard_height", 1, "Devices that share the rows of each photo; exact. Others share photos.", 1
+)
+MAX_MEGAPIXELS = flags.DEFINE_float(
+    "max_megapixels", images.MAX_PIXELS / 1e6, "Photos with more are refused unread.", 1e-6
+)
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore", module="PIL")  # tells of damaged metadata, at length
+    Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
+    source, output = Path(INPUT.value), Path(OUTPUT.value)
+    if source.is_file() and source.suffix.lower() in VIDEOS:
+        restore_one_video(source, output / source.name)
+    else:
+        restore_photos(folders.plan(source, output, images.EXTENSIONS.get(FORMAT.value)), output)
+
+
+def restore_photos(jobs: list[folders.Job], output: Path) -> None:
+    """Restores files of photos and says how it went."""
+    pipeline = Pipeline(
+        make_restorer(),
+        quality=QUALITY.value,
+        max_pixels=max_pixels(),
+        overwrite=OVERWRITE.value,
+        compare=COMPARE.value,
+    )
+    start = time.monotonic()
+    summary = pipeline.run(jobs)
+    print(
+        f"{summary.restored} restored, {summary.skipped} skipped because they exist, "
+        f"{summary.failed} failed, in {time.monotonic() - start:.1f} s: {output}"
+    )
+    if summary.failed:
+        raise UserError(f"{summary.failed} of {len(jobs)} photos failed, as told above")
+
+
+def restore_one_video(source: Path, target: Path) -> None:
+    """Restores a video and says how it went."""
+    if FORMAT.value or COMPARE.value:
+        raise UserError("--format and --compare are for photos; leave them out for a video")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"--output={OUTPUT.value}: would overwrite {source}; choose another folder")
+    if target.exists() and not OVERWRITE.value:
+        print(f"skipped because it exists: {target}")
+        return
+    frames = restore_video(source, target, make_restorer(), max_pixels())
+    print(f"{frames} frames restored: {target}")
+
+
+def max_pixels() -> int:
+    """The largest photo or frame that is read at all."""
+    return int(MAX_MEGAPIXELS.value * 1e6)
+
+
+def make_restorer() -> Restorer:
+    """The restorer that the flags ask for."""
     from mprnet_jax import load
     from mprnet_jax.devices import compiling
+    from mprnet_jax.devices.mesh import make_mesh
 
     compiling.use_compile_cache()
-    paths = find_photos(Path(INPUT.value))
-    output = Path(OUTPUT.value)
-    restorer = Restorer(load(WEIGHTS.value))
-    output.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        photo = images.read(path)
-        photo.pixels = restore_colours(restorer, photo.pixels)
-        images.write(output / path.name, photo)
-        print(output / path.name)
-
-
-def find_photos(source: Path) -> list[Path]:
-    """The file itself, or the photos of a folder.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise UserError(f"--input={source}: there is no such file or folder")
-    paths = sorted(p for p in source.iterdir() if p.suffix.lower() in images.FORMATS)
-    if not paths:
-        raise UserError(f"--input={source}: holds no {', '.join(images.FORMATS)} files")
-    return paths
-
-
-def restore_colours(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
-    """Restores [H, W, C] pixels; alpha stays as it is, grey is restored as RGB and averaged."""
-    colours, alpha = (pixels, pixels[..., :0]) if pixels.shape[2] % 2 else np.split(pixels, [-1], 2)
-    if colours.shape[2] == 3:
-        restored = restorer(colours)
-    else:
-        restored = restorer(np.repeat(colours, 3, axis=2))
-        restored = np.round(restored.mean(axis=2, keepdims=True)).astype(pixels.dtype)
-    return np.concatenate([restored, alpha], axis=2)
+    return Restorer(
+        load(WEIGHTS.value, dtype=DTYPE.value),
+        tile=int(TILE.value) if TILE.value.isdigit() else TILE.value,
+        local_pooling=LOCAL_POOLING.value,
+        ensemble=ENSEMBLE.value,
+        stages=STAGES.value,
+        batch_size=BATCH_SIZE.value,
+        mesh=make_mesh(height=SHARD_HEIGHT.value),
+        memory_limit=MEMORY_LIMIT.value and int(MEMORY_LIMIT.value * 2**30),
+    )
 
 
 if __name__ == "__main__":

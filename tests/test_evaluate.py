@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 import scipy.io
-from flax import nnx
 from PIL import Image
 
 from mprnet_jax.config import ModelConfig
@@ -20,8 +19,9 @@ from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.protocols import PROTOCOLS, Scores
 from mprnet_jax.evaluation.scoring import ImageScores, SetScores, score_set
-from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.weights import files
 
 mini = runpy.run_path(str(Path(__file__).parent / "data" / "miniatures.py"))
 
@@ -225,10 +225,8 @@ def test_the_command_scores_restored_pictures(tmp_path):
 
 
 def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
-    files = pytest.importorskip("mprnet_jax.weights.files")
     config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
-    model = MPRNet(config, rngs=nnx.Rngs(0))
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    params = pure_functions(config)[0](seed=0)
     files.write(tmp_path / "weights.safetensors", config, params)
     mini["write_pairs"](tmp_path / "test/Rain100L", size=(18, 27))
     mini["write_dnd"](tmp_path / "DND")
@@ -246,6 +244,7 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
     assert len(list((tmp_path / "out/DND_submission").iterdir())) == 2
     assert dnd["images"] == []
     source = open_benchmark("Rain100L", tmp_path)
+    model = files.load(tmp_path / "weights.safetensors")
     restored = Restorer(model, stages=2)(floats(source[0]["degraded"]))
     expected = PROTOCOLS["rain100l"](restored, source[0]["target"])
     # The same network compiled in two processes: equal up to the rounding of a pixel or two.

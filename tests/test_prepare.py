@@ -14,7 +14,7 @@ from flax import nnx
 
 from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
 from mprnet_jax.data.benchmarks import BENCHMARKS, TRAINING_SETS, open_benchmark, open_splits
-from mprnet_jax.data.pipeline import TrainingBatches, validation_source
+from mprnet_jax.data.pipeline import TrainingBatches, training_source, validation_source
 from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
@@ -97,7 +97,7 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
     state = create_state(init(0), optimizer)
     for train, validation in VALIDATED_ON.items():
         config = DataConfig("prepared", str(tmp_path / "prepared"), train, validation)
-        batches = TrainingBatches(config, batch_size=2, patch_size=16, seed=0)
+        batches = TrainingBatches(*training_source(config), batch_size=2, patch_size=16, seed=0)
         state, metrics = step(state, next(batches))
         batches.close()
         assert np.isfinite(metrics["loss"])

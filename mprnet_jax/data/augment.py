@@ -1,4 +1,4 @@
-"""What happens to an example between the source and the batch: crop, degrade, turn, saturate.
+"""What happens to an example between the source and the batch: crop, turn, degrade, saturate.
 
 All images of an example share one size, and one draw decides for all of them.
 """
@@ -51,8 +51,9 @@ def saturate(image: np.ndarray, factor: float) -> np.ndarray:
 class RandomPatch:
     """The training augmentation of the paper, section 4.2: a random crop in a random symmetry.
 
-    Where the source holds clean photos only, `degrade` makes the degraded side out of each crop.
-    With `saturation`, as for deblurring, one example in three gets a factor within 20 % of 1.
+    Where the source holds clean photos only, `degrade` makes the degraded side out of each patch;
+    it comes after the turn, so that rain falls from above. With `saturation`, as for deblurring,
+    one example in three gets a factor within 20 % of 1, the same for both images.
     """
 
     size: int
@@ -60,12 +61,12 @@ class RandomPatch:
     saturation: bool = False
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        patch = crop(example, self.size, tuple(rng.random(2)))
+        cut = crop(example, self.size, tuple(rng.random(2)))
+        which = int(rng.integers(8))
+        patch = {name: np.ascontiguousarray(symmetry(image, which)) for name, image in cut.items()}
         if self.degrade is not None:
             patch["degraded"] = self.degrade(patch["target"], rng)
-        which = int(rng.integers(8))
-        patch = {name: symmetry(image, which) for name, image in patch.items()}
         if self.saturation and rng.random() < 1 / 3:
             factor = rng.uniform(0.8, 1.2)
             patch = {name: saturate(image, factor) for name, image in patch.items()}
-        return {name: np.ascontiguousarray(image) for name, image in patch.items()}
+        return patch

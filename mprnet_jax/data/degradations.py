@@ -32,14 +32,14 @@ def streak(length: float, angle: float, width: float) -> np.ndarray:
 
 
 def add_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws rain over an image: one or two layers of streaks of random density and shape.
+    """Draws rain over an image: one to three layers of streaks of random density and shape.
 
     Streaks brighten what is behind them: image + rain * (light - image).
     """
     height, width = image.shape[:2]
     rain = np.zeros((height, width), np.float32)
     main_angle = rng.normal(0, 0.3)
-    for _ in range(rng.integers(1, 3)):
+    for _ in range(rng.integers(1, 4)):
         kernel = streak(
             length=rng.uniform(6, 30),
             angle=main_angle + rng.normal(0, 0.1),
@@ -48,12 +48,12 @@ def add_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         # Drops fall outside the picture too, so that streaks cross its border.
         margin = kernel.shape[0] // 2
         shape = (height + 2 * margin, width + 2 * margin)
-        covered = rng.uniform(0.03, 0.2)  # share of the picture behind this layer's streaks
+        covered = rng.uniform(0.02, 0.2)  # share of the picture behind this layer's streaks
         drops = rng.random(shape, np.float32) < covered / kernel.sum()
         brightness = rng.uniform(0.3, 1.0) * rng.uniform(0.5, 1.0, shape).astype(np.float32)
         layer = cv2.filter2D(drops * brightness, -1, kernel, borderType=cv2.BORDER_CONSTANT)
         rain += layer[margin : margin + height, margin : margin + width]
-    rain = np.minimum(rain, 1)[..., None] * rng.uniform(0.5, 0.8)
+    rain = np.minimum(rain, 1)[..., None] * rng.uniform(0.6, 0.9)
     light = rng.uniform(0.8, 1.0) * 255
     return np.rint(image + rain * np.maximum(light - image, 0)).astype(np.uint8)
 

@@ -70,28 +70,32 @@ class TrainingBatches(Iterator[Example]):
     """
 
     def __init__(
-        self, config: DataConfig, *, batch_size: int, patch_size: int, seed: int, start: int = 0
+        self,
+        source: Sequence[Example],
+        degrade: degradations.Degradation | None = None,
+        *,
+        batch_size: int,
+        patch_size: int,
+        saturation: bool = False,
+        seed: int,
+        start: int = 0,
+        num_workers: int = 0,
     ):
-        source, degrade = training_source(config)
         hosts = jax.process_count()
         dataset = (
             grain.MapDataset.source(source)
             .seed(seed)
             .shuffle()
             .repeat()
-            .random_map(RandomPatch(patch_size, degrade, config.saturation))[
-                jax.process_index() :: hosts
-            ]
+            .random_map(RandomPatch(patch_size, degrade, saturation))[jax.process_index() :: hosts]
             .batch(batch_size // hosts, drop_remainder=True)[start:]
             .to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=32))
         )
-        if config.num_workers:
+        if num_workers:
             # Grain's worker processes read absl flags, which only absl.app parses.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
-            dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=config.num_workers)
-            )
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
         self._iterator = iter(dataset)
 
     def __next__(self) -> Example:

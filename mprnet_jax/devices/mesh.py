@@ -60,7 +60,7 @@ def check_divides(mesh: Mesh, batch_size: int, patch_size: int) -> None:
         )
     if patch_size % height:
         raise UserError(
-            f"patch_size={patch_size} cannot be divided into mesh.height={height} bands of rows"
+            f"patches of {patch_size} pixels cannot be cut into mesh.height={height} bands of rows"
         )
 
 

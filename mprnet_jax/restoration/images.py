@@ -1,19 +1,20 @@
-"""Image files in and out.
+"""Image files in and out: PNG, JPEG, WebP, TIFF and BMP, of 8 and, in PNG and TIFF, 16 bits.
 
-Pixels are [H, W, C], uint8; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha.
+Pixels are [H, W, C], uint8 or uint16; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB
+and alpha. They stand upright: EXIF's orientation is applied on reading and left out on writing.
 """
 
-import os
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError
+from mprnet_jax.restoration import decoding
+from mprnet_jax.restoration.encoding import encode
 
-# Extension of a file -> the format that Pillow knows it by. Nothing else is ever tried.
+# Extension of a file -> its format.
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -23,40 +24,61 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
+MAX_PIXELS = 100_000_000
+QUALITY = 95
 
 
-@dataclass
-class Photo:
+class Photo(NamedTuple):
     """A picture as its file holds it."""
 
     pixels: np.ndarray
+    exif: bytes = b""
+    icc_profile: bytes | None = None
 
 
-def read(path: Path) -> Photo:
+def size_of(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of the upright photo, from the file's header.
+
+    Raises:
+        UserError: if it is no picture, or one with too many pixels.
+    """
+    with decoding.opened(path, max_pixels) as picture:
+        width, height = picture.size
+        turned = decoding.orientation_of(picture) in decoding.TURNED
+        return (width, height) if turned else (height, width)
+
+
+def read(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
     """Reads an image file.
 
     Raises:
-        UserError: if it is no whole picture in one of `FORMATS`.
+        UserError: if it is no whole picture in one of `FORMATS`, or one with too many pixels.
+    """
+    with decoding.opened(path, max_pixels) as picture:
+        pixels = decoding.pixels_of(path, picture)
+        return Photo(pixels, decoding.exif_of(picture), picture.info.get("icc_profile"))
+
+
+def write(path: Path, photo: Photo, quality: int = QUALITY) -> None:
+    """Writes an image file in the format of its extension; it appears whole or not at all.
+
+    What the format cannot hold is converted: 16 bits are rounded to 8, grey is made RGB.
+
+    Args:
+        path: of the file.
+        photo: what it shall hold.
+        quality: from 1 to 100, of JPEG and WebP; at 100 WebP is lossless.
+
+    Raises:
+        UserError: if the photo has alpha and the format is JPEG, or the file cannot be written.
     """
     try:
-        with Image.open(path, formats=sorted(set(FORMATS.values()))) as picture:
-            mode = picture.mode if picture.mode in CHANNELS.values() else "RGB"
-            pixels = np.asarray(picture.convert(mode))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error}); replace it") from error
-    return Photo(pixels.reshape((*pixels.shape[:2], -1)))
-
-
-def write(path: Path, photo: Photo) -> None:
-    """Writes an image file in the format of its extension; it appears whole or not at all."""
-    pixels = photo.pixels
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            picture.save(file, format=FORMATS[path.suffix.lower()])
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        file_format = FORMATS[path.suffix.lower()]
+        data = encode(photo.pixels, file_format, photo.exif, photo.icc_profile, quality)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except Exception as error:  # encoders complain of sizes and metadata in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be written ({reason})") from error

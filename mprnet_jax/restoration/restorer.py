@@ -1,79 +1,238 @@
-"""Restores single photos of any size with a trained network.
+"""Restores photos of any size with a trained network.
 
 Photos are [H, W, 3]: uint8, uint16, or floats in [0, 1]. What goes in comes out: the same size and
 type, integers clipped and rounded, floats neither.
 """
 
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from mprnet_jax.devices import compiling
-from mprnet_jax.model.mprnet import SIZE_MULTIPLE, MPRNet
+from mprnet_jax.config import SIZE_MULTIPLE
+from mprnet_jax.devices import compiling, memory
+from mprnet_jax.devices.mesh import image_sharding, make_mesh, replicated
+from mprnet_jax.errors import UserError
+from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.model.pooling import global_mean, local_mean
+from mprnet_jax.restoration import tiles
+from mprnet_jax.restoration.tiles import Grid
+
+# What a device needs beyond the compiler's account: scratch space of libraries, fragmentation.
+MARGIN = 1.15
+HOST_BYTES = 60  # a pixel, for the photo's copies in float32 on the way in and out
 
 
 class Restorer:
     """Restores photos: `Restorer(mprnet_jax.load("derain.safetensors"))(photo)`."""
 
-    def __init__(self, model: MPRNet, stages: int = 3):
-        """`stages`: how many of the network's stages to compute, 1, 2 or 3; fewer are faster."""
-        if stages not in (1, 2, 3):
-            raise ValueError(f"stages={stages}: must be 1, 2 or 3")
-        graph, self._parameters = nnx.split(model)
+    def __init__(
+        self,
+        model: MPRNet,
+        *,
+        tile: int | str = "auto",
+        overlap: int = 32,
+        local_pooling: bool = False,
+        ensemble: bool = False,
+        stages: int = 3,
+        batch_size: int = 1,
+        mesh: Mesh | None = None,
+        memory_limit: int | None = None,
+    ):
+        """Makes a restorer; it compiles a program for each size of photo that it meets.
 
-        def restore(parameters: nnx.State, photo: jax.Array) -> list[jax.Array]:
-            model = nnx.merge(graph, parameters)
-            restored = model(to_floats(photo)[None], stages)
-            return [from_floats(image[0], photo.dtype) for image in restored]
+        Args:
+            model: the trained network.
+            tile: side in pixels of the tiles that photos are restored in; "off" restores them
+                whole; "auto" too where memory allows, else in the largest tiles that fit.
+            overlap: pixels over which neighbouring tiles fade into each other.
+            local_pooling: whether channel attention averages around each pixel, as for the patches
+                of training, instead of over the whole photo (TLC).
+            ensemble: whether to average over the 8 symmetries of the square; 8 times slower.
+            stages: how many of the network's stages to compute, 1, 2 or 3; fewer are faster.
+            batch_size: how many photos or tiles each device along "data" restores at once.
+            mesh: the devices; tiles and photos spread over its axis "data", the rows of each over
+                "height". By default one device.
+            memory_limit: bytes that "auto" may let a device use, if less than there are.
 
-        self._restore = compiling.jit(restore)  # compiles once for each padded size
+        Raises:
+            UserError: if tiles have an impossible size or rows cannot be spread over the mesh.
+        """
+        self._mesh = mesh or make_mesh(data=1)
+        check_tile(tile, overlap)
+        if SIZE_MULTIPLE % self._mesh.shape["height"]:
+            raise UserError(
+                f"cannot spread rows over {self._mesh.shape['height']} devices: use 1, 2, 4 or 8"
+            )
+        self.stages = stages
+        self._tile, self._overlap = tile, overlap
+        self._symmetries = range(8 if ensemble else 1)
+        self.batch_size = batch_size * self._mesh.shape["data"]  # of all devices together
+        self._memory_limit = memory_limit
+
+        graph, parameters = nnx.split(model)
+        self._parameters = jax.device_put(parameters, replicated(self._mesh))
+        self._sharding = image_sharding(self._mesh)
+
+        def restore(parameters: nnx.State, images: jax.Array) -> list[jax.Array]:
+            pool = local_mean(*images.shape[1:3]) if local_pooling else global_mean
+            return nnx.merge(graph, parameters)(images, stages, pool)
+
+        self._restore = compiling.jit(restore, forward_only=True, out_shardings=self._sharding)
+        self._program = functools.lru_cache(maxsize=8)(self._compile)
+        self._bytes_per_pixel = 0.0  # what the program compiled last takes
+        self._grid = functools.lru_cache(maxsize=1024)(self._choose_grid)
 
     def __call__(self, photo: np.ndarray) -> np.ndarray:
         """Restores one photo [H, W, 3], whose sides may be of any length from 1 up."""
-        return self.stages_of(photo)[0]
+        return self.batch([photo])[0]
+
+    def batch(self, photos: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Restores photos that all have the same size when padded to multiples of 8."""
+        return [stages[0] for stages in self._restore_photos(photos, 1)]
 
     def stages_of(self, photo: np.ndarray) -> list[np.ndarray]:
         """The images that all computed stages make of one photo [H, W, 3], the last stage first."""
-        check_photo(photo)
-        height, width, _ = photo.shape
-        restored = self._restore(self._parameters, pad(photo, SIZE_MULTIPLE))
-        return [np.asarray(image)[:height, :width].astype(photo.dtype) for image in restored]
+        return list(self._restore_photos([photo], self.stages)[0])
+
+    def grid_of(self, photo: np.ndarray) -> Grid:
+        """The tiles in which a photo is, or would be, restored."""
+        return self._grid(*padded_size(*photo.shape[:2]))
+
+    def _restore_photos(self, photos: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+        """The images [count, H, W, 3] that the last `count` stages make of each photo."""
+        for photo in photos:
+            check_photo(photo)
+        images = [to_floats(photo) for photo in photos]
+        sums = [0.0] * len(images)
+        for symmetry in self._symmetries:
+            restored = self._restore_images([turn(image, symmetry) for image in images], count)
+            sums = [total + turn_back(image, symmetry) for total, image in zip(sums, restored)]
+        means = [total / len(self._symmetries) for total in sums]
+        return [from_floats(mean, photo.dtype) for mean, photo in zip(means, photos)]
+
+    def _restore_images(self, images: list[np.ndarray], count: int) -> list[np.ndarray]:
+        padded = [pad(image) for image in images]
+        if len({image.shape for image in padded}) > 1:
+            raise ValueError("the photos of a batch must have one padded size")
+        grid = self._grid(*padded[0].shape[:2])
+        restored = self._restore_tiles((t for image in padded for t in grid.cut(image)), count)
+        joined = [grid.join(itertools.islice(restored, len(grid.places))) for _ in images]
+        return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
+
+    def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+        """The images [count, h, w, 3] made of each tile, batch after batch."""
+        images = iter(images)
+        while batch := list(itertools.islice(images, self.batch_size)):
+            filled = batch + batch[-1:] * (self.batch_size - len(batch))
+            program = self._program(*batch[0].shape[:2])
+            stages = program(self._parameters, jax.device_put(np.stack(filled), self._sharding))
+            stages = [np.asarray(images) for images in stages[:count]]
+            yield from np.stack(stages, axis=1)[: len(batch)]
+
+    def _compile(self, height: int, width: int) -> jax.stages.Compiled:
+        shape = (self.batch_size, height, width, 3)
+        images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._sharding)
+        return self._restore.lower(self._parameters, images).compile()
+
+    def _choose_grid(self, height: int, width: int) -> Grid:
+        """How photos of this padded size are cut into tiles, decided at the first one.
+
+        Raises:
+            UserError: if not even the smallest tile fits into memory.
+        """
+        if self._tile != "auto":
+            side = max(height, width) if self._tile == "off" else self._tile
+            return tiles.square(height, width, side, self._overlap)
+        area = height * width
+        if self._bytes_per_pixel:
+            area = min(area, self._free(height, width) / self._bytes_per_pixel)
+        while True:
+            grid = tiles.within(area, height, width, self._overlap)
+            pixels = grid.rows.tile * grid.columns.tile
+            needed = MARGIN * memory.needed(self._program(*grid.tile))
+            free = self._free(height, width)
+            self._bytes_per_pixel = needed / pixels
+            if needed <= free:
+                return grid
+            if max(grid.tile) <= tiles.SMALLEST:
+                raise UserError(
+                    f"a tile of {grid.columns.tile}x{grid.rows.tile} pixels takes "
+                    f"{needed / 2**30:.2f} GB of memory, but only {free / 2**30:.2f} GB are free: "
+                    "close other programs, raise the limit, or use a smaller network"
+                )
+            area = min(free / self._bytes_per_pixel, 0.9 * pixels)
+
+    def _free(self, height: int, width: int) -> int:
+        """Bytes that each device has for the program, the photo itself taken off."""
+        devices = list(self._mesh.devices.flat)
+        free = memory.free(devices, self._memory_limit)
+        if devices[0].platform == "cpu":
+            free -= HOST_BYTES * height * width * self.batch_size // len(devices)
+        return max(0, free)
 
 
-def to_floats(photo: jax.Array) -> jax.Array:
-    """Integers to floats in [0, 1]; floats to float32."""
-    floats = photo.astype(jnp.float32)
-    return floats / jnp.iinfo(photo.dtype).max if is_integer(photo) else floats
+def to_floats(photo: np.ndarray) -> np.ndarray:
+    """Integers to floats in [0, 1]; all as float32."""
+    floats = photo.astype(np.float32)
+    return floats / np.iinfo(photo.dtype).max if photo.dtype.kind == "u" else floats
 
 
-def from_floats(image: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Undoes `to_floats`; integers are clipped and rounded, floats stay float32."""
-    if not jnp.issubdtype(dtype, jnp.integer):
-        return image
-    largest = jnp.iinfo(dtype).max
-    return jnp.round(jnp.clip(image, 0, 1) * largest).astype(dtype)
+def from_floats(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Undoes `to_floats`; integers are clipped and rounded, floats are not."""
+    if dtype.kind == "u":
+        largest = np.iinfo(dtype).max
+        image = np.rint(np.clip(image, 0, 1) * largest)
+    return image.astype(dtype)
 
 
-def is_integer(photo: jax.Array | np.ndarray) -> bool:
-    """Whether the photo holds integers."""
-    return jnp.issubdtype(photo.dtype, jnp.integer)
-
-
-def pad(photo: np.ndarray, multiple: int) -> np.ndarray:
-    """Grows the photo to the right and to the bottom by its reflection, to multiples of `multiple`.
+def pad(image: np.ndarray) -> np.ndarray:
+    """Grows an image to the right and to the bottom by its reflection, to multiples of 8.
 
     A side too short to fill the margin is reflected repeatedly; a side of one pixel is repeated.
     """
-    height, width, _ = photo.shape
-    return np.pad(photo, ((0, -height % multiple), (0, -width % multiple), (0, 0)), "reflect")
+    margins = [(0, p - s) for p, s in zip(padded_size(*image.shape[:2]), image.shape)]
+    return np.pad(image, [*margins, (0, 0)], "reflect")
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """Sides grown to multiples of 8."""
+    return height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
+
+
+def turn(image: np.ndarray, symmetry: int) -> np.ndarray:
+    """One of the 8 symmetries of the square, of [..., H, W, C]: mirrored or not, then turned."""
+    mirrored = image[..., ::-1, :] if symmetry >= 4 else image
+    return np.rot90(mirrored, symmetry % 4, axes=(-3, -2))
+
+
+def turn_back(image: np.ndarray, symmetry: int) -> np.ndarray:
+    """Undoes `turn`."""
+    upright = np.rot90(image, -(symmetry % 4), axes=(-3, -2))
+    return upright[..., ::-1, :] if symmetry >= 4 else upright
+
+
+def check_tile(tile: int | str, overlap: int) -> None:
+    """Raises UserError unless tiles of this size can be restored and blended."""
+    if tile in ("auto", "off"):
+        return
+    if not isinstance(tile, int) or tile % SIZE_MULTIPLE or tile <= 2 * overlap:
+        raise UserError(
+            f"tile={tile}: must be auto, off or a multiple of {SIZE_MULTIPLE} above {2 * overlap}, "
+            f"twice the overlap"
+        )
 
 
 def check_photo(photo: np.ndarray) -> None:
     """Raises ValueError unless the photo is [H, W, 3], not empty, and of a known type."""
     if photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
         raise ValueError(f"photo has shape {photo.shape}: must be [height, width, 3], not empty")
-    if photo.dtype not in (np.uint8, np.uint16) and not jnp.issubdtype(photo.dtype, jnp.floating):
+    if photo.dtype not in (np.uint8, np.uint16) and photo.dtype.kind != "f":
         raise ValueError(
             f"photo has dtype {photo.dtype}: must be uint8, uint16 or floats in [0, 1]"
         )

@@ -15,7 +15,12 @@ from clu import parameter_overview
 from tqdm import tqdm
 
 from mprnet_jax.config import TrainConfig, flatten
-from mprnet_jax.data.pipeline import TrainingBatches, validation_batches, validation_source
+from mprnet_jax.data.pipeline import (
+    TrainingBatches,
+    training_source,
+    validation_batches,
+    validation_source,
+)
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit, use_compile_cache
 from mprnet_jax.errors import UserError
@@ -23,8 +28,9 @@ from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.state import TrainState, create_state
-from mprnet_jax.training.step import Mix, train_step, validation_step
+from mprnet_jax.training.step import Metrics, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
+from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import (
     UNSCORED,
     Checkpoint,
@@ -57,17 +63,27 @@ class Run:
         self.is_main = jax.process_index() == 0
         self.mesh = meshes.make_mesh(config.mesh.data, config.mesh.height)
         meshes.check_divides(self.mesh, config.batch_size, config.patch_size)
+        meshes.check_divides(self.mesh, config.batch_size, config.validation_crop)
+        # Missing data is found out before anything is written.
+        self.source = training_source(config.data)
         self.held_out = validation_source(config.data)
 
         init, apply = pure_functions(config.model)
         optimizer = make_optimizer(config.optim, config.total_steps)
         self.fresh = lambda: create_state(init(config.seed), optimizer)
+        if config.init_from:
+            start = load_start(config)
+            self.fresh = lambda: create_state(start, optimizer)
+
+        mix, from_step = None, config.data.mixup_from_step
+        if from_step:
+            mix = functools.partial(mixup, seed=config.seed, from_step=from_step)
 
         copies = meshes.replicated(self.mesh)
         images = meshes.image_sharding(self.mesh)
         self.step = jit(
             functools.partial(
-                train_step, apply=apply, optimizer=optimizer, loss=config.loss, mix=mixing(config)
+                train_step, apply=apply, optimizer=optimizer, loss=config.loss, mix=mix
             ),
             in_shardings=(copies, images),
             out_shardings=copies,
@@ -103,36 +119,49 @@ class Run:
         batches = self.batches(position)
         summaries = Summaries(self.workdir, first, enabled=self.is_main)
         bar = Progress(config, first, enabled=self.is_main)
+        running = None  # the metrics of the step that the devices work on
         try:
             for step in range(first, total + 1):
-                validation = None
-                if due(step, config.validate_every, first, total):
-                    validation = self.validate(state.params)
-                    summaries.validation(step, validation)
-                if validation or due(step, config.checkpoint_every, first, total):
+                validates = due(step, config.validate_every, first, total)
+                saves = validates or due(step, config.checkpoint_every, first, total)
+                if saves:
+                    self.report(step, running, bar, summaries)
+                    running = None
+                    validation = self.validate(state.params) if validates else None
                     self.save(checkpoints, state, validation)
+                    if validation:
+                        summaries.validation(step, validation)
                     bar.restart()
                 if step == total:
                     return validation
                 batch = meshes.put_images(next(batches), self.mesh)
                 state, metrics = self.step(state, batch)
-                # Waiting here keeps the bar honest and stops a diverged run at once; the next
-                # batches are being read meanwhile.
-                loss = float(metrics["loss"])
-                if not np.isfinite(loss):
-                    raise UserError(
-                        f"step {step + 1}: the loss is {loss}; the checkpoints in {self.workdir} "
-                        "are sound. Lower optim.learning_rate or set optim.clip_norm=0.01, and "
-                        "start anew in another workdir"
-                    )
-                bar.update(loss)
-                if (step + 1) % config.log_every == 0:
-                    curves = jax.device_get(metrics) | bar.curves()
-                    summaries.scalars(step + 1, curves)
+                # Reading the step before only now keeps the devices busy meanwhile.
+                self.report(step, running, bar, summaries)
+                running = metrics
         finally:
             bar.close()
             batches.close()
             summaries.close()
+
+    def report(self, step: int, metrics: Metrics | None, bar: "Progress", summaries: Summaries):
+        """Waits for the metrics of the step that led to `step` and shows them.
+
+        Raises:
+            UserError: if the loss is not finite.
+        """
+        if metrics is None:
+            return
+        loss = float(metrics["loss"])
+        if not np.isfinite(loss):
+            raise UserError(
+                f"step {step}: the loss is {loss}; the checkpoints in {self.workdir} are sound. "
+                "Lower optim.learning_rate or set optim.clip_norm=0.01, and start anew in another "
+                "workdir"
+            )
+        bar.update(loss)
+        if step % self.config.log_every == 0:
+            summaries.scalars(step, jax.device_get(metrics) | bar.curves())
 
     def claim_workdir(self) -> None:
         """Makes the workdir this run's."""
@@ -165,9 +194,11 @@ class Run:
         """The training batches from number `start` on."""
         config = self.config
         return TrainingBatches(
-            config.data,
+            *self.source,
+            num_workers=config.data.num_workers,
             batch_size=config.batch_size,
             patch_size=config.patch_size,
+            saturation=config.data.saturation,
             seed=config.seed,
             start=start,
         )
@@ -209,6 +240,19 @@ class Run:
         """Prints on the first host only."""
         if self.is_main:
             print(text, flush=True)
+
+
+def load_start(config: TrainConfig) -> Any:
+    """The parameters of `init_from`; UserError unless they are of the config's network."""
+    weights = files.read(config.init_from)
+    wanted, found = flatten(config.model), flatten(weights.config)
+    for name in wanted:
+        if name != "dtype" and wanted[name] != found[name]:
+            raise UserError(
+                f"init_from={config.init_from}: holds a network with {name}={found[name]}, "
+                f"model.{name} is {wanted[name]}; set --config.model.{name}={found[name]}"
+            )
+    return weights.params
 
 
 class Progress:
@@ -254,13 +298,6 @@ class Progress:
     def close(self) -> None:
         """Leaves the bar as it stands."""
         self._bar.close()
-
-
-def mixing(config: TrainConfig) -> Mix | None:
-    """What mixes the pairs of a batch, if the config asks for it."""
-    if not config.data.mixup_from_step:
-        return None
-    return functools.partial(mixup, seed=config.seed, from_step=config.data.mixup_from_step)
 
 
 def due(step: int, every: int, first: int, last: int) -> bool:

@@ -10,8 +10,8 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -34,62 +34,57 @@ PUBLISHED_TASKS = {
 MAX_HEADER = 10 * 2**20  # bytes; that of the largest published network takes 30 thousand
 
 
+class WeightFile(NamedTuple):
+    """What a weight file or a run folder holds."""
+
+    config: ModelConfig
+    params: Params
+    origin: dict[str, str]  # `source`, the name of the first file, and `task` where it is known
+    published: dict[str, np.ndarray]  # the weights as read, under the published names
+
+
 def load(path: Path | str, dtype: str = "float32") -> MPRNet:
     """The network of a `.pth` file, a `.safetensors` file or a run folder.
 
     `dtype` is that of the computation, "float32" or "bfloat16"; parameters are float32. All sizes
     follow from the file. Raises UserError if the file cannot be read or is not an MPRNet's.
     """
-    config, params = read(path)
-    config = dataclasses.replace(config, dtype=dtype)
+    weights = read(path)
+    config = dataclasses.replace(weights.config, dtype=dtype)
     graph, _ = nnx.split(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))), nnx.Param)
-    return nnx.merge(graph, params)
+    return nnx.merge(graph, weights.params)
 
 
-def read(path: Path | str) -> tuple[ModelConfig, Params]:
-    """Sizes and parameters from a `.pth` file, a `.safetensors` file or a run folder.
+def read(path: Path | str) -> WeightFile:
+    """The weights in a `.pth` file, a `.safetensors` file or a run folder.
 
     Warns of NaN and infinite weights by name. Raises UserError with all that is wrong in one line.
-    """
-    weights, _ = read_official(path)
-    try:
-        return names.from_official(weights)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def read_official(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors of a file or run folder under the published names, before they are checked.
-
-    Warns and raises as `read`. The second dict says where they come from: `source`, the name of
-    the file or folder, and `task` where that is known.
     """
     path = Path(path)
     origin = {"source": path.name}
     if path.is_dir():
         from mprnet_jax.weights import checkpoints  # Orbax takes seconds to import.
 
-        weights = names.to_official(*checkpoints.load_params(path))
+        published = names.to_official(*checkpoints.load_params(path))
     elif not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
     elif path.suffix == ".safetensors":
-        weights, metadata = read_safetensors(path)
+        published, metadata = read_safetensors(path)
         origin |= {key: metadata[key] for key in ("source", "task") if key in metadata}
     elif path.suffix == ".pth":
-        weights = pth.read(path)
+        published = pth.read(path)
         if path.name in PUBLISHED_TASKS:
             origin["task"] = PUBLISHED_TASKS[path.name]
     else:
         raise UserError(f"{path}: not a weight file: use .pth, .safetensors or a run folder")
-    wrong = [name for name, array in weights.items() if not_finite(array)]
+    try:
+        config, params = names.from_official(published)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    wrong = [name for name, array in published.items() if not np.isfinite(array).all()]
     if wrong:
-        warnings.warn(f"{path}: {names.told('NaN or infinite', wrong)[0]}", stacklevel=3)
-    return weights, origin
-
-
-def not_finite(array: np.ndarray) -> bool:
-    """Whether there is a NaN or an infinity among floats."""
-    return jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all()
+        warnings.warn(f"{path}: {names.told('NaN or infinite', wrong)[0]}", stacklevel=2)
+    return WeightFile(config, params, origin, published)
 
 
 def write(
@@ -100,7 +95,7 @@ def write(
 ) -> None:
     """Writes a network's weights, `.safetensors` or `.pth` by extension, whole or not at all.
 
-    `origin`, from `read_official`, goes into the metadata of a `.safetensors` file. A file that
+    `origin`, as of a `WeightFile`, goes into the metadata of a `.safetensors` file. A file that
     exists is replaced. Raises UserError for another extension or a place that cannot be written.
     """
     path = Path(path)

@@ -6,8 +6,14 @@ PyTorch is imported by the functions, so that this module can be imported withou
 """
 
 import functools
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
 
 from mprnet_jax.config import ModelConfig
+from mprnet_jax.errors import UserError
 
 
 def build(config: ModelConfig):
@@ -24,6 +30,46 @@ def build(config: ModelConfig):
         reduction=config.reduction,
         bias=config.bias,
     )
+
+
+def with_weights(
+    config: ModelConfig, published: Mapping[str, np.ndarray], reference: str | None = None
+):
+    """A torch.nn.Module, MPRNet with these weights: this one or, with `reference`, the user's.
+
+    `reference` is a Python file, such as MPRNet.py in a clone of the authors' repository. It is run
+    and its class `MPRNet` built. Raises UserError if that fails or the weights do not fit.
+    """
+    torch = _import_torch()
+    tensors = {name: torch.tensor(array.astype(np.float32)) for name, array in published.items()}
+    if reference is None:
+        model = build(config)
+        model.load_state_dict(tensors)
+        return model.eval()
+    try:
+        # Not imported, which would leave bytecode in the user's folder.
+        module = ModuleType("reference")
+        exec(compile(Path(reference).read_bytes(), reference, "exec"), module.__dict__)
+        model = module.MPRNet(
+            n_feat=config.width,
+            scale_unetfeats=config.unet_growth,
+            scale_orsnetfeats=config.orsnet_growth,
+            num_cab=config.cabs_per_orb,
+        )
+        model.load_state_dict(tensors)
+    except Exception as error:  # It is the user's code: it may raise anything.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{reference}: cannot be the reference: {reason[:300]}") from error
+    return model.eval()
+
+
+def _import_torch() -> ModuleType:
+    """PyTorch, or UserError."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("comparing needs PyTorch: pip install 'mprnet-jax[torch]'") from error
+    return torch
 
 
 @functools.cache

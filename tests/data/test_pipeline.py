@@ -7,7 +7,12 @@ import pytest
 from PIL import Image
 
 from mprnet_jax.config import DataConfig
-from mprnet_jax.data.pipeline import TrainingBatches, validation_batches, validation_source
+from mprnet_jax.data.pipeline import (
+    TrainingBatches,
+    training_source,
+    validation_batches,
+    validation_source,
+)
 from mprnet_jax.errors import UserError
 
 mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))
@@ -28,7 +33,15 @@ def folders(tmp_path):
 
 
 def take(config, count, start=0, batch_size=5):
-    batches = TrainingBatches(config, batch_size=batch_size, patch_size=8, seed=1, start=start)
+    batches = TrainingBatches(
+        *training_source(config),
+        batch_size=batch_size,
+        patch_size=8,
+        saturation=config.saturation,
+        seed=1,
+        start=start,
+        num_workers=config.num_workers,
+    )
     try:
         return [next(batches) for _ in range(count)]
     finally:

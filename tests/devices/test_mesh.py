@@ -35,7 +35,7 @@ def test_batches_and_rows_must_divide():
     meshes.check_divides(mesh, batch_size=8, patch_size=64)
     with pytest.raises(UserError, match=r"batch_size=6 .* mesh.data=4"):
         meshes.check_divides(mesh, batch_size=6, patch_size=64)
-    with pytest.raises(UserError, match=r"patch_size=9 .* mesh.height=2"):
+    with pytest.raises(UserError, match=r"patches of 9 pixels .* mesh.height=2"):
         meshes.check_divides(mesh, batch_size=8, patch_size=9)
 
 

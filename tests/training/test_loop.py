@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from mprnet_jax.errors import UserError
+from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training import loop
+from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import load_params
 
 # Trains the run of the fixture `tiny_run`, whose config comes as JSON.
@@ -115,6 +117,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny_run, tm
         loop.train(tiny_run, tmp_path)
     steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
     assert all(step < 6 for step in steps)
+
+
+def test_fine_tuning_starts_from_weights_of_the_same_network(tiny_run, tmp_path):
+    path = tmp_path / "start.safetensors"
+    params = pure_functions(tiny_run.model)[0](seed=7)
+    files.write(path, tiny_run.model, params)
+    tiny_run.init_from = str(path)
+    start = loop.Run(tiny_run, tmp_path / "run").fresh()
+    jax.tree.map(np.testing.assert_array_equal, start.params, params)
+
+    tiny_run.model.orsnet_growth = 5
+    with pytest.raises(UserError, match=r"init_from=.*orsnet_growth=3.*--config.model.orsnet"):
+        loop.Run(tiny_run, tmp_path / "run")
 
 
 def test_workdir_that_is_a_file_is_told(tiny_run, tmp_path):

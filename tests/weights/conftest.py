@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mprnet_jax.config import ModelConfig
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_torch_thread():
+    """PyTorch's threads wait for each other busily, which is slow beside other work."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

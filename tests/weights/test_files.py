@@ -1,5 +1,6 @@
 """Weight files come in, go out unchanged, and are refused in one line when they are wrong."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,6 +19,13 @@ import mprnet_jax
 from mprnet_jax import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import checkpoints, files, names, torch_reference
+
+
+@dataclasses.dataclass
+class Run:
+    """What a run folder's config must have."""
+
+    model: ModelConfig
 
 
 def tensors(weights) -> OrderedDict:
@@ -44,22 +52,21 @@ def test_every_form_of_pth_is_read(tmp_path, weights, form, legacy):
     }
     path = tmp_path / "model.pth"
     torch.save(saved[form], path, _use_new_zipfile_serialization=not legacy)
-    found, _ = files.read_official(path)
-    assert_same(found, weights)
+    assert_same(files.read(path).published, weights)
 
 
 def test_parameters_saved_as_such_are_read(tmp_path, weights):
     state = {name: torch.nn.Parameter(tensor) for name, tensor in tensors(weights).items()}
     torch.save(state, tmp_path / "model.pth")
-    assert_same(files.read_official(tmp_path / "model.pth")[0], weights)
+    assert_same(files.read(tmp_path / "model.pth").published, weights)
 
 
 def test_pth_to_safetensors_to_pth_keeps_every_bit(tmp_path):
     model = torch_reference.build(ModelConfig.derain())
     first, middle, last = (tmp_path / n for n in ("a.pth", "b.safetensors", "c.pth"))
     torch.save({"state_dict": model.state_dict()}, first)
-    files.write(middle, *files.read(first))
-    files.write(last, *files.read(middle))
+    files.write(middle, *files.read(first)[:3])
+    files.write(last, *files.read(middle)[:3])
     returned = torch.load(last, weights_only=True)["state_dict"]
     assert len(returned) == 316
     for name, tensor in model.state_dict().items():
@@ -79,11 +86,11 @@ def test_safetensors_load_into_the_pytorch_model(tmp_path, config, weights):
 def test_metadata_say_what_the_file_is(tmp_path, config, weights):
     published = tmp_path / "model_deraining.pth"
     torch.save({"state_dict": tensors(weights)}, published)
-    weights, origin = files.read_official(published)
+    source = published
     for name in ("once", "twice"):  # what is known passes on
         path = tmp_path / f"{name}.safetensors"
-        files.write(path, *names.from_official(weights), origin)
-        weights, origin = files.read_official(path)
+        files.write(path, *files.read(source)[:3])
+        source = path
         _, metadata = files.read_safetensors(path)
         assert metadata["task"] == "derain"
         assert metadata["source"] == "model_deraining.pth"
@@ -99,12 +106,17 @@ def test_the_same_weights_make_the_same_bytes(tmp_path, weights, extension):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_run_folder_to_safetensors_keeps_every_bit(tmp_path, monkeypatch, config, weights):
+def test_run_folder_to_safetensors_keeps_every_bit(tmp_path, config, weights):
     _, params = names.from_official(weights)
-    monkeypatch.setattr(checkpoints, "load_params", lambda folder: (config, params))
+    run = tmp_path / "run"
+    run.mkdir()
+    checkpoints.write_config(run, Run(config))
+    saved = checkpoints.Checkpoints(run)
+    saved.save(checkpoints.Checkpoint(1, params, rest={"step": jax.numpy.ones(())}, record={}))
+    saved.close()
     path = tmp_path / "model.safetensors"
-    files.write(path, *files.read(tmp_path))
-    assert_same(files.read_official(path)[0], weights)
+    files.write(path, *files.read(run)[:3])
+    assert_same(files.read(path).published, weights)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -129,7 +141,7 @@ def test_other_floats_become_float32(tmp_path, weights, dtype, extension):
         torch.save({name: t.to(torch_dtype) for name, t in tensors(weights).items()}, path)
     else:
         safetensors.numpy.save_file(cast, path)
-    found = names.to_official(*files.read(path))
+    found = names.to_official(*files.read(path)[:2])
     assert_same(found, {name: array.astype(np.float32) for name, array in cast.items()})
 
 

@@ -65,7 +65,7 @@ def read_or_refuse(path) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of weights that the damage made NaN
         try:
-            config, params = files.read(path)
+            config, params, *_ = files.read(path)
         except UserError as error:
             message = str(error)
         else:

@@ -1,0 +1,57 @@
+"""Converts weights between PyTorch and JAX, and proves that nothing changed.
+
+Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth.
+
+Example:
+    python -m mprnet_jax.convert --input model_deraining.pth --output derain.safetensors --validate
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from mprnet_jax import command
+from mprnet_jax.errors import UserError
+from mprnet_jax.weights import files, parity
+
+INPUT = flags.DEFINE_string(
+    "input", None, "A .pth file, a .safetensors file or a run folder.", required=True
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "The .safetensors or .pth file to write.", required=True
+)
+VALIDATE = flags.DEFINE_bool(
+    "validate", False, "Compare each stage with PyTorch's first; write nothing if one differs."
+)
+REFERENCE = flags.DEFINE_string(
+    "reference",
+    None,
+    "A Python file, such as MPRNet.py in a clone of the authors' repository. It is run, and its "
+    "class MPRNet is what to compare with, in place of the PyTorch network in this package.",
+)
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
+
+
+def main() -> None:
+    output = Path(OUTPUT.value)
+    check_output(output)
+    weights = files.read(INPUT.value)
+    if VALIDATE.value or REFERENCE.value:
+        report = parity.validate(weights, REFERENCE.value)
+        print(report)
+        report.demand_agreement()
+    files.write(output, weights.config, weights.params, weights.origin)
+    print(f"{output}: {len(weights.published)} tensors, {output.stat().st_size / 1e6:.1f} MB")
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError if the output cannot be written, before any work is done."""
+    files.check_extension(output)
+    if output.exists() and not OVERWRITE.value:
+        raise UserError(f"--output={output}: exists; use another name, or --overwrite")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"--output={output}: there is no folder {output.parent}; make it first")
+
+
+if __name__ == "__main__":
+    command.run(main)

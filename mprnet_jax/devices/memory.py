@@ -1,0 +1,76 @@
+"""How much memory a compiled program takes on a device, and how much there is to take. In bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+
+def needed(program: jax.stages.Compiled) -> int:
+    """What running the program takes besides its arguments, by the compiler's own account."""
+    stats = program.memory_analysis()
+    return stats.temp_size_in_bytes + stats.output_size_in_bytes
+
+
+def free(devices: Sequence[jax.Device], limit: int | None = None) -> int:
+    """What each of these devices still has, or would have if this process were held to `limit`."""
+    if devices[0].platform == "cpu":
+        room, used = host_free(), this_process().memory_info().rss
+    else:
+        stats = devices[0].memory_stats()
+        used = stats["bytes_in_use"]
+        room = stats["bytes_limit"] - used
+    if limit is not None:
+        room = min(room, limit - used)
+    if devices[0].platform == "cpu":  # all of them share the machine's memory
+        room //= len(devices)
+    return max(0, room)
+
+
+def host_free() -> int:
+    """What this process can still take of the machine's memory: the least of what the machine has
+    left, what its control groups leave it, and what its own limit on address space leaves it.
+    """
+    import psutil
+
+    rooms = [psutil.virtual_memory().available, *group_free()]
+    if psutil.LINUX:
+        limit, _ = this_process().rlimit(psutil.RLIMIT_AS)
+        if limit != psutil.RLIM_INFINITY:
+            rooms.append(limit - this_process().memory_info().vms)
+    return min(rooms)
+
+
+def this_process():
+    """A `psutil.Process`; imported here, so that the package loads where psutil is missing."""
+    import psutil
+
+    return psutil.Process()
+
+
+def group_free(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")):
+    """What each of Linux's control groups around this process leaves it; containers are such."""
+    rooms = []
+    for line in groups.read_text().splitlines() if groups.exists() else []:
+        _, kinds, path = line.split(":", 2)
+        if kinds == "":  # version 2 of control groups
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in kinds.split(","):
+            top = root / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(top) and (group / names[0]).exists():
+                rooms += _room(group, *names)
+    return rooms
+
+
+def _room(group: Path, limit: str, usage: str, cache: str) -> list[int]:
+    allowed = (group / limit).read_text().strip()
+    if allowed == "max":
+        return []
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    reclaimable = int(stat.get(cache, 0))  # cached files make way for a program
+    return [int(allowed) - int((group / usage).read_text()) + reclaimable]

@@ -1,0 +1,153 @@
+"""From an image file to pixels and metadata, trusting nothing in it.
+
+Pillow decodes all but colours of 16 bits, of which it would keep 8: those are OpenCV's.
+Pixels are as in `images`.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.ExifTags import Base
+
+from mprnet_jax.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # no other is ever tried
+
+# Pillow's mode of a picture -> the mode it is restored in.
+MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
+WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
+
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG's number for the colour type
+OPENCV_ORDER = {1: [0], 2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # where our channels are
+
+# The tags of a TIFF file that tell of the photo, not of how its pixels are stored.
+DESCRIPTIVE_TAGS = {
+    Base.ImageDescription,
+    Base.Make,
+    Base.Model,
+    Base.XResolution,
+    Base.YResolution,
+    Base.ResolutionUnit,
+    Base.Software,
+    Base.DateTime,
+    Base.Artist,
+    Base.Copyright,
+    ExifTags.IFD.Exif,
+    ExifTags.IFD.GPSInfo,
+}
+TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
+
+
+@contextlib.contextmanager
+def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """A picture of which only the header was read; failures in the block become `UserError`."""
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise UserError(
+                    f"{path}: has {width}x{height} pixels, more than {max_pixels / 1e6:g} million; "
+                    "crop it or raise --max_megapixels"
+                )
+            # Some cameras' JPEG files (MPO) hold a preview as a second picture.
+            if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
+                raise UserError(f"{path}: holds {picture.n_frames} pictures; save them one by one")
+            yield picture
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: is not a PNG, JPEG, WebP, TIFF or BMP picture") from error
+    except Exception as error:  # decoders raise whatever the damage leads to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); replace it") from error
+
+
+def pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
+    """The upright pixels of an opened file.
+
+    Raises:
+        UserError: if its colours are not grey or RGB of up to 16 bits.
+    """
+    orientation = orientation_of(picture)
+    if is_deep(path, picture):
+        return upright(deep_pixels_of(path, picture), orientation)
+    mode = MODES.get(picture.mode)
+    if mode is None:
+        raise UserError(f"{path}: has colours of kind {picture.mode}; convert it to RGB")
+    if "transparency" in picture.info:
+        mode = WITH_ALPHA.get(mode, mode)
+    pixels = np.asarray(picture.convert(mode))
+    return upright(pixels.reshape(*pixels.shape[:2], -1), orientation)
+
+
+def is_deep(path: Path, picture: Image.Image) -> bool:
+    """Whether an opened file has 16 bits a channel."""
+    if picture.format == "TIFF":
+        return set(picture.tag_v2.get(Base.BitsPerSample, ())) == {16}
+    return picture.format == "PNG" and png_depth_and_type(path)[0] == 16
+
+
+def png_depth_and_type(path: Path) -> bytes:
+    """Bits a channel and colour type, two numbers, from the header of a PNG file."""
+    with path.open("rb") as file:
+        return file.read(26)[24:]
+
+
+def deep_pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
+    """The pixels of a file that `is_deep`, upright if it is TIFF."""
+    if picture.format == "PNG":
+        channels = PNG_CHANNELS[png_depth_and_type(path)[1]]
+    else:
+        tags = picture.tag_v2
+        channels = tags.get(Base.SamplesPerPixel, 1)
+        plain = tags.get(Base.PhotometricInterpretation) == (1 if channels < 3 else 2)
+        if not plain or set(tags.get(Base.SampleFormat, (1,))) != {1} or channels > 4:
+            raise UserError(f"{path}: has 16-bit colours of a rare kind; convert it to RGB")
+    picture.load()  # complains of damage that OpenCV may pass over
+    decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16 or decoded.shape[1::-1] != picture.size:
+        raise UserError(f"{path}: its 16-bit pixels cannot be decoded; save it anew")
+    pixels = np.atleast_3d(decoded)[..., OPENCV_ORDER[channels]]
+    if "transparency" in picture.info:  # the one colour that PNG's tRNS chunk makes transparent
+        opaque = (pixels != picture.info["transparency"]).any(axis=2, keepdims=True)
+        pixels = np.concatenate([pixels, opaque.astype(np.uint16) * 65535], axis=2)
+    return pixels
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """How stored pixels must be turned, EXIF's tag 274; TIFF files are turned by their decoders."""
+    if picture.format == "TIFF":
+        return 1
+    try:
+        return picture.getexif().get(Base.Orientation, 1)
+    except Exception:  # damaged metadata must not keep a photo from being restored
+        return 1
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns stored pixels as EXIF's tag 274 says."""
+    if orientation in TURNED:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def exif_of(picture: Image.Image) -> bytes:
+    """The photo's EXIF data without its orientation; nothing if they are damaged."""
+    try:
+        exif = picture.getexif()
+        dropped = {Base.Orientation}
+        if picture.format == "TIFF":
+            dropped |= set(exif) - DESCRIPTIVE_TAGS
+        for tag in dropped & set(exif):
+            del exif[tag]
+        return exif.tobytes() if len(exif) else b""
+    except Exception:  # as for the orientation
+        return b""

@@ -1,0 +1,181 @@
+"""Restores many files: decoding, the devices and encoding work at the same time.
+
+Photos that pad to one size follow each other, so that each size compiles once, and share batches.
+A photo that fails is told on stderr, and the others go on.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from mprnet_jax.errors import UserError
+from mprnet_jax.restoration import images
+from mprnet_jax.restoration.folders import Job
+from mprnet_jax.restoration.images import Photo
+from mprnet_jax.restoration.restorer import Restorer, padded_size
+from mprnet_jax.sheets import make_sheet
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREADS = 4  # that decode and encode
+AHEAD = 2  # batches that are decoded early, and that wait for being encoded
+
+
+class Summary(NamedTuple):
+    """How many photos came to what."""
+
+    restored: int
+    skipped: int
+    failed: int
+
+
+class Pipeline:
+    """Restores files with one restorer."""
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        *,
+        quality: int = images.QUALITY,
+        max_pixels: int = images.MAX_PIXELS,
+        overwrite: bool = False,
+        compare: bool = False,
+    ):
+        """Takes what `images` wants to know, and whether to replace results that exist and to write
+        a sheet with each photo before and after.
+        """
+        self._restorer = restorer
+        self._quality, self._max_pixels = quality, max_pixels
+        self._overwrite, self._compare = overwrite, compare
+
+    def run(self, jobs: Sequence[Job]) -> Summary:
+        """Restores all files that can be restored."""
+        todo = [job for job in jobs if self._overwrite or not job.target.exists()]
+        self._failures, self._told = 0, set()
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            tqdm(total=len(todo), unit="photo", disable=None) as self._bar,
+        ):
+            encoding: deque[Future] = deque()
+            for batch in in_advance(pool, self._decode, self._batches(todo)):
+                encoding.append(pool.submit(self._encode, self._restore(batch)))
+                if len(encoding) > AHEAD:
+                    encoding.popleft().result()
+            for future in encoding:
+                future.result()
+        return Summary(len(todo) - self._failures, len(jobs) - len(todo), self._failures)
+
+    def _batches(self, jobs: list[Job]) -> Iterator[list[Job]]:
+        """Jobs whose photos pad to one size, by the files' headers."""
+
+        def measure(job: Job) -> tuple[tuple[int, int], Job]:
+            return padded_size(*images.size_of(job.source, self._max_pixels)), job
+
+        measured = sorted(self._each(measure, jobs))
+        for _, alike in groupby(measured, key=lambda item: item[0]):
+            alike = [job for _, job in alike]
+            for start in range(0, len(alike), self._restorer.batch_size):
+                yield alike[start : start + self._restorer.batch_size]
+
+    def _decode(self, batch: list[Job]) -> list[tuple[Job, Photo]]:
+        return list(self._each(lambda job: (job, images.read(job.source, self._max_pixels)), batch))
+
+    def _restore(self, batch: list[tuple[Job, Photo]]) -> list[tuple[Job, Photo, Photo]]:
+        if not batch:
+            return []
+        jobs, photos = zip(*batch)
+        try:
+            self._tell_tiles(photos[0])
+            return list(zip(jobs, photos, restore_photos(self._restorer, photos)))
+        except UserError as error:
+            for job in jobs:
+                self._fail(f"{job.source}: {error}")
+            return []
+
+    def _encode(self, batch: list[tuple[Job, Photo, Photo]]) -> None:
+        def write(item: tuple[Job, Photo, Photo]) -> None:
+            job, photo, restored = item
+            if self._compare:
+                sheet = Photo(make_sheet([[("before", shown(photo)), ("after", shown(restored))]]))
+                images.write(job.target.with_name(f"{job.target.name}.compare.jpg"), sheet)
+            images.write(job.target, restored, self._quality)
+            self._bar.update()
+
+        for _ in self._each(write, batch):
+            pass
+
+    def _each(self, step: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What the step makes of each item; those that fail are told and left out."""
+        for item in items:
+            try:
+                yield step(item)
+            except UserError as error:
+                self._fail(str(error))
+
+    def _fail(self, message: str) -> None:
+        with self._bar.get_lock():
+            self._failures += 1
+        self._bar.write(message, file=sys.stderr)
+        self._bar.update()
+
+    def _tell_tiles(self, photo: Photo) -> None:
+        """Shows how photos of this size are cut; prints it once where they are."""
+        grid = self._restorer.grid_of(photo.pixels)
+        size = f"{grid.columns.length}x{grid.rows.length}"
+        if len(grid.places) == 1:
+            self._bar.set_postfix_str(f"{size}, whole")
+            return
+        cut = f"{size}, {len(grid.places)} tiles of {grid.columns.tile}x{grid.rows.tile}"
+        self._bar.set_postfix_str(cut)
+        if grid not in self._told:
+            self._told.add(grid)
+            self._bar.write(cut)
+
+
+def in_advance(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Result]:
+    """The function's results in order, `AHEAD` of them computed before they are asked for."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft().result()
+    for future in waiting:
+        yield future.result()
+
+
+def restore_photos(restorer: Restorer, photos: Sequence[Photo]) -> list[Photo]:
+    """Restores colours; grey is restored as RGB and averaged, alpha stays as it is."""
+    restored = restorer.batch([as_rgb(photo.pixels) for photo in photos])
+    return [
+        photo._replace(pixels=with_colours_of(photo.pixels, rgb))
+        for photo, rgb in zip(photos, restored)
+    ]
+
+
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """[H, W, C] to RGB [H, W, 3]: alpha goes, grey is repeated."""
+    colours = pixels[..., : -1 if pixels.shape[2] in (2, 4) else None]
+    return np.broadcast_to(colours, (*pixels.shape[:2], 3))
+
+
+def with_colours_of(pixels: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """`pixels` in new colours: undoes `as_rgb`."""
+    count = 3 if pixels.shape[2] >= 3 else 1
+    if count == 1:
+        rgb = np.rint(rgb.mean(axis=2, keepdims=True)).astype(rgb.dtype)
+    return np.concatenate([rgb, pixels[..., count:]], axis=2)
+
+
+def shown(photo: Photo) -> np.ndarray:
+    """A photo as uint8 RGB, for sheets."""
+    rgb = as_rgb(photo.pixels)
+    return rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)

@@ -1,0 +1,267 @@
+"""How far our network is from MPRNet in PyTorch, with the same weights on the same images.
+
+Both run in float32, ours with the highest matmul precision. Images are [B, H, W, 3] in [0, 1]. What
+is compared is each stage's image or, to locate a break, each block's features in the order of the
+computation, under the published names.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.errors import UserError
+from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.weights import files, torch_reference
+from mprnet_jax.weights.names import Params
+
+TINY = float(np.finfo(np.float32).tiny)  # keeps silent features from dividing by 0
+STAGES = ("stage 1", "stage 2", "stage 3")
+SIZES = ((2, 64, 96), (1, 136, 200))  # batch, height, width of the images to validate on
+
+# Of a stage's image, whose range is 1: a 40th of a grey level out of 255. Rounding of float32 gives
+# 1e-6 to 1e-5, the more, the larger the features; most wrong tensors give 1e-2.
+STAGE_TOLERANCE = 1e-4
+# Of a block's features, as a share of their largest value. Rounding gives 1e-6 whatever their size;
+# a wrong tensor shows here even where the stages hide it.
+BLOCK_TOLERANCE = 1e-5
+
+
+class Difference(NamedTuple):
+    """Our output of one stage or block against PyTorch's."""
+
+    name: str
+    max_abs: float
+    mean_abs: float
+    psnr: float  # dB, for a peak of 1
+    largest: float  # magnitude in PyTorch's output
+
+    @classmethod
+    def between(cls, name: str, ours: np.ndarray, theirs: np.ndarray) -> "Difference":
+        distance = np.abs(ours.astype(np.float64) - theirs)
+        squared = float(np.mean(distance**2))
+        psnr = -10 * math.log10(squared) if squared else math.inf
+        largest = float(np.abs(theirs).max())
+        return cls(name, float(distance.max()), float(distance.mean()), psnr, largest)
+
+    @property
+    def relative(self) -> float:
+        """The largest difference as a share of the largest value."""
+        return self.max_abs / max(self.largest, TINY)
+
+
+class Block(NamedTuple):
+    """A module of ours, dotted, the published module that computes the same, and which output."""
+
+    ours: str
+    theirs: str
+    output: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.theirs if self.output is None else f"{self.theirs}[{self.output}]"
+
+
+class Report(NamedTuple):
+    """How far a network's stages and blocks are from PyTorch's; `str` makes it a table."""
+
+    stages: list[Difference]
+    blocks: list[Difference]
+    reference: str | None
+
+    def __str__(self) -> str:
+        import torch
+
+        worst = max(self.blocks, key=lambda block: block.relative)
+        rows = [
+            f"{d.name:28}{d.max_abs:10.1e}{d.mean_abs:10.1e}{d.psnr:7.1f} dB" for d in self.stages
+        ]
+        return "\n".join(
+            [
+                f"jax {jax.__version__}, {jax.default_backend()}; torch {torch.__version__}, cpu",
+                f"Stages, against {self.reference or 'the PyTorch network in this package'}",
+                f"{'':28}{'max abs':>10}{'mean abs':>10}{'PSNR':>10}",
+                *rows,
+                f"{'tolerance':28}{STAGE_TOLERANCE:10.1e}",
+                f"{len(self.blocks)} blocks, against the PyTorch network in this package: at most "
+                f"{worst.relative:.1e} of the largest value ({worst.name}), "
+                f"tolerance {BLOCK_TOLERANCE:.1e}",
+            ]
+        )
+
+    def demand_agreement(self) -> None:
+        """Raises UserError, naming stage and block, if anything differs by more than rounding."""
+        block = first_break(self.blocks)
+        if block:
+            raise UserError(
+                f"{block.name}: is the first block that differs from PyTorch's, by "
+                f"{block.relative:.1e} of its largest value; nothing was written"
+            )
+        for stage in self.stages:
+            if not stage.max_abs <= STAGE_TOLERANCE:
+                raise UserError(
+                    f"{stage.name}: differs from PyTorch's by {stage.max_abs:.1e}, though all "
+                    "blocks agree with the PyTorch network in this package; nothing was written"
+                )
+
+
+def validate(weights: files.WeightFile, reference: str | None = None) -> Report:
+    """Compares the network of a weight file with PyTorch's on noise.
+
+    `reference`, as of `torch_reference.with_weights`, is what to compare the stages with. Blocks
+    are compared with the PyTorch network in this package in any case.
+    """
+    ours = weights.config, weights.params
+    model = torch_reference.with_weights(weights.config, weights.published)
+    blocks = compare_blocks(*ours, model, noise(SIZES[0]))
+    if reference is not None:
+        model = torch_reference.with_weights(weights.config, weights.published, reference)
+    stages = [
+        stage._replace(name=f"noise {'x'.join(map(str, size))}, {stage.name}")
+        for size in SIZES
+        for stage in compare_stages(*ours, model, noise(size))
+    ]
+    return Report(stages, blocks, reference)
+
+
+def noise(size: tuple[int, int, int]) -> np.ndarray:
+    """Images of uniform noise, the same at every call."""
+    return np.random.default_rng(0).random((*size, 3), np.float32)
+
+
+def compare_stages(
+    config: ModelConfig, params: Params, model: Any, images: np.ndarray
+) -> list[Difference]:
+    """The three stages' images, stage 1 first; `model` is PyTorch's, with its weights."""
+    ours, _ = run_ours(config, params, images, [])
+    theirs, _ = run_theirs(model, images, [])
+    return [Difference.between(*stage) for stage in zip(STAGES, ours[::-1], theirs[::-1])]
+
+
+def compare_blocks(
+    config: ModelConfig, params: Params, model: Any, images: np.ndarray
+) -> list[Difference]:
+    """Every block in the order of the computation.
+
+    `model` is of `torch_reference.build`, whose patches come in the order that is known here. A sum
+    of blocks belongs to the block that takes it in, such as that of the lifts to the next ORB.
+    """
+    compared = list(blocks(config))
+    _, ours = run_ours(config, params, images, [block.ours for block in compared])
+    _, theirs = run_theirs(model, images, [block.theirs for block in compared])
+
+    def of(block: Block, output: Any) -> np.ndarray:
+        return output if block.output is None else output[block.output]
+
+    return [
+        Difference.between(block.name, of(block, ours[block.ours]), of(block, theirs[block.theirs]))
+        for block in compared
+    ]
+
+
+def first_break(differences: list[Difference]) -> Difference | None:
+    """The first block that differs by more than rounding; None if none does."""
+    return next((d for d in differences if not d.relative <= BLOCK_TOLERANCE), None)
+
+
+def run_ours(
+    config: ModelConfig, params: Params, images: np.ndarray, wanted: list[str]
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Our stages' images, the last first, and the outputs of the wanted modules."""
+    sizes = dataclasses.astuple(dataclasses.replace(config, dtype="float32"))
+    with jax.default_matmul_precision("highest"):
+        return jax.tree.map(np.asarray, capturing(sizes, tuple(wanted))(params, images))
+
+
+@functools.lru_cache(maxsize=4)
+def capturing(sizes: tuple, wanted: tuple[str, ...]) -> Callable:
+    """A jitted function from parameters and images to stages and outputs of the wanted modules."""
+    graph, _ = nnx.split(nnx.eval_shape(lambda: MPRNet(ModelConfig(*sizes), rngs=nnx.Rngs(0))))
+
+    @jax.jit
+    def run(params: Params, images: jax.Array) -> tuple[list[jax.Array], dict[str, Any]]:
+        model = nnx.merge(graph, params)
+        capture = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)
+        stages, captured = capture(images)
+        outputs = {
+            ".".join(map(str, path[:-1])): calls.get_value()[0]
+            for path, calls in nnx.to_flat_state(captured)
+        }
+        return stages, {name: outputs[name] for name in wanted}
+
+    return run
+
+
+def run_theirs(
+    model: Any, images: np.ndarray, wanted: list[str]
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """PyTorch's stages' images, the last first, and the outputs of the wanted modules.
+
+    A module that runs once for each patch gives the patches on the batch axis, in our order.
+    """
+    import torch
+
+    calls = {name: [] for name in wanted}
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _, __, out, to=to: to.append(out))
+        for name, to in calls.items()
+    ]
+
+    def channels_last(*patches) -> np.ndarray:
+        stacked = torch.stack(patches, dim=1).flatten(0, 1)  # the patches of an image stay together
+        return stacked.permute(0, 2, 3, 1).numpy()
+
+    with torch.inference_mode():
+        stages = model(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+    for hook in hooks:
+        hook.remove()
+    outputs = {name: jax.tree.map(channels_last, *patches) for name, patches in calls.items()}
+    return [channels_last(stage) for stage in stages], outputs
+
+
+def blocks(config: ModelConfig) -> Iterator[Block]:
+    """The blocks that are the same in both networks, in the order of the computation."""
+
+    def cabs(ours: str, theirs: str, count: int = 2):
+        for i in range(count):
+            yield Block(f"{ours}.cabs.{i}", f"{theirs}.{i}")
+
+    def shallow(i: int):
+        yield Block(f"shallow{i}.conv", f"shallow_feat{i}.0")
+        yield Block(f"shallow{i}.cab", f"shallow_feat{i}.1")
+
+    def encoder(i: int):
+        ours, theirs = f"encoder{i}", f"stage{i}_encoder"
+        for level in (1, 2, 3):
+            if level > 1:
+                yield Block(f"{ours}.down{level - 1}{level}", f"{theirs}.down{level - 1}{level}")
+            yield from cabs(f"{ours}.level{level}", f"{theirs}.encoder_level{level}")
+            yield Block(ours, theirs, level - 1)
+
+    def decoder(i: int):
+        ours, theirs = f"decoder{i}", f"stage{i}_decoder"
+        for level in (3, 2, 1):
+            if level < 3:
+                yield Block(f"{ours}.up{level + 1}{level}", f"{theirs}.up{level + 1}{level}")
+                yield Block(f"{ours}.skip{level}", f"{theirs}.skip_attn{level}")
+            yield from cabs(f"{ours}.level{level}", f"{theirs}.decoder_level{level}")
+            yield Block(ours, theirs, level - 1)
+
+    def sam(i: int):
+        yield Block(f"sam{i}", f"sam{i}", 1)
+        yield Block(f"sam{i}", f"sam{i}", 0)
+
+    yield from [*shallow(1), *encoder(1), *decoder(1), *sam(12)]
+    yield from [*shallow(2), Block("concat12", "concat12"), *encoder(2), *decoder(2), *sam(23)]
+    yield from [*shallow(3), Block("concat23", "concat23")]
+    for i in range(3):
+        ours, theirs = f"orsnet.orbs.{i}", f"stage3_orsnet.orb{i + 1}"
+        yield from cabs(f"{ours}.body", f"{theirs}.body", config.cabs_per_orb)
+        yield Block(ours, theirs)
+    yield from [Block("orsnet", "stage3_orsnet"), Block("tail", "tail")]

@@ -1,0 +1,71 @@
+"""How much memory there is, under every kind of limit."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mprnet_jax.devices import memory
+
+
+def test_needed_is_what_a_program_holds_besides_its_arguments():
+    def double_sum(x):
+        return jnp.cumsum(x)[::-1] * 2
+
+    program = jax.jit(double_sum).lower(jax.ShapeDtypeStruct((1000, 1000), jnp.float32)).compile()
+    assert memory.needed(program) >= 4_000_000  # the result itself
+
+
+def test_free_is_shared_by_the_devices_of_a_cpu_and_ends_at_the_limit(monkeypatch):
+    monkeypatch.setattr(memory, "host_free", lambda: 8000)
+    assert memory.free(jax.devices()[:1]) == 8000
+    assert memory.free(jax.devices()[:4]) == 2000
+    used = memory.this_process().memory_info().rss
+    assert 0 < memory.free(jax.devices()[:1], limit=used + 2000) < 8000
+    assert memory.free(jax.devices()[:1], limit=1000) == 0
+
+
+def test_a_limit_on_address_space_counts():
+    code = """
+import resource
+from mprnet_jax.devices import memory
+limit = memory.this_process().memory_info().vms + 300_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+print(memory.host_free())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert 0 < int(result.stdout) <= 300_000_000
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names", "unlimited"),
+    [
+        ("0::/box", "", ("memory.max", "memory.current", "inactive_file"), "max"),
+        (
+            "4:cpu,memory:/box",
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            "9223372036854771712",
+        ),
+    ],
+)
+def test_control_groups_count_with_those_around_them(
+    tmp_path: Path, line: str, folder: str, names: tuple[str, str, str], unlimited: str
+):
+    limit, usage, cache = names
+    outer = tmp_path / folder
+    for place, allowed in ((outer, "5000"), (outer / "box", unlimited)):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / limit).write_text(allowed)
+        (place / usage).write_text("3000")
+        (place / "memory.stat").write_text(f"anon 5\n{cache} 1000\n")
+    groups = tmp_path / "groups"
+    groups.write_text(f"7:pids:/elsewhere\n{line}\n")
+    assert min(memory.group_free(groups, tmp_path)) == 5000 - 3000 + 1000
+
+
+def test_no_control_groups(tmp_path: Path):
+    assert memory.group_free(tmp_path / "missing", tmp_path) == []

@@ -1,0 +1,46 @@
+"""What tests of restoring share."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mprnet_jax import ModelConfig, MPRNet
+from mprnet_jax.model.mprnet import check_images, pure_functions
+
+
+class Stub(nnx.Module):
+    """Stands in for the network where only its calls matter: brightens by half the mean, and more
+    to the right; fast to compile.
+    """
+
+    def __call__(self, images, stages, pool):
+        check_images(images)
+        slope = jnp.linspace(0, 0.1, images.shape[2])[:, None]
+        return [images + slope + pool(images) / (2 + i) for i in range(stages)]
+
+
+@pytest.fixture
+def stub() -> Stub:
+    return Stub()
+
+
+@pytest.fixture(scope="session")
+def model() -> MPRNet:
+    """A small network, untrained."""
+    config = ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))))
+    return nnx.merge(graph, pure_functions(config)[0](0))
+
+
+@pytest.fixture
+def photo():
+    """Makes noise of a size and type."""
+
+    def make(height: int, width: int, dtype=np.uint8, channels: int = 3) -> np.ndarray:
+        floats = np.random.default_rng(0).random((height, width, channels))
+        if np.issubdtype(dtype, np.integer):
+            return (floats * np.iinfo(dtype).max).astype(dtype)
+        return floats.astype(dtype)
+
+    return make

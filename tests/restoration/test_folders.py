@@ -1,0 +1,73 @@
+"""Which photos become which files."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mprnet_jax.errors import UserError
+from mprnet_jax.restoration.folders import plan
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Photos at two depths, and files that are none."""
+    for name in ("b.png", "a.JPG", "deep/er/c.tiff", "notes.txt", ".hidden.png", ".cache/d.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "photos/folder.png").mkdir()
+    return tmp_path / "photos"
+
+
+def names(jobs) -> list[tuple[str, str]]:
+    return [(job.source.name, job.target.as_posix().split("out/")[1]) for job in jobs]
+
+
+def test_a_folder_is_mirrored_without_hidden_files(tree: Path, tmp_path: Path):
+    expected = [("a.JPG", "a.JPG"), ("b.png", "b.png"), ("c.tiff", "deep/er/c.tiff")]
+    assert names(plan(tree, tmp_path / "out")) == expected
+
+
+def test_a_format_replaces_extensions(tree: Path, tmp_path: Path):
+    assert names(plan(tree, tmp_path / "out", ".webp"))[2] == ("c.tiff", "deep/er/c.webp")
+
+
+def test_one_photo(tree: Path, tmp_path: Path):
+    assert names(plan(tree / "deep/er/c.tiff", tmp_path / "out")) == [("c.tiff", "c.tiff")]
+
+
+def test_results_inside_the_folder_are_no_photos(tree: Path):
+    (tree / "out").mkdir()
+    (tree / "out/b.png").write_bytes(b"")
+    assert len(plan(tree, tree / "out")) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "extension", "message"),
+    [
+        ("nowhere", "out", None, "--input=.*nowhere: there is no such file or folder"),
+        ("photos/notes.txt", "out", None, "notes.txt: must end in .png"),
+        ("photos/folder.png", "out", None, "holds no .png"),
+        ("photos", "photos", None, "is the folder of the photos"),
+        ("photos/b.png", "photos", None, "would overwrite .*b.png"),
+        ("photos", "photos/notes.txt", None, "is a file; name a folder"),
+    ],
+)
+def test_mistakes_are_refused(tree: Path, source, output, extension, message):
+    with pytest.raises(UserError, match=message):
+        plan(tree.parent / source, tree.parent / output, extension)
+
+
+def test_two_photos_that_would_become_one_file_are_refused(tree: Path, tmp_path: Path):
+    (tree / "b.bmp").write_bytes(b"")
+    assert len(plan(tree, tmp_path / "out")) == 4
+    with pytest.raises(UserError, match=r"b\.bmp and .*b\.png would both become .*b\.webp"):
+        plan(tree, tmp_path / "out", ".webp")
+
+
+def test_a_link_to_the_photo_is_not_overwritten(tree: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    os.link(tree / "b.png", tmp_path / "out/b.png")
+    with pytest.raises(UserError, match=r"would overwrite .*b\.png"):
+        plan(tree, tmp_path / "out")

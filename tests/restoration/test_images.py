@@ -1,0 +1,313 @@
+"""Image files of every kind in and out, whole ones and damaged ones."""
+
+import io
+import resource
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from mprnet_jax.errors import UserError
+from mprnet_jax.restoration import images
+from mprnet_jax.restoration.encoding import encode
+from mprnet_jax.restoration.images import Photo
+
+LOSSLESS = [(".png", c, t) for c in (1, 2, 3, 4) for t in ("u1", "u2")]
+LOSSLESS += [(".tif", c, t) for c in (1, 3, 4) for t in ("u1", "u2")]
+LOSSLESS += [(".bmp", 1, "u1"), (".bmp", 3, "u1"), (".bmp", 4, "u1")]
+LOSSLESS += [(".webp", 3, "u1"), (".webp", 4, "u1")]
+
+
+def noise(channels: int, dtype: str = "u1", height: int = 9, width: int = 14) -> np.ndarray:
+    largest = np.iinfo(dtype).max
+    shape = (height, width, channels)
+    return np.random.default_rng(0).integers(0, largest, shape, dtype, endpoint=True)
+
+
+def picture_of(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def described() -> Image.Exif:
+    """EXIF data with a nested directory, and the orientation that is yet to be applied."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "A. Photographer"
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 800
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSAltitude] = 12.5
+    return exif
+
+
+def profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize(("extension", "channels", "dtype"), LOSSLESS)
+def test_what_is_written_is_read(tmp_path: Path, extension: str, channels: int, dtype: str):
+    path, pixels = tmp_path / f"photo{extension}", noise(channels, dtype)
+    images.write(path, Photo(pixels), quality=100)
+    assert images.size_of(path) == (9, 14)
+    read = images.read(path).pixels
+    assert read.dtype == pixels.dtype
+    np.testing.assert_array_equal(read, pixels)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("extension", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_other_programs_read_our_16_bits_and_we_read_theirs(tmp_path, extension, channels):
+    ours, theirs = tmp_path / f"ours{extension}", tmp_path / f"theirs{extension}"
+    pixels = noise(channels, "u2")
+    images.write(ours, Photo(pixels))
+    swapped = pixels[..., [[0], [], [2, 1, 0], [2, 1, 0, 3]][channels - 1]]
+    if extension == ".tif":
+        np.testing.assert_array_equal(np.atleast_3d(tifffile.imread(ours)), pixels)
+        kind = "minisblack" if channels == 1 else "rgb"
+        tifffile.imwrite(theirs, pixels.squeeze(), photometric=kind, byteorder=">")
+    else:
+        decoded = cv2.imread(str(ours), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(np.atleast_3d(decoded), swapped)
+        cv2.imwrite(str(theirs), swapped)
+    np.testing.assert_array_equal(images.read(theirs).pixels, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_and_webp_of_high_quality_come_close(tmp_path: Path, channels: int):
+    rows = np.linspace(0, 255, 64)[:, None, None]
+    pixels = np.broadcast_to(rows, (64, 64, channels)).astype(np.uint8)
+    images.write(tmp_path / "photo.jpg", Photo(pixels))
+    images.write(tmp_path / "photo.webp", Photo(pixels))
+    for name, kept in (("photo.jpg", channels), ("photo.webp", 3)):  # WebP has no grey
+        read = images.read(tmp_path / name).pixels
+        assert read.shape == (64, 64, kept)
+        assert np.abs(read.astype(int) - pixels).max() <= 6  # what quality 95 costs a smooth ramp
+
+
+def test_quality_decides_the_size_of_the_file(tmp_path: Path):
+    pixels = noise(3, height=64, width=64)
+    for quality in (10, 90):
+        images.write(tmp_path / f"{quality}.jpg", Photo(pixels), quality)
+    assert (tmp_path / "10.jpg").stat().st_size < (tmp_path / "90.jpg").stat().st_size / 2
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tif", ".bmp"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_and_channels_become_what_the_format_holds(tmp_path, extension, channels):
+    path, pixels = tmp_path / f"photo{extension}", noise(channels, "u2")
+    if extension == ".jpg" and channels in (2, 4):
+        with pytest.raises(UserError, match=r"photo\.jpg: cannot be written \(JPEG has no alpha"):
+            images.write(path, Photo(pixels))
+        assert not path.exists()
+        return
+    images.write(path, Photo(pixels), quality=100)
+    read = images.read(path).pixels
+    kept = {2, 4} if channels in (2, 4) else {1, 3}
+    assert read.shape[2] in kept
+    if extension in (".png", ".tif"):
+        assert read.dtype == np.uint16
+    elif extension != ".jpg":
+        assert np.abs(read[..., 0] - pixels[..., 0] / 257).max() <= 0.5
+        assert np.abs(read[..., -1] - pixels[..., -1] / 257).max() <= 0.5
+
+
+def test_palettes_and_transparent_colours(tmp_path: Path):
+    path, pixels = tmp_path / "photo.png", noise(3)
+    palette = picture_of(pixels).quantize(16)
+    palette.save(path)
+    np.testing.assert_array_equal(images.read(path).pixels, np.asarray(palette.convert("RGB")))
+    palette.save(path, transparency=3)
+    transparent = np.asarray(palette) == 3
+    np.testing.assert_array_equal(images.read(path).pixels[..., 3] == 0, transparent)
+    for channels in (1, 3):
+        pixels = noise(channels)
+        key = tuple(int(v) for v in pixels[4, 5])
+        picture_of(pixels).save(path, transparency=key if channels == 3 else key[0])
+        expected = (pixels == pixels[4, 5]).all(axis=2)
+        read = images.read(path).pixels
+        np.testing.assert_array_equal(read[..., :-1], pixels)
+        np.testing.assert_array_equal(read[..., -1] == 0, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transparent_colour_of_a_16_bit_png(tmp_path: Path, channels: int):
+    path, pixels = tmp_path / "photo.png", noise(channels, "u2")
+    images.write(path, Photo(pixels))
+    data, header = path.read_bytes(), 33  # the signature and the header chunk
+    chunk = b"tRNS" + pixels[4, 5].astype(">u2").tobytes()
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(data[:header] + chunk + data[header:])
+    read = images.read(path).pixels
+    np.testing.assert_array_equal(read[..., :-1], pixels)
+    assert np.argwhere(read[..., -1] == 0).tolist() == [[4, 5]]
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once(tmp_path: Path, extension: str, orientation: int):
+    path = tmp_path / f"photo{extension}"
+    stored = picture_of(noise(3))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored.save(path, exif=exif, **({"lossless": True} if extension == ".webp" else {}))
+    with Image.open(path) as saved:
+        expected = np.asarray(ImageOps.exif_transpose(saved))
+    photo = images.read(path)
+    assert images.size_of(path) == expected.shape[:2]
+    np.testing.assert_array_equal(photo.pixels, expected)
+    images.write(path, photo)
+    assert images.size_of(path) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_16_bits_is_applied_once(tmp_path: Path, orientation: int):
+    pixels = noise(3, "u2")
+    tag = (274, 3, 1, orientation, True)
+    path, shallow = tmp_path / "deep.tif", tmp_path / "shallow.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", extratags=[tag])
+    eight_bits = (pixels >> 8).astype(np.uint8)
+    tifffile.imwrite(shallow, eight_bits, photometric="rgb", extratags=[tag])
+    np.testing.assert_array_equal(images.read(path).pixels >> 8, images.read(shallow).pixels)
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_exif_and_colour_profile_are_kept(tmp_path: Path, extension: str, dtype: str):
+    source, path = tmp_path / f"source{extension}", tmp_path / f"photo{extension}"
+    picture_of(noise(3)).save(source, exif=described().tobytes(), icc_profile=profile())
+    photo = images.read(source)
+    images.write(path, Photo(photo.pixels.astype(dtype), photo.exif, photo.icc_profile))
+    with Image.open(path) as written:
+        exif = written.getexif()
+        assert written.info["icc_profile"] == profile()
+        assert exif[ExifTags.Base.Artist] == "A. Photographer"
+        assert exif.get(ExifTags.Base.Orientation, 1) == 1
+        assert exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] == 800
+        assert exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSAltitude] == 12.5
+        assert written.size == (9, 14)  # turned by a quarter, and no longer to be turned
+
+
+def test_metadata_survives_a_change_of_format(tmp_path: Path):
+    source, path = tmp_path / "source.tif", tmp_path / "photo.jpg"
+    picture_of(noise(3)).save(source, exif=described().tobytes())
+    images.write(path, images.read(source))
+    with Image.open(path) as written:
+        exif = written.getexif()
+        assert exif[ExifTags.Base.Artist] == "A. Photographer"
+        assert ExifTags.Base.StripOffsets not in exif
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_metadata_does_not_keep_a_photo_from_being_read(tmp_path: Path):
+    path = tmp_path / "photo.jpg"
+    picture_of(noise(3)).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert images.read(path).exif == b""
+
+
+def bad_files() -> dict[str, bytes]:
+    def saved(picture: Image.Image, **options) -> bytes:
+        file = io.BytesIO()
+        picture.save(file, **options)
+        return file.getvalue()
+
+    whole = saved(picture_of(noise(3, height=64, width=64)), format="PNG")
+    deep = cv2.imencode(".png", noise(3, "u2", 64, 64))[1].tobytes()
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    bomb = whole[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + whole[33:]
+    frames = [picture_of(noise(3)), Image.new("RGB", (14, 9))]
+    return {
+        "truncated.png": whole[: len(whole) // 2],
+        "truncated_16_bits.png": deep[: len(deep) // 2],
+        "truncated.jpg": saved(frames[0], format="JPEG")[:-100],
+        "text.png": b"This is no picture.",
+        "empty.png": b"",
+        "bomb.png": bomb,
+        "frames.tif": saved(frames[0], format="TIFF", save_all=True, append_images=frames[1:]),
+        "frames.webp": saved(frames[0], format="WEBP", save_all=True, append_images=frames[1:]),
+        "gif.png": saved(frames[0], format="GIF"),
+        "cmyk.jpg": saved(Image.new("CMYK", (8, 8)), format="JPEG"),
+        "floats.tif": saved(Image.new("F", (8, 8)), format="TIFF"),
+    }
+
+
+MESSAGES = {
+    "truncated.png": "cannot be read",
+    "truncated_16_bits.png": "cannot be read",
+    "truncated.jpg": "cannot be read",
+    "text.png": "is not a PNG, JPEG, WebP, TIFF or BMP picture",
+    "empty.png": "is not a PNG, JPEG, WebP, TIFF or BMP picture",
+    "bomb.png": "60000x60000 pixels|3600000000 pixels",  # ours, or Pillow's where it is earlier
+    "frames.tif": "holds 2 pictures",
+    "frames.webp": "holds 2 pictures",
+    "gif.png": "is not a PNG, JPEG, WebP, TIFF or BMP picture",
+    "cmyk.jpg": "colours of kind CMYK",
+    "floats.tif": "colours of kind F",
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_bad_files_are_named_with_what_is_wrong(tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_bytes(bad_files()[name])
+    with pytest.raises(UserError, match=MESSAGES[name]) as raised:
+        images.read(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path):
+    path = tmp_path / "photo.png"
+    images.write(path, Photo(noise(3)))
+    with pytest.raises(UserError, match=r"has 14x9 pixels, more than 0\.0001 million"):
+        images.read(path, max_pixels=100)
+    with pytest.raises(UserError, match="more than"):
+        images.size_of(path, max_pixels=100)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path):
+    path = tmp_path / "photo.webp"
+    with pytest.raises(UserError, match=r"photo\.webp: cannot be written"):
+        images.write(path, Photo(np.zeros((1, 17000, 3), np.uint8)))  # WebP ends at 16383
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[tuple[str, bytes]]:
+    """Whole files of all formats, small."""
+    files = []
+    for channels, dtype in ((1, "u1"), (3, "u1"), (4, "u1"), (3, "u2")):
+        for name in sorted(set(images.FORMATS.values())):
+            if not (name == "JPEG" and channels == 4):
+                pixels, exif = noise(channels, dtype), described().tobytes()
+                files.append((name, encode(pixels, name, exif, profile(), 90)))
+    return files
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_mutated_files_are_read_or_refused(tmp_path: Path, samples, data: st.DataObject):
+    """Never anything but pixels of the size that the header tells, or our error, within 1 GB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _, file = data.draw(st.sampled_from(samples))
+    mutated = bytearray(file)
+    for _ in range(data.draw(st.integers(1, 8))):
+        mutated[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "mutated"
+    path.write_bytes(mutated[: data.draw(st.integers(0, len(file)))] or mutated)
+    try:
+        size = images.size_of(path)
+        photo = images.read(path)
+    except UserError:
+        return
+    finally:
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+    assert photo.pixels.shape[:2] == size
+    assert photo.pixels.dtype in (np.uint8, np.uint16)

@@ -1,0 +1,145 @@
+"""From files to files: formats, failures, order, sheets, and what an interrupted run leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mprnet_jax.devices.mesh import make_mesh
+from mprnet_jax.restoration import images
+from mprnet_jax.restoration.folders import plan
+from mprnet_jax.restoration.images import Photo
+from mprnet_jax.restoration.pipeline import Pipeline, Summary
+from mprnet_jax.restoration.restorer import Restorer
+
+KINDS = [("png", c, t) for c in (1, 2, 3, 4) for t in ("u1", "u2")]
+KINDS += [("tif", 3, "u2"), ("jpg", 1, "u1"), ("jpg", 3, "u1"), ("webp", 4, "u1"), ("bmp", 3, "u1")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    return tmp_path / "photos"
+
+
+def test_every_kind_of_photo_comes_out_as_it_went_in(stub, photo, folder: Path, tmp_path: Path):
+    for extension, channels, dtype in KINDS:
+        pixels = photo(10, 13, dtype, channels)
+        images.write(folder / f"{channels}{dtype}.{extension}", Photo(pixels), quality=100)
+    restorer = Restorer(stub)
+    jobs = plan(folder, tmp_path / "out")
+    assert Pipeline(restorer, quality=100).run(jobs) == Summary(len(KINDS), 0, 0)
+    for job in jobs:
+        before, after = images.read(job.source).pixels, images.read(job.target).pixels
+        assert (after.shape, after.dtype) == (before.shape, before.dtype)
+        colours = 3 if before.shape[2] > 2 else 1
+        rgb = np.repeat(before[..., :colours], 3 // colours, axis=2)
+        expected = restorer(rgb).mean(axis=2, keepdims=True) if colours == 1 else restorer(rgb)
+        if job.target.suffix != ".jpg":
+            np.testing.assert_array_equal(after[..., colours:], before[..., colours:])
+            # grey is the mean of three colours, rounded
+            assert np.abs(after[..., :colours] - expected).max() <= (0.5 if colours == 1 else 0)
+
+
+def test_900_of_1000_photos_are_restored_and_100_told(
+    stub, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    rng = np.random.default_rng(0)
+    for i in range(1000):
+        path = folder / f"{i % 7}" / f"{i:03}.png"
+        size = rng.integers(1, 25, 2)
+        images.write(path, Photo(rng.integers(0, 256, (*size, 3), np.uint8)))
+        if i % 10 == 0:
+            path.write_bytes(path.read_bytes()[: rng.integers(0, 40)])
+    restorer = Restorer(stub, mesh=make_mesh(data=4))
+    jobs = plan(folder, tmp_path / "out")
+    assert Pipeline(restorer).run(jobs) == Summary(900, 0, 100)
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 100
+    assert all(line.startswith(str(folder)) for line in told)
+    for job in jobs[::50]:
+        if job.target.exists():
+            after = images.read(job.target).pixels
+            np.testing.assert_array_equal(after, Restorer(stub)(images.read(job.source).pixels))
+    assert sum(job.target.exists() for job in jobs) == 900
+
+
+def test_results_that_exist_are_skipped_unless_told_otherwise(stub, photo, folder, tmp_path):
+    images.write(folder / "a.png", Photo(photo(8, 8)))
+    images.write(folder / "b.png", Photo(photo(8, 8)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").write_bytes(b"kept")
+    jobs = plan(folder, tmp_path / "out")
+    assert Pipeline(Restorer(stub)).run(jobs) == Summary(1, 1, 0)
+    assert (tmp_path / "out/a.png").read_bytes() == b"kept"
+    assert Pipeline(Restorer(stub), overwrite=True).run(jobs) == Summary(2, 0, 0)
+    assert (tmp_path / "out/a.png").read_bytes() != b"kept"
+
+
+def test_a_sheet_shows_before_and_after(stub, photo, folder, tmp_path):
+    images.write(folder / "a.png", Photo(photo(20, 30, "u2", 4)))
+    Pipeline(Restorer(stub), compare=True).run(plan(folder, tmp_path / "out"))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "a.png.compare.jpg"]
+    sheet = images.read(tmp_path / "out/a.png.compare.jpg").pixels
+    assert sheet.shape[0] > 20
+    assert sheet.shape[1] > 60
+
+
+def test_tiles_are_told(stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture):
+    images.write(folder / "a.png", Photo(photo(100, 200)))
+    Pipeline(Restorer(stub, tile=128)).run(plan(folder, tmp_path / "out"))
+    assert "200x104, 2 tiles of 128x104" in capsys.readouterr().out
+
+
+def test_a_photo_that_fits_no_memory_fails_alone(
+    stub, photo, folder, tmp_path, capsys, monkeypatch
+):
+    images.write(folder / "large.png", Photo(photo(300, 300)))
+    images.write(folder / "small.png", Photo(photo(8, 8)))
+    restorer = Restorer(stub)
+    monkeypatch.setattr(restorer, "_free", lambda height, width: 10_000)
+    assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(1, 0, 1)
+    assert "large.png: a tile of" in capsys.readouterr().err
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from mprnet_jax.restoration import pipeline
+from mprnet_jax.restoration.folders import plan
+
+class Copier:
+    batch_size = 1
+    def batch(self, photos):
+        return photos
+    def grid_of(self, photo):
+        from mprnet_jax.restoration.tiles import square
+        return square(*photo.shape[:2], 4096, 32)
+
+while True:
+    pipeline.Pipeline(Copier(), overwrite=True).run(plan(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def test_a_killed_run_leaves_whole_files_only(photo, folder: Path, tmp_path: Path):
+    for i in range(8):
+        images.write(folder / f"{i}.png", Photo(photo(300, 300)))
+    out = tmp_path / "out"
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", ENDLESS, folder, out])
+        deadline = time.monotonic() + 60
+        while not (out / "7.png").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        results = [p for p in out.iterdir() if p.name[0] != "."]
+        assert results
+        for path in results:
+            np.testing.assert_array_equal(images.read(path).pixels, photo(300, 300))
+            path.unlink()

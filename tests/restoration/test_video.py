@@ -1,0 +1,139 @@
+"""Videos: times, sound, colours, rotation, and files that are none."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+
+from mprnet_jax.errors import UserError
+from mprnet_jax.restoration import video
+from mprnet_jax.restoration.restorer import Restorer
+
+av = pytest.importorskip("av")
+
+TIMES = [0, 40, 80, 200, 210, 400]  # milliseconds, not evenly spaced
+BT709, FULL_RANGE = 1, 2
+
+
+class Copier:
+    """Stands in for a restorer: gives frames back as they are."""
+
+    batch_size = 4
+
+    def batch(self, photos):
+        return list(photos)
+
+
+def clip(path: Path, pixel_format="yuv420p", size=(120, 160), colourspace=None, colour_range=None):
+    """Writes a short clip with sound."""
+    picture = np.ascontiguousarray(skimage.data.chelsea()[: size[0], : size[1]])
+    with av.open(str(path), "w") as container:
+        encoder = video.VIDEOS[path.suffix][1]
+        pictures = container.add_stream(encoder, rate=25, options={"crf": "10"})
+        pictures.height, pictures.width = size
+        pictures.pix_fmt = pixel_format
+        pictures.codec_context.time_base = Fraction(1, 1000)
+        if colourspace is not None:
+            pictures.codec_context.colorspace = colourspace
+            pictures.codec_context.color_range = colour_range
+        codec = "libopus" if path.suffix == ".webm" else "aac"
+        sound = container.add_stream(codec, rate=48000, layout="mono")
+        for i, time in enumerate(TIMES):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, 4 * i, axis=1)).reformat(
+                format=pixel_format, dst_colorspace=colourspace, dst_color_range=colour_range
+            )
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(pictures.encode(frame))
+        for i in range(20):
+            tone = np.sin(np.arange(960) / 17 * 2 * np.pi).astype(np.float32)[None] / 4
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, i * 960, Fraction(1, 48000)
+            container.mux(sound.encode(frame))
+        for stream in (pictures, sound):
+            container.mux(stream.encode(None))
+
+
+def frames(path: Path) -> list:
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
+def sound(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(p) for p in container.demux(audio=0) if p.dts is not None]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {}),
+        ("a.mp4", {"colourspace": BT709, "colour_range": FULL_RANGE}),
+        ("a.mov", {"pixel_format": "yuv420p10le"}),
+        ("a.mkv", {"pixel_format": "yuv444p", "size": (119, 159)}),
+        ("a.webm", {}),
+    ],
+)
+def test_times_sound_and_colours_are_kept(tmp_path: Path, name: str, options: dict):
+    source, target = tmp_path / name, tmp_path / "out" / name
+    clip(source, **options)
+    assert video.restore_video(source, target, Copier()) == len(TIMES)
+    before, after = frames(source), frames(target)
+    # Matroska rounds to milliseconds, MP4 to ticks of its own
+    np.testing.assert_allclose([f.time for f in after], [t / 1000 for t in TIMES], atol=1e-3)
+    assert len(sound(source)) > 10
+    assert sound(target) == sound(source)
+    for one, other in zip(before, after):
+        assert one.format.name == other.format.name
+        assert (one.colorspace, one.color_range) == (other.colorspace, other.color_range)
+        difference = one.to_ndarray().astype(int) - other.to_ndarray()
+        unit = 4 if "10le" in one.format.name else 1
+        assert np.abs(difference).mean() < 1.5 * unit  # two conversions and one compression
+    assert [p.name for p in target.parent.iterdir()] == [name]
+
+
+def test_frames_go_through_the_restorer_in_order(tmp_path: Path, stub):
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    clip(source)
+    restorer = Restorer(stub, batch_size=4)
+    assert video.restore_video(source, target, restorer) == len(TIMES)
+    for before, after in zip(frames(source), frames(target)):
+        expected = restorer(before.to_ndarray(format="rgb24"))
+        difference = after.to_ndarray(format="rgb24").astype(int) - expected
+        assert np.abs(difference).mean() < 4  # colours of half the size, and compression
+
+
+def test_a_telephones_rotation_is_applied(tmp_path: Path):
+    source, target = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    clip(source)
+    data = source.read_bytes()
+    one = 1 << 16  # in 16.16 fixed point; the matrix ends in 1 in 2.30
+    identity = np.array([one, 0, 0, 0, one, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    turned = np.array([0, one, 0, -one, 0, 0, 120 * one, 0, 1 << 30], ">i4").tobytes()
+    track = data.index(identity, data.index(b"tkhd"))
+    source.write_bytes(data[:track] + turned + data[track + len(turned) :])
+    before = frames(source)[0]
+    assert before.rotation == -90  # clockwise
+    video.restore_video(source, target, Copier())
+    after = frames(target)[0]
+    assert (after.width, after.height, after.rotation) == (120, 160, 0)
+    upright = np.rot90(before.to_ndarray(format="rgb24"), -1)
+    assert np.abs(after.to_ndarray(format="rgb24").astype(int) - upright).mean() < 4
+
+
+def test_files_that_are_no_videos_are_refused(tmp_path: Path):
+    target = tmp_path / "out.mp4"
+    for name, data in (("text.mp4", b"no video"), ("empty.mkv", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=f"{name}: cannot be restored as a video"):
+            video.restore_video(tmp_path / name, target, Copier())
+    clip(tmp_path / "cut.mp4")
+    data = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"cut\.mp4: cannot be restored"):
+        video.restore_video(tmp_path / "cut.mp4", target, Copier())
+    clip(tmp_path / "large.mp4")
+    with pytest.raises(UserError, match=r"large\.mp4: has 160x120 pixels, more than"):
+        video.restore_video(tmp_path / "large.mp4", target, Copier(), max_pixels=100)
+    assert not target.exists()

@@ -1,0 +1,113 @@
+"""The convert command, run as users run it."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.weights import files, torch_reference
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Lets one run of the command use what another compiled; PyTorch's threads wait busily."""
+    cache = tmp_path_factory.mktemp("compiled")
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """A small network saved as the published ones are."""
+    config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
+    path = tmp_path / "model_denoising.pth"
+    torch.save({"state_dict": torch_reference.build(config).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def convert(environment) -> Callable:
+    """Runs the command."""
+
+    def run(source: Path, output: Path, *flags: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "mprnet_jax.convert", "--input", source]
+        command += ["--output", output, *flags]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    return run
+
+
+def test_validated_conversion(tmp_path, published, convert):
+    output = tmp_path / "denoise.safetensors"
+    done = convert(published, output, "--validate")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for row in ("noise 2x64x96, stage 1", "noise 1x136x200, stage 3", "jax", "torch", "68 blocks"):
+        assert row in done.stdout
+    state = torch.load(published, weights_only=True)["state_dict"]
+    weights = files.read(output)
+    assert weights.origin == {"source": "model_denoising.pth", "task": "denoise"}
+    assert weights.published.keys() == state.keys()
+    assert all(np.array_equal(weights.published[name], state[name]) for name in state)
+
+
+def test_failed_validation_writes_nothing(tmp_path, published, convert):
+    clone = tmp_path / "MPRNet.py"
+    clone.write_text(
+        textwrap.dedent("""
+            import torch
+            from mprnet_jax.config import ModelConfig
+            from mprnet_jax.weights import torch_reference
+
+            def MPRNet(n_feat, scale_unetfeats, scale_orsnetfeats, num_cab):
+                config = ModelConfig(n_feat, scale_unetfeats, scale_orsnetfeats, 4, num_cab)
+                model = torch_reference.build(config)
+                model.stage1_encoder.down12.down[0] = torch.nn.MaxPool2d(2)
+                return model
+            """)
+    )
+    done = convert(published, tmp_path / "a.safetensors", "--reference", str(clone))
+    assert done.returncode == 2
+    assert "stage 1: differs from PyTorch's by" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"MPRNet.py", "model_denoising.pth"}
+
+
+def test_an_output_that_exists_is_replaced_only_on_demand(tmp_path, published, convert):
+    output = tmp_path / "model.safetensors"
+    output.write_text("precious")
+    done = convert(published, output)
+    assert (done.returncode, output.read_text()) == (2, "precious")
+    assert "--overwrite" in done.stderr
+    done = convert(published, output, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert files.read(output).config.width == 8
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("absent.pth", "out.safetensors", "absent.pth: there is no such file"),
+        ("broken.safetensors", "out.pth", "broken.safetensors: 1 missing: tail.weight"),
+        ("broken.safetensors", "out.onnx", "out.onnx: weights are written as"),
+        ("broken.safetensors", "no/such/out.pth", "there is no folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    tmp_path, published, convert, source, output, message
+):
+    weights = files.read(published).published
+    del weights["tail.weight"]
+    files.write_safetensors(tmp_path / "broken.safetensors", weights, {})
+    before = set(tmp_path.iterdir())
+    done = convert(tmp_path / source, tmp_path / output)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before

@@ -1,0 +1,120 @@
+"""The command that restores photos and videos: what users type, and what they are told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.restoration import images
+from mprnet_jax.restoration.images import Photo
+from mprnet_jax.weights import files
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_model):
+    """Runs the command in a folder with `tiny.safetensors` in it."""
+    files.write(tmp_path / "tiny.safetensors", tiny_model, pure_functions(tiny_model)[0](0))
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "mprnet_jax.restore", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_a_folder_with_a_bad_file(run, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    deep = Photo(rng.integers(0, 65536, (16, 24, 4), np.uint16))
+    images.write(tmp_path / "photos/deep.png", deep)
+    images.write(tmp_path / "photos/more/grey.jpg", Photo(np.zeros((9, 17, 1), np.uint8)))
+    (tmp_path / "photos/bad.png").write_text("no picture")
+    arguments = ["--weights=tiny.safetensors", "--input=photos", "--output=out"]
+    result = run(*arguments, "--compare")
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.splitlines() == [
+        "photos/bad.png: is not a PNG, JPEG, WebP, TIFF or BMP picture",
+        "mprnet_jax.restore: 1 of 3 photos failed, as told above",
+    ]
+    assert "2 restored, 0 skipped because they exist, 1 failed" in result.stdout
+    found = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / "out").rglob("*.*"))
+    names = ["deep.png", "deep.png.compare.jpg", "more/grey.jpg", "more/grey.jpg.compare.jpg"]
+    assert found == [f"out/{name}" for name in names]
+    restored = images.read(tmp_path / "out/deep.png").pixels
+    np.testing.assert_array_equal(restored[..., 3], deep.pixels[..., 3])
+    assert (restored[..., :3] != deep.pixels[..., :3]).any()
+    assert "0 restored, 2 skipped because they exist, 1 failed" in run(*arguments).stdout
+    assert any((tmp_path / "cache/mprnet_jax").iterdir())  # compiled programs
+
+
+def test_all_switches_together(run, tmp_path: Path):
+    images.write(tmp_path / "photo.png", Photo(np.zeros((136, 168, 3), np.uint8)))
+    switches = "--local_pooling --ensemble --stages=2 --dtype=bfloat16 --tile=128 --format=webp"
+    result = run(
+        "--weights=tiny.safetensors", "--input=photo.png", "--output=out", *switches.split()
+    )
+    assert result.returncode == 0, result.stderr
+    assert "168x136, 4 tiles of 128x128" in result.stdout
+    assert images.read(tmp_path / "out/photo.webp").pixels.shape == (136, 168, 3)
+
+
+def test_a_video(run, tmp_path: Path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    arguments = ["--weights=tiny.safetensors", "--input=clip.mp4", "--output=out"]
+    assert "3 frames restored: out/clip.mp4" in run(*arguments).stdout
+    assert "skipped" in run(*arguments).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights=tiny.safetensors", "--input=nowhere", "--output=out"], "--input=nowhere"),
+        (["--weights=none.safetensors", "--input=photo.png", "--output=out"], "none.safetensors"),
+        (["--weights=tiny.safetensors", "--input=photo.png"], "--output"),
+        (
+            ["--weights=tiny.safetensors", "--input=photo.png", "--output=out", "--tile=100"],
+            "tile=100: must be auto, off or a multiple of 8 above 64",
+        ),
+        (
+            ["--weights=tiny.safetensors", "--input=photo.png", "--output=out", "--quality=101"],
+            "quality",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(run, tmp_path: Path, arguments, message):
+    images.write(tmp_path / "photo.png", Photo(np.zeros((8, 8, 3), np.uint8)))
+    result = run(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_shows_an_example(run):
+    result = run("--help")
+    assert result.returncode == 0
+    assert "python -m mprnet_jax.restore --weights runs/derain" in result.stdout
+    assert "--[no]local_pooling" in result.stdout

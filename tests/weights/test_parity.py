@@ -1,0 +1,195 @@
+"""Our network computes what PyTorch's does, and a break is found at its block.
+
+The tolerances allow for float32 rounding: 1e-5 of an image whose range is 1, 1e-4 of a gradient's
+norm. What is measured lies a factor of ten below.
+"""
+
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.errors import UserError
+from mprnet_jax.model import layers
+from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.weights import files, names, parity, torch_reference
+
+
+def random_network(config: ModelConfig) -> files.WeightFile:
+    """Weights as PyTorch starts them."""
+    torch.manual_seed(0)
+    state = torch_reference.build(config).state_dict()
+    published = {name: tensor.numpy() for name, tensor in state.items()}
+    _, params = names.from_official(published)
+    return files.WeightFile(config, params, {}, published)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (ModelConfig.derain(), (1, 64, 96)),
+        (ModelConfig(12, 12, 8, cabs_per_orb=2), (2, 136, 200)),
+        (ModelConfig(13, 5, 3, reduction=3, cabs_per_orb=1, bias=True), (2, 24, 40)),
+        (ModelConfig(8, 4, 4, cabs_per_orb=1), (1, 8, 8)),
+    ],
+    ids=["derain", "third-party proportions", "odd, with biases", "smallest image"],
+)
+def test_stages_agree(config, size):
+    network = random_network(config)
+    model = torch_reference.with_weights(config, network.published)
+    for stage in parity.compare_stages(config, network.params, model, parity.noise(size)):
+        assert stage.max_abs < 1e-5, stage
+        assert stage.largest > 0.5, "nothing much is compared"
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_fewer_stages_are_the_first_ones(stages, config):
+    model = torch_reference.build(config)
+    images = torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        assert all(
+            torch.equal(a, b) for a, b in zip(model(images, stages), model(images)[-stages:])
+        )
+
+
+class TestBlocks:
+    """One network, compared block by block."""
+
+    config = ModelConfig(8, 4, 4, cabs_per_orb=2)
+
+    def compare(self, spoil=lambda params: None, size=(2, 16, 24)):
+        network = random_network(self.config)
+        model = torch_reference.with_weights(self.config, network.published)
+        spoil(network.params)
+        return parity.compare_blocks(self.config, network.params, model, parity.noise(size))
+
+    def test_all_blocks_agree_and_are_named_once(self):
+        differences = self.compare()
+        compared = [d.name for d in differences]
+        assert len(set(compared)) == len(compared)
+        assert parity.first_break(differences) is None
+        assert all(d.largest > 0 for d in differences)
+        cabs = {entry.name[:-14] for entry in names.table(self.config) if entry.path == "slope"}
+        assert cabs <= set(compared)
+        assert {"stage1_encoder[2]", "stage2_decoder[0]", "sam12[0]", "sam23[1]"} <= set(compared)
+        assert compared[-1] == "tail"
+
+    @pytest.mark.parametrize(
+        ("path", "block"),
+        [
+            (("decoder1", "level2", "cabs", 1, "conv2"), "stage1_decoder.decoder_level2.1"),
+            (("encoder2", "csff", 1, "decoder"), "stage2_encoder[1]"),
+            (("orsnet", "orbs", 1, "body", "cabs", 0, "conv1"), "stage3_orsnet.orb2.body.0"),
+            (("sam12", "features"), "sam12[0]"),
+        ],
+    )
+    def test_a_transposed_kernel_is_found(self, path, block):
+        def transpose(params):
+            node = params
+            for key in path:
+                node = node[key]
+            node["kernel"] = jnp.swapaxes(node["kernel"], -2, -1)
+
+        assert parity.first_break(self.compare(transpose)).name == block
+
+    def test_a_wrong_resize_is_found(self, monkeypatch):
+        monkeypatch.setattr(layers, "halve", lambda x: x[:, ::2, ::2])
+        # A size of its own, so that no program is used that was compiled for the sound network.
+        differences = self.compare(size=(1, 16, 16))
+        assert parity.first_break(differences).name == "stage1_encoder.down12"
+
+    def test_nan_is_a_break(self):
+        def spoil(params):
+            params["concat12"]["kernel"] = params["concat12"]["kernel"].at[0].set(jnp.nan)
+
+        assert parity.first_break(self.compare(spoil)).name == "concat12"
+
+
+def test_disagreement_is_told_with_block_or_stage(monkeypatch):
+    monkeypatch.setattr(parity, "SIZES", ((2, 16, 24),))
+    network = random_network(TestBlocks.config)
+    report = parity.validate(network)
+    report.demand_agreement()
+    for name in ("stage 1", "stage 2", "stage 3"):
+        assert f"noise 2x16x24, {name}" in str(report)
+
+    differing = report.stages[1]._replace(max_abs=float("nan"))  # as a user's reference might
+    with pytest.raises(UserError, match=r"stage 2: differs .* by nan, though all blocks agree"):
+        report._replace(stages=[differing]).demand_agreement()
+
+    squeeze = network.params["decoder2"]["level1"]["cabs"][0]["attention"]["squeeze"]
+    squeeze["kernel"] = squeeze["kernel"][::-1]
+    with pytest.raises(UserError, match=r"decoder_level1\.0: is the first block that differs"):
+        parity.validate(network).demand_agreement()
+
+
+def test_gradients_of_the_first_step_agree():
+    config = ModelConfig(8, 4, 4, cabs_per_orb=1, bias=True)
+    network = random_network(config)
+    images = parity.noise((2, 32, 48))
+    target = images[::-1].copy()
+
+    def our_loss(params):
+        stages = pure_functions(config)[1](params, images)
+        return sum(jnp.mean(jnp.sqrt((stage - target) ** 2 + 1e-6)) for stage in stages)
+
+    quick_to_compile = {"xla_backend_optimization_level": 0}
+    gradients = jax.jit(jax.grad(our_loss), compiler_options=quick_to_compile)(network.params)
+    ours = names.to_official(config, gradients)
+
+    model = torch_reference.with_weights(config, network.published)
+    images, target = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (images, target))
+    sum(torch.sqrt((stage - target) ** 2 + 1e-6).mean() for stage in model(images)).backward()
+    theirs = dict(model.named_parameters(remove_duplicate=False))
+
+    assert ours.keys() == theirs.keys()
+    for name, parameter in theirs.items():
+        expected = parameter.grad.numpy()
+        assert np.linalg.norm(ours[name] - expected) <= 1e-4 * np.linalg.norm(expected), name
+    silent = [name for name, parameter in theirs.items() if not parameter.grad.any()]
+    assert len(silent) < 0.1 * len(theirs)  # ReLU blocks a few
+
+
+CLONE = """
+    import torch
+    from mprnet_jax.config import ModelConfig
+    from mprnet_jax.weights import torch_reference
+
+    class MPRNet(torch.nn.Module):
+        def __new__(cls, in_c=3, n_feat=80, scale_unetfeats=48, scale_orsnetfeats=32, num_cab=8):
+            config = ModelConfig(n_feat, scale_unetfeats, scale_orsnetfeats, cabs_per_orb=num_cab)
+            return torch_reference.build(config)
+"""
+
+
+def test_a_users_own_network_is_the_other_side(tmp_path, config):
+    clone = tmp_path / "MPRNet.py"
+    clone.write_text(textwrap.dedent(CLONE))
+    network = random_network(config)
+    model = torch_reference.with_weights(config, network.published, str(clone))
+    stages = parity.compare_stages(config, network.params, model, parity.noise((1, 8, 8)))
+    assert max(stage.max_abs for stage in stages) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "FileNotFoundError"),
+        ("MPRNet = ", "SyntaxError"),
+        ("import package_that_is_absent", "ModuleNotFoundError"),
+        ("x = 1", "MPRNet"),
+        ("class MPRNet:\n  pass", "TypeError"),
+        (CLONE.replace("num_cab)", "num_cab + 1)"), "Missing key"),
+    ],
+)
+def test_a_reference_that_does_not_serve_is_refused(tmp_path, config, content, reason):
+    clone = tmp_path / "MPRNet.py"
+    if content is not None:
+        clone.write_text(textwrap.dedent(content))
+    published = random_network(config).published
+    with pytest.raises(UserError, match=f"MPRNet.py: cannot be the reference: .*{reason}"):
+        torch_reference.with_weights(config, published, str(clone))
