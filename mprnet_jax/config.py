@@ -12,7 +12,7 @@ from mprnet_jax.errors import UserError
 
 SIZE_MULTIPLE = 8  # of an image's sides: the network halves a half of it twice
 MAX_PATCH = 1024  # pixels a side; beyond it a training step fits no device
-SOURCES = ("folders", "sample_rain")
+SOURCES = ("folders", "prepared", "sample_rain", "sample_blur", "sample_noise")
 
 
 def free(default: Any) -> Any:
@@ -74,14 +74,18 @@ class ModelConfig:
 
 @dataclass(slots=True)
 class DataConfig:
-    """Where image pairs come from."""
+    """Where image pairs come from, and how training varies them (paper, section 4.2)."""
 
-    source: str = "folders"  # or "sample_rain": embedded photos with synthetic rain
-    root: str = free("")  # the folder that holds `train` and `validation`
-    train: str = "train"  # folder of training pairs: `input` and `target` in it
-    validation: str = "test"  # folder of held-out pairs
+    # "folders"; "prepared": sets that mprnet_jax.prepare wrote; or "sample_rain", "sample_blur",
+    # "sample_noise": embedded photos that are degraded anew at each use.
+    source: str = "folders"
+    root: str = free("")  # the folder that holds `train` and `validation`; prepare's --data_dir
+    train: str = "train"  # folder of training pairs: `input` and `target` in it; or prepared set
+    validation: str = "test"  # folder of held-out pairs; or prepared set
     published: str = ""  # name of the data set, for messages
     num_workers: int = free(0)  # reading processes; 0 reads with threads, enough for small pictures
+    saturation: bool = False  # changes the saturation of a third of the pairs by up to 20 %
+    mixup_from_step: int = 0  # mixes the pairs of each batch after so many steps; 0: never
 
 
 @dataclass(slots=True)
@@ -101,6 +105,7 @@ class OptimConfig:
     final_learning_rate: float = 1e-6
     warmup_steps: int = 0
     decay_steps: int = 0  # length of the cosine after the warm-up; 0: the rest of the run
+    weight_decay: float = 0.0  # Adam's L2 term: this times the parameters joins the gradient
     clip_norm: float = 0.0  # clips the gradient's global norm; 0: never
 
 
@@ -131,6 +136,7 @@ class TrainConfig:
     checkpoint_every: int = free(1000)  # steps
     validate_every: int = free(1000)  # steps
     log_every: int = free(50)  # steps
+    note: str = free("")  # printed with the result
 
     def validate(self) -> None:
         """Raises UserError for a field whose value makes no sense."""
@@ -139,6 +145,12 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
+        for name, value in (
+            ("data.mixup_from_step", self.data.mixup_from_step),
+            ("optim.weight_decay", self.optim.weight_decay),
+        ):
+            if value < 0:
+                raise UserError(f"{name}={value}: must not be negative")
         for name in ("patch_size", "validation_crop"):
             size = getattr(self, name)
             if size % SIZE_MULTIPLE or not 0 < size <= MAX_PATCH:

@@ -18,7 +18,9 @@ from mprnet_jax.errors import UserError
         ("log_every", 0),
         ("loss.laplacian", "sobel"),
         ("data.source", "nowhere"),
+        ("data.mixup_from_step", -1),
         ("optim.warmup_steps", 6),
+        ("optim.weight_decay", -1e-8),
         ("model.dtype", "float16"),
         ("model.width", 2),
         ("model.orsnet_growth", -1),
@@ -56,5 +58,6 @@ def test_flatten_names_all_fields_and_can_leave_the_free_ones_out(tiny_run):
         "checkpoint_every",
         "validate_every",
         "log_every",
+        "note",
     }
     assert dataclasses.asdict(tiny_run)["model"]["width"] == 4

@@ -26,7 +26,7 @@ ONLY = {
 }
 # These run where nothing but jax, flax, optax and numpy is installed.
 BARE = ("model", "training/losses.py", "training/optimizer.py", "training/state.py")
-BARE += ("training/step.py", "devices/compiling.py", "devices/mesh.py")
+BARE += ("training/step.py", "training/mixup.py", "devices/compiling.py", "devices/mesh.py")
 
 
 def imports(path):

@@ -3,16 +3,28 @@ import pickle
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from flax import nnx
 
+from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
 from mprnet_jax.data.benchmarks import BENCHMARKS, TRAINING_SETS, open_benchmark, open_splits
+from mprnet_jax.data.pipeline import TrainingBatches, training_source, validation_source
 from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write
+from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
+from mprnet_jax.evaluation import report
+from mprnet_jax.evaluation.evaluator import Candidate, evaluate
+from mprnet_jax.model.mprnet import MPRNet, pure_functions
+from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.training.optimizer import make_optimizer
+from mprnet_jax.training.state import create_state
+from mprnet_jax.training.step import train_step
 
 mini = runpy.run_path(str(Path(__file__).parent / "data" / "miniatures.py"))
 SETS = sorted(BENCHMARKS.keys() | TRAINING_SETS.keys())
@@ -22,14 +34,18 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def write_miniature(root: Path, key: str) -> None:
-    """All splits of a set in its published layout."""
-    if key in TRAINING_SETS:
-        writer = "write_sidd_scenes" if key == "sidd" else "write_pairs"
-        mini[writer](root / TRAINING_SETS[key].folders[0])
-    if key in BENCHMARKS:
-        writer = {"sidd": "write_sidd", "dnd": "write_dnd"}.get(key, "write_pairs")
-        mini[writer](root / BENCHMARKS[key].folders[0])
+def write_miniature(root: Path, key: str, **pairs) -> None:
+    """All splits of a set in its published layout; `pairs` goes to `write_pairs`."""
+    for sets in (TRAINING_SETS, BENCHMARKS):
+        if key not in sets:
+            continue
+        folder = root / sets[key].folders[0]
+        if key == "sidd":
+            mini["write_sidd_scenes" if sets is TRAINING_SETS else "write_sidd"](folder)
+        elif key == "dnd":
+            mini["write_dnd"](folder)
+        else:
+            mini["write_pairs"](folder, **pairs)
 
 
 def by_name(source) -> dict:
@@ -64,6 +80,44 @@ def test_every_set_comes_back_as_it_was(tmp_path, key, raw):
     if key in BENCHMARKS:
         assert_same(open_benchmark(key, tmp_path / "prepared"), splits["test"])
     assert "tensorflow" not in sys.modules
+
+
+VALIDATED_ON = {"rain13k": "rain100l", "gopro": "gopro", "sidd": "sidd"}
+
+
+def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
+    for key in SETS:
+        write_miniature(tmp_path, key, size=(24, 32))
+        cut = random_patches(3, 24, seed=0) if key == "sidd" else None
+        write(tmp_path / "prepared", key, open_splits(key, tmp_path), cut=cut)
+
+    init, apply = pure_functions(tiny_model)
+    optimizer = make_optimizer(OptimConfig(), total_steps=10)
+    step = jit(partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()))
+    state = create_state(init(0), optimizer)
+    for train, validation in VALIDATED_ON.items():
+        config = DataConfig("prepared", str(tmp_path / "prepared"), train, validation)
+        batches = TrainingBatches(*training_source(config), batch_size=2, patch_size=16, seed=0)
+        state, metrics = step(state, next(batches))
+        batches.close()
+        assert np.isfinite(metrics["loss"])
+        held_out = open_splits(validation, tmp_path)["test"]
+        assert_same(validation_source(config), held_out)
+
+    restorer = Restorer(MPRNet(tiny_model, rngs=nnx.Rngs(0)))
+
+    def restore(example):
+        image = example["degraded"]
+        return restorer(image if image.dtype == np.float32 else np.float32(image / 255))
+
+    sets = {key: open_benchmark(key, tmp_path / "prepared") for key in BENCHMARKS}
+    entries = evaluate(sets, [Candidate(restore)], tmp_path / "scores", "a network")
+    assert [entry.benchmark for entry in entries] == list(BENCHMARKS)
+    assert not report.left_out(entries)
+    for entry in entries:
+        if entry.benchmark != "dnd":
+            assert [image.name for image in entry.scores.images] == sets[entry.benchmark].names
+    assert len(list((tmp_path / "scores/DND_submission").iterdir())) == 2
 
 
 def test_pictures_keep_the_bytes_of_their_files(tmp_path):

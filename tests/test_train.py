@@ -1,12 +1,15 @@
 """The command: what users type, and what they are told."""
 
-import importlib
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from mprnet_jax.errors import UserError
+from mprnet_jax.training.optimizer import schedule
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +32,8 @@ SAMPLE = f"--config={ROOT}/configs/derain.py:sample"
     ("arguments", "message"),
     [
         ([f"--config={ROOT}/configs/derain.py"], "Rain13K"),
+        ([f"--config={ROOT}/configs/deblur.py"], "GoPro"),
+        ([f"--config={ROOT}/configs/denoise.py"], "mprnet_jax.prepare"),
         ([f"--config={ROOT}/configs/derain.py:sampel"], "derain.py:sampel"),
         ([f"--config={ROOT}/configs/snow.py"], "snow.py"),
         ([SAMPLE, "--config.batchsize=8"], "batchsize"),
@@ -54,14 +59,38 @@ def test_help_shows_an_example():
     assert "--workdir" in result.stdout
 
 
-def test_recipe_of_the_paper(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "configs")
-    config = importlib.import_module("derain").get_config()
+@pytest.mark.parametrize(
+    ("task", "width", "patch", "steps", "epochs"),
+    [
+        ("derain", 40, 256, 214_000, 250),
+        ("deblur", 96, 256, 396_000, 3000),
+        ("denoise", 80, 128, 480_000, 80),
+    ],
+)
+def test_recipes_of_the_paper(task, width, patch, steps, epochs):
+    get_config = runpy.run_path(str(ROOT / f"configs/{task}.py"))["get_config"]
+    config = get_config()
     config.validate()
-    assert config.model.width == 40
-    assert (config.batch_size, config.patch_size) == (16, 256)
-    assert config.total_steps == pytest.approx(214_000, rel=0.01)  # mprnet.md, section 4
-    assert config.optim.warmup_steps == 3 * (13_712 // 16)
-    sample = importlib.import_module("derain").get_config("sample")
+    assert config.model.width == width
+    assert (config.batch_size, config.patch_size) == (16, patch)
+    assert config.total_steps == pytest.approx(steps, rel=0.002)
+    assert config.optim.warmup_steps == 3 * config.total_steps / epochs
+    # The learning rate ends at 1e-6; denoising stops before that.
+    last = float(schedule(config.optim, config.total_steps)(config.total_steps))
+    assert last == pytest.approx(5.5e-5 if task == "denoise" else 1e-6, rel=0.05)
+    # What only one of the tasks does.
+    assert config.data.saturation == (task == "deblur")
+    denoise = (5 * 6000, 1e-8, 0, True) if task == "denoise" else (0, 0, 0.05, False)
+    assert denoise == (
+        config.data.mixup_from_step,
+        config.optim.weight_decay,
+        config.loss.edge_weight,
+        config.loss.clip,
+    )
+
+    sample = get_config("sample")
     sample.validate()
     assert sample.total_steps < 1000
+    assert sample.loss == config.loss
+    with pytest.raises(UserError, match=f"{task}.py:sampel"):
+        get_config("sampel")

@@ -98,6 +98,19 @@ BENCHMARKS = {
 }
 
 
+def open_folder(folder: Path) -> Sequence[Example]:
+    """The pairs of a folder of any of these sets but DND; has `.names`.
+
+    Raises UserError for a folder that holds no pairs.
+    """
+    if not (folder / "input").is_dir():
+        if list(folder.glob("Validation*BlocksSrgb.mat")):
+            return SiddBlocks(folder)
+        if list(folder.glob("*/*NOISY*.PNG")):
+            return SiddScenes(folder)
+    return PairFolder(folder)
+
+
 def plain(name: str) -> str:
     """A name without case, dashes, underscores and blanks, as the keys of `BENCHMARKS` are."""
     return re.sub(r"[-_\s]", "", name.lower())

@@ -12,25 +12,43 @@ import numpy as np
 from absl import flags
 
 from mprnet_jax.config import DataConfig
-from mprnet_jax.data import sample
+from mprnet_jax.data import degradations, sample
 from mprnet_jax.data.augment import RandomPatch, center_crop
-from mprnet_jax.data.pairs import Cached, Example, PairFolder, cache_budget
+from mprnet_jax.data.benchmarks import PREPARED, open_folder
+from mprnet_jax.data.pairs import Cached, Example, cache_budget
 from mprnet_jax.errors import UserError
 
+SAMPLES = {
+    "sample_rain": degradations.add_rain,
+    "sample_blur": degradations.add_blur,
+    "sample_noise": degradations.add_noise,
+}
 
-def training_source(config: DataConfig) -> tuple[Sequence[Example], sample.Degradation | None]:
+
+def training_source(
+    config: DataConfig,
+) -> tuple[Sequence[Example], degradations.Degradation | None]:
     """The training examples that a config names, and what degrades them if they are clean."""
-    if config.source == "sample_rain":
-        return sample.Photos(sample.TRAINING_PHOTOS), sample.add_rain
-    pairs = PairFolder(_folder(config, config.train))
+    if degrade := SAMPLES.get(config.source):
+        return sample.Photos(sample.TRAINING_PHOTOS), degrade
+    pairs = _pairs(config, config.train, "train")
     return Cached(pairs, cache_budget(config.num_workers)), None
 
 
 def validation_source(config: DataConfig) -> Sequence[Example]:
     """The held-out pairs that a config names; has `.names`."""
-    if config.source == "sample_rain":
-        return sample.DegradedPhotos(sample.HELD_OUT_PHOTOS, sample.add_rain)
-    return PairFolder(_folder(config, config.validation))
+    if degrade := SAMPLES.get(config.source):
+        return sample.DegradedPhotos(sample.HELD_OUT_PHOTOS, degrade)
+    return _pairs(config, config.validation, "test")
+
+
+def _pairs(config: DataConfig, name: str, split: str) -> Sequence[Example]:
+    """The pairs of a folder, or of a split of a prepared set."""
+    if config.source == "prepared":
+        from mprnet_jax.data.prepared import Prepared  # TFDS takes its time to import
+
+        return Prepared(Path(config.root) / PREPARED / name, split)
+    return open_folder(_folder(config, name))
 
 
 def _folder(config: DataConfig, name: str) -> Path:
@@ -54,10 +72,11 @@ class TrainingBatches(Iterator[Example]):
     def __init__(
         self,
         source: Sequence[Example],
-        degrade: sample.Degradation | None = None,
+        degrade: degradations.Degradation | None = None,
         *,
         batch_size: int,
         patch_size: int,
+        saturation: bool = False,
         seed: int,
         start: int = 0,
         num_workers: int = 0,
@@ -68,7 +87,7 @@ class TrainingBatches(Iterator[Example]):
             .seed(seed)
             .shuffle()
             .repeat()
-            .random_map(RandomPatch(patch_size, degrade))[jax.process_index() :: hosts]
+            .random_map(RandomPatch(patch_size, degrade, saturation))[jax.process_index() :: hosts]
             .batch(batch_size // hosts, drop_remainder=True)[start:]
             .to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=32))
         )

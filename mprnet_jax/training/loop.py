@@ -25,6 +25,7 @@ from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit, use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.state import TrainState, create_state
 from mprnet_jax.training.step import Metrics, train_step, validation_step
@@ -74,10 +75,16 @@ class Run:
             start = load_start(config)
             self.fresh = lambda: create_state(start, optimizer)
 
+        mix, from_step = None, config.data.mixup_from_step
+        if from_step:
+            mix = functools.partial(mixup, seed=config.seed, from_step=from_step)
+
         copies = meshes.replicated(self.mesh)
         images = meshes.image_sharding(self.mesh)
         self.step = jit(
-            functools.partial(train_step, apply=apply, optimizer=optimizer, loss=config.loss),
+            functools.partial(
+                train_step, apply=apply, optimizer=optimizer, loss=config.loss, mix=mix
+            ),
             in_shardings=(copies, images),
             out_shardings=copies,
             donate_argnums=0,
@@ -191,6 +198,7 @@ class Run:
             num_workers=config.data.num_workers,
             batch_size=config.batch_size,
             patch_size=config.patch_size,
+            saturation=config.data.saturation,
             seed=config.seed,
             start=start,
         )
@@ -225,6 +233,8 @@ class Run:
         validation.write_before_after(picture)
         self.say(validation.table())
         self.say(f"Best checkpoint: step {best_step}. Before and after: {picture}")
+        if self.config.note:
+            self.say(self.config.note)
 
     def say(self, text: str) -> None:
         """Prints on the first host only."""

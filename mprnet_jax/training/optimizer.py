@@ -21,7 +21,14 @@ def schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """The update of one step: optional clipping of the gradient's norm, then Adam."""
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    """The update of one step: clipping of the gradient's norm and weight decay if asked for, Adam.
+
+    Weight decay joins the gradient, as in PyTorch's Adam, not the update, as in AdamW.
+    """
+    before = []
+    if config.clip_norm:
+        before.append(optax.clip_by_global_norm(config.clip_norm))
+    if config.weight_decay:
+        before.append(optax.add_decayed_weights(config.weight_decay))
     adam = optax.adam(schedule(config, total_steps), b1=0.9, b2=0.999, eps=1e-8)
-    return optax.chain(clip, adam)
+    return optax.chain(*before, adam)

@@ -13,6 +13,7 @@ from mprnet_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]  # "degraded" and "target", [B, H, W, 3], uint8 or floats in [0, 1]
 Metrics = dict[str, jax.Array]
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -27,6 +28,7 @@ def train_step(
     apply: Callable[..., list[jax.Array]],
     optimizer: optax.GradientTransformation,
     loss: LossConfig,
+    mix: Mix | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of the optimizer.
 
@@ -36,11 +38,14 @@ def train_step(
         apply: `apply(params, images) -> [stage 3, stage 2, stage 1]`.
         optimizer: what turns gradients into updates.
         loss: which loss.
+        mix: `mix(degraded, target, step)` changes the patches first, as mixup does.
 
     Returns:
         The next state and scalars: "loss", "loss_stage1" to "loss_stage3", "gradient_norm".
     """
     degraded, target = to_float(batch["degraded"]), to_float(batch["target"])
+    if mix is not None:
+        degraded, target = mix(degraded, target, state.step)
 
     def total(params: Any) -> tuple[jax.Array, list[jax.Array]]:
         losses = stage_losses(apply(params, degraded), target, loss)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mprnet_jax.data.augment import RandomPatch, center_crop, crop, pad_to, symmetry
+from mprnet_jax.data.augment import RandomPatch, center_crop, crop, pad_to, saturate, symmetry
 
 
 def grid(height, width):
@@ -80,3 +80,29 @@ def test_degradation_is_drawn_anew_and_comes_last():
         np.testing.assert_array_equal(patch["degraded"][1:], patch["target"][1:])
         seen.add(patch["degraded"][0, 0, 2])
     assert len(seen) > 10
+
+
+def test_saturation_keeps_grey_and_moves_colours():
+    photo = np.random.default_rng(0).integers(60, 180, (8, 8, 3), np.uint8)
+    grey = np.repeat(photo[..., :1], 3, axis=-1)
+    np.testing.assert_array_equal(saturate(grey, 1.2), grey)
+    np.testing.assert_array_equal(saturate(photo, 1), photo)
+    spread = [np.ptp(saturate(photo, factor).astype(int), axis=-1) for factor in (0.8, 1, 1.2)]
+    # 2: two values are rounded before and after.
+    np.testing.assert_allclose(spread[0], 0.8 * spread[1], atol=2)
+    np.testing.assert_allclose(spread[2], 1.2 * spread[1], atol=2)
+    luma = saturate(photo, 1.2) @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(luma, photo @ [0.299, 0.587, 0.114], atol=0.5)  # rounding
+    np.testing.assert_array_equal(saturate(np.uint8([[[255, 0, 0]]]), 1.2), [[[255, 0, 0]]])
+
+
+def test_a_third_of_the_pairs_is_saturated_both_images_alike():
+    image = np.random.default_rng(0).integers(60, 180, (8, 8, 3), np.uint8)
+    example = {"degraded": image, "target": image}
+    changed = 0
+    for seed in range(300):
+        patch = RandomPatch(8, saturation=True)(example, np.random.default_rng(seed))
+        plain = RandomPatch(8)(example, np.random.default_rng(seed))
+        np.testing.assert_array_equal(patch["degraded"], patch["target"])
+        changed += not np.array_equal(patch["target"], plain["target"])
+    assert 70 < changed < 130  # 100 on average, 8 the standard deviation

@@ -1,3 +1,4 @@
+import runpy
 from pathlib import Path
 
 import jax
@@ -13,6 +14,8 @@ from mprnet_jax.data.pipeline import (
     validation_source,
 )
 from mprnet_jax.errors import UserError
+
+mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))
 
 
 @pytest.fixture
@@ -34,6 +37,7 @@ def take(config, count, start=0, batch_size=5):
         *training_source(config),
         batch_size=batch_size,
         patch_size=8,
+        saturation=config.saturation,
         seed=1,
         start=start,
         num_workers=config.num_workers,
@@ -99,6 +103,28 @@ def test_missing_folder_tells_where_data_goes_and_what_needs_none(tmp_path):
     for make in (lambda: take(config, 1), lambda: validation_source(config)):
         with pytest.raises(UserError, match=r"nowhere.*Rain13K.*--config.data.root=.*:sample"):
             make()
+
+
+def test_scenes_and_blocks_of_sidd_are_folders_too(tmp_path):
+    mini["write_sidd_scenes"](tmp_path / "SIDD/train")
+    mini["write_sidd"](tmp_path / "SIDD/test")
+    config = DataConfig(root=str(tmp_path), train="SIDD/train", validation="SIDD/test")
+    assert validation_source(config).names[:2] == ["01_01", "01_02"]
+    (batch,) = take(config, 1, batch_size=4)
+    assert batch["degraded"].shape == (4, 8, 8, 3)
+
+
+def test_pairs_may_bear_the_names_of_sidds_photos(folders):
+    for name in ("input", "target"):
+        for path in (Path(folders.root) / "train" / name).iterdir():
+            path.rename(path.with_name(f"{path.stem}_NOISY_SRGB.PNG"))
+    assert len(take(folders, 1)[0]["target"]) == 5
+
+
+def test_saturation_is_the_configs_choice(folders):
+    plain = take(folders, 4)
+    folders.saturation = True
+    assert not same(plain, take(folders, 4))
 
 
 def test_validation_crops_come_in_order_and_the_last_batch_is_filled(folders):

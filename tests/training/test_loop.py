@@ -81,6 +81,7 @@ def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys
 
 def test_kill_9_and_resume_end_bit_identical(tiny_run, tmp_path, cache):
     tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 12, 3, 12
+    tiny_run.data.mixup_from_step = 2  # what is drawn on the device must continue, too
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     output, _ = start(tiny_run, whole, cache).communicate()
     assert (whole / "checkpoints/12").is_dir(), output

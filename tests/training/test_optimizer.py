@@ -32,6 +32,14 @@ def test_first_update_has_the_size_of_the_rate_whatever_the_gradient():
     np.testing.assert_allclose(updates["w"], [-1e-2, 1e-2, -1e-2], rtol=1e-4)
 
 
+def test_weight_decay_joins_the_gradient_after_clipping():
+    optimizer = make_optimizer(OptimConfig(clip_norm=1.0, weight_decay=0.1), total_steps=10)
+    params = {"w": jnp.array([3.0, -2.0])}
+    gradient = {"w": jnp.array([30.0, 40.0])}
+    _, (*_, (adam, _)) = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(adam.mu["w"], 0.1 * np.array([0.6 + 0.3, 0.8 - 0.2]), rtol=1e-6)
+
+
 def test_clipping_limits_the_norm_that_adam_sees():
     optimizer = make_optimizer(OptimConfig(clip_norm=1.0), total_steps=10)
     params = {"w": jnp.zeros(2)}

@@ -8,6 +8,7 @@ from mprnet_jax.config import LossConfig, OptimConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer
 from mprnet_jax.training.state import create_state
 from mprnet_jax.training.step import psnr, train_step, validation_step
@@ -22,13 +23,13 @@ def batches():
     ]
 
 
-def run(config, batches, mesh):
+def run(config, batches, mesh, mix=None):
     """The metrics of one step after another."""
     init, apply = pure_functions(config)
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3), total_steps=10)
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
     step = jit(
-        functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()),
+        functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig(), mix=mix),
         in_shardings=(copies, images),
         out_shardings=copies,
     )
@@ -42,8 +43,9 @@ def run(config, batches, mesh):
 
 
 def test_eight_devices_train_as_one_does(tiny_model, batches):
-    single = run(tiny_model, batches, meshes.make_mesh(1, 1))
-    sharded = run(tiny_model, batches, meshes.make_mesh(4, 2))
+    mix = functools.partial(mixup, seed=0, from_step=2)
+    single = run(tiny_model, batches, meshes.make_mesh(1, 1), mix)
+    sharded = run(tiny_model, batches, meshes.make_mesh(4, 2), mix)
     for one, eight in zip(single, sharded):
         # 1e-5: sums over devices run in another order, and five steps carry that on.
         for name in ("loss", "loss_stage1", "loss_stage2", "loss_stage3"):
