@@ -34,8 +34,11 @@ def laplacian_pyramid(x: jax.Array) -> jax.Array:
 
     This is the edge map that the published weights were trained with.
     """
-    at_even = jnp.zeros_like(x).at[:, ::2, ::2].set(4 * _blur(x)[:, ::2, ::2])
-    return x - _blur(at_even)
+    even = 4 * _blur(x)[:, ::2, ::2]
+    # Zeros between the pixels, and after the last where the size is even.
+    gaps = [(0, (size + 1) % 2, 1) for size in x.shape[1:3]]
+    spread = jax.lax.pad(even, jnp.zeros((), x.dtype), [(0, 0, 0), *gaps, (0, 0, 0)])
+    return x - _blur(spread)
 
 
 def laplacian_operator(x: jax.Array) -> jax.Array:

@@ -37,7 +37,8 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 print(memory.host_free())
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert 0 < int(result.stdout) <= 300_000_000
+    # a third: programs reserve more than they use
+    assert 0 < int(result.stdout) <= 100_000_000
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def read_or_refuse(path) -> bool:
 
 @pytest.mark.parametrize("form", ["zip.pth", "legacy.pth", "file.safetensors"])
 @settings(
-    max_examples=300,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
