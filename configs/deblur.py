@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> TrainConfig:
         optim=OptimConfig(
             learning_rate=2e-4, final_learning_rate=1e-6, warmup_steps=3 * STEPS_PER_EPOCH
         ),
-        total_steps=3000 * STEPS_PER_EPOCH,
+        total_steps=3500 * STEPS_PER_EPOCH,
         batch_size=16,
         patch_size=256,
         validation_crop=256,
@@ -58,11 +58,11 @@ def sample() -> TrainConfig:
         model=ModelConfig(width=16, unet_growth=8, orsnet_growth=8, cabs_per_orb=2),
         data=DataConfig(source="sample_blur", saturation=True),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
-        total_steps=300,
+        total_steps=350,
         batch_size=8,
         patch_size=64,
         validation_crop=296,
-        validate_every=100,
+        validate_every=175,
         checkpoint_every=50,
         log_every=10,
         note="Deblurring learns slowly: a few tenths of a dB are what so short a run can gain.",

@@ -60,7 +60,7 @@ def add_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def add_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blurs an image as a short straight movement of the camera does; borders are reflected."""
-    kernel = streak(length=rng.uniform(4, 12), angle=rng.uniform(0, np.pi), width=0.5)
+    kernel = streak(length=rng.uniform(2, 6), angle=rng.uniform(0, np.pi), width=0.5)
     return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
 
 
