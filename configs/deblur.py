@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> TrainConfig:
         optim=OptimConfig(
             learning_rate=2e-4, final_learning_rate=1e-6, warmup_steps=3 * STEPS_PER_EPOCH
         ),
-        total_steps=3500 * STEPS_PER_EPOCH,
+        total_steps=3000 * STEPS_PER_EPOCH,
         batch_size=16,
         patch_size=256,
         validation_crop=256,
