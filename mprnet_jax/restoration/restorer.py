@@ -6,6 +6,7 @@ type, integers clipped and rounded, floats neither.
 
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
@@ -27,6 +28,7 @@ from mprnet_jax.restoration.tiles import Grid
 # and 32 MB.
 MARGIN = 1.1
 SCRATCH_BYTES = 48 * 2**20
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 HOST_BYTES = 60  # a pixel, for the photo's copies in float32 on the way in and out
 
 
@@ -87,7 +89,7 @@ class Restorer:
 
         self._restore = compiling.jit(restore, forward_only=True, out_shardings=self._sharding)
         self._program = functools.lru_cache(maxsize=8)(self._compile)
-        self._bytes_per_pixel = 0.0  # what the program compiled last takes
+        self._largest = math.inf  # pixels of a tile, as far as memory has turned out to reach
         self._grid = functools.lru_cache(maxsize=1024)(self._choose_grid)
 
     def __call__(self, photo: np.ndarray) -> np.ndarray:
@@ -132,10 +134,27 @@ class Restorer:
         images = iter(images)
         while batch := list(itertools.islice(images, self.batch_size)):
             filled = batch + batch[-1:] * (self.batch_size - len(batch))
-            program = self._program(*batch[0].shape[:2])
-            stages = program(self._parameters, jax.device_put(np.stack(filled), self._sharding))
-            stages = [np.asarray(images) for images in stages[:count]]
+            stages = [np.asarray(stage) for stage in self._run(np.stack(filled))[:count]]
             yield from np.stack(stages, axis=1)[: len(batch)]
+
+    def _run(self, images: np.ndarray) -> list[jax.Array]:
+        """The stages' images of one batch [B, h, w, 3].
+
+        Raises:
+            UserError: if it does not fit into memory.
+        """
+        height, width = images.shape[1:3]
+        try:
+            program = self._program(height, width)
+            stages = program(self._parameters, jax.device_put(images, self._sharding))
+            return jax.block_until_ready(stages)
+        except jax.errors.JaxRuntimeError as error:
+            if OUT_OF_MEMORY not in str(error):
+                raise
+            raise UserError(
+                f"{len(images)} x {width}x{height} pixels do not fit into the device's memory: "
+                "restore in smaller tiles or batches"
+            ) from error
 
     def _compile(self, height: int, width: int) -> jax.stages.Compiled:
         shape = (self.batch_size, height, width, 3)
@@ -151,32 +170,37 @@ class Restorer:
         if self._tile != "auto":
             side = max(height, width) if self._tile == "off" else self._tile
             return tiles.square(height, width, side, self._overlap)
-        area = height * width
-        if self._bytes_per_pixel:
-            area = min(area, self._free(height, width) / self._bytes_per_pixel)
+        area = min(height * width, self._largest)
         while True:
             grid = tiles.within(area, height, width, self._overlap)
-            pixels = grid.rows.tile * grid.columns.tile
-            needed = MARGIN * memory.needed(self._program(*grid.tile)) + SCRATCH_BYTES
-            free = self._free(height, width)
-            self._bytes_per_pixel = needed / pixels
-            if needed <= free:
+            room, needed = self._room(height, width), self._needed(*grid.tile)
+            if needed <= room:
                 return grid
             if max(grid.tile) <= tiles.SMALLEST:
                 raise UserError(
                     f"a tile of {grid.columns.tile}x{grid.rows.tile} pixels takes "
-                    f"{needed / 2**30:.2f} GB of memory, but only {free / 2**30:.2f} GB are free: "
+                    f"{needed / 2**30:.2f} GB of memory, but only {room / 2**30:.2f} GB are free: "
                     "close other programs, raise the limit, or use a smaller network"
                 )
-            area = min(free / self._bytes_per_pixel, 0.9 * pixels)
+            shrunk = min(room / needed, 0.9) if needed < math.inf else 0.5
+            area = self._largest = shrunk * grid.rows.tile * grid.columns.tile
 
-    def _free(self, height: int, width: int) -> int:
+    def _needed(self, height: int, width: int) -> float:
+        """Bytes that each device takes to restore tiles of this size."""
+        try:
+            return MARGIN * memory.needed(self._program(height, width))
+        except jax.errors.JaxRuntimeError as error:
+            if OUT_OF_MEMORY in str(error):  # some compilers refuse what no device could hold
+                return math.inf
+            raise
+
+    def _room(self, height: int, width: int) -> int:
         """Bytes that each device has for the program, the photo itself taken off."""
         devices = list(self._mesh.devices.flat)
-        free = memory.free(devices, self._memory_limit)
+        room = memory.free(devices, self._memory_limit) - SCRATCH_BYTES
         if devices[0].platform == "cpu":
-            free -= HOST_BYTES * height * width * self.batch_size // len(devices)
-        return max(0, free)
+            room -= HOST_BYTES * height * width * self.batch_size // len(devices)
+        return max(0, room)
 
 
 def to_floats(photo: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from mprnet_jax.restoration import images
 from mprnet_jax.restoration.folders import plan
 from mprnet_jax.restoration.images import Photo
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
-from mprnet_jax.restoration.restorer import SCRATCH_BYTES, Restorer
+from mprnet_jax.restoration.restorer import Restorer
 
 KINDS = [("png", c, t) for c in (1, 2, 3, 4) for t in ("u1", "u2")]
 KINDS += [("tif", 3, "u2"), ("jpg", 1, "u1"), ("jpg", 3, "u1"), ("webp", 4, "u1"), ("bmp", 3, "u1")]
@@ -102,7 +102,7 @@ def test_a_photo_that_fits_no_memory_fails_alone(
     images.write(folder / "large.png", Photo(photo(300, 300)))
     images.write(folder / "small.png", Photo(photo(8, 8)))
     restorer = Restorer(stub)
-    monkeypatch.setattr(restorer, "_free", lambda height, width: SCRATCH_BYTES + 100_000)
+    monkeypatch.setattr(restorer, "_room", lambda height, width: 100_000)
     assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(1, 0, 1)
     assert "large.png: a tile of" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """Restoring single photos: sizes, types, tiles, memory, and what the network sees."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -158,6 +159,31 @@ def test_auto_takes_the_largest_tile_that_fits(stub, photo, free_memory):
     free_memory(200_000_000)
     assert restorer.grid_of(image) == grid  # one decision a size
     assert len(Restorer(stub).grid_of(image).places) == 1
+
+
+def test_small_photos_do_not_shrink_the_tiles_of_large_ones(stub, photo):
+    restorer = Restorer(stub)
+    restorer(photo(1, 1))
+    assert len(restorer.grid_of(photo(400, 640)).places) == 1
+
+
+def test_a_program_that_the_compiler_or_the_device_refuses(stub, photo, monkeypatch):
+    """Stands in for accelerators, whose compilers and allocators know their limits."""
+    image, restorer = photo(400, 640), Restorer(stub)
+    compile_tile = restorer._program
+
+    def refuse(height, width):
+        if height * width > 100_000:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory in hbm")
+        return compile_tile(height, width)
+
+    monkeypatch.setattr(restorer, "_program", refuse)
+    assert len(restorer.grid_of(image).places) > 1
+    assert restorer(image).shape == image.shape
+    whole = Restorer(stub, tile="off")
+    monkeypatch.setattr(whole, "_program", refuse)
+    with pytest.raises(UserError, match="640x400 pixels do not fit into the device's memory"):
+        whole(image)
 
 
 def test_too_little_memory_for_any_tile_is_an_error(stub, photo, free_memory):
