@@ -16,8 +16,9 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mprnet_jax.data.pairs import Example
-from mprnet_jax.evaluation.protocols import PROTOCOLS, to_uint8
+from mprnet_jax.evaluation.protocols import PROTOCOLS
 from mprnet_jax.evaluation.scoring import score_set
+from mprnet_jax.sheets import to_uint8
 
 PAIRS = 100
 REPEATS = 5

@@ -2,24 +2,35 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[int], T], count: int) -> Iterator[T]:
+def in_advance(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    count: int,
+) -> Iterator[Result]:
+    """The function's results in order, `count` of them computed before they are asked for."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def ahead(work: Callable[[int], Result], count: int) -> Iterator[Result]:
     """work(0) to work(count - 1), in order; threads, one a core, are up to two calls each ahead.
 
     Decoders, NumPy and OpenCV let go of the interpreter while they work, so threads suffice.
     """
     cores = os.cpu_count()
-    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(cores) as pool:
-        for index in range(count):
-            waiting.append(pool.submit(work, index))
-            if len(waiting) > 2 * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_advance(pool, work, range(count), 2 * cores)

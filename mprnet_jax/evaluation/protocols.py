@@ -12,6 +12,7 @@ import numpy as np
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import metrics
+from mprnet_jax.sheets import to_uint8
 
 
 class Scores(NamedTuple):
@@ -42,11 +43,6 @@ def float_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Denoising: clipped but not rounded RGB, and MATLAB's SSIM of the colours as a volume."""
     image, target = np.clip(prediction, 0, 1), target / 255
     return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
-
-
-def to_uint8(prediction: np.ndarray) -> np.ndarray:
-    """Clips to [0, 1] and rounds to 0..255."""
-    return np.rint(np.clip(prediction, 0, 1) * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mprnet_jax.atomic import replacing
 from mprnet_jax.data.benchmarks import BENCHMARKS
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.evaluation import metrics
-from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS, Scores, to_uint8
+from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS, Scores
 from mprnet_jax.evaluation.scoring import Restore, SetScores
 from mprnet_jax.sheets import make_sheet, write_png
 
@@ -116,7 +116,7 @@ def write_sheet(path: Path, source: Sequence[Example], restore: Restore, scores:
         rows.append(
             [
                 (f"{rank}: {image.name}", example["degraded"]),
-                (score, to_uint8(restore(example))),
+                (score, restore(example)),
                 ("target", example["target"]),
             ]
         )

@@ -18,7 +18,8 @@ from mprnet_jax.data.ahead import ahead
 from mprnet_jax.data.benchmarks import find_folder
 from mprnet_jax.data.pairs import Example, decode, list_pictures
 from mprnet_jax.errors import UserError
-from mprnet_jax.evaluation.protocols import Protocol, Scores, to_uint8
+from mprnet_jax.evaluation.protocols import Protocol, Scores
+from mprnet_jax.sheets import to_uint8
 
 # From an example to its restored image, float32 [H, W, 3], white at 1, neither clipped nor rounded.
 Restore = Callable[[Example], np.ndarray]

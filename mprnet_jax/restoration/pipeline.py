@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from mprnet_jax.data.ahead import in_advance
 from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
 from mprnet_jax.restoration.folders import Job
@@ -64,7 +65,7 @@ class Pipeline:
             tqdm(total=len(todo), unit="photo", disable=None) as self._bar,
         ):
             encoding: deque[Future] = deque()
-            for batch in in_advance(pool, self._decode, self._batches(todo)):
+            for batch in in_advance(pool, self._decode, self._batches(todo), AHEAD):
                 encoding.append(pool.submit(self._encode, self._restore(batch)))
                 if len(encoding) > AHEAD:
                     encoding.popleft().result()
@@ -137,19 +138,6 @@ class Pipeline:
         if grid not in self._told:
             self._told.add(grid)
             self._bar.write(cut)
-
-
-def in_advance(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[Result]:
-    """The function's results in order, `AHEAD` of them computed before they are asked for."""
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > AHEAD:
-            yield waiting.popleft().result()
-    for future in waiting:
-        yield future.result()
 
 
 def restore_photos(restorer: Restorer, photos: Sequence[Photo]) -> list[Photo]:

@@ -13,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mprnet_jax.atomic import replacing
+from mprnet_jax.data.ahead import in_advance
 from mprnet_jax.errors import UserError
 from mprnet_jax.restoration.images import MAX_PIXELS
-from mprnet_jax.restoration.pipeline import in_advance
+from mprnet_jax.restoration.pipeline import AHEAD
 from mprnet_jax.restoration.restorer import Restorer
 
 # Extension -> (the one demuxer that may read it, the encoder that writes it).
@@ -122,7 +123,7 @@ def copy(reader, writer, output, restorer: Restorer) -> int:
         ThreadPoolExecutor(1) as device,
         tqdm(total=stream.frames or None, unit="frame", disable=None) as bar,
     ):
-        for batch in in_advance(device, restore, batches):
+        for batch in in_advance(device, restore, batches, AHEAD):
             for frame, pixels in batch:
                 writer.mux(output.encode(to_frame(pixels, frame, output.pix_fmt)))
             bar.update(len(batch))

@@ -6,6 +6,7 @@ Saving before the next batch is drawn makes a saved step and its data position a
 import functools
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.state import TrainState, create_state
-from mprnet_jax.training.step import Metrics, train_step, validation_step
+from mprnet_jax.training.step import Batch, Metrics, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import (
@@ -81,14 +82,15 @@ class Run:
 
         copies = meshes.replicated(self.mesh)
         images = meshes.image_sharding(self.mesh)
-        self.step = jit(
-            functools.partial(
-                train_step, apply=apply, optimizer=optimizer, loss=config.loss, mix=mix
-            ),
-            in_shardings=(copies, images),
-            out_shardings=copies,
-            donate_argnums=0,
-        )
+        rate = schedule(config.optim, config.total_steps)
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            after, metrics = train_step(
+                state, batch, apply=apply, optimizer=optimizer, loss=config.loss, mix=mix
+            )
+            return after, metrics | {"learning_rate": rate(state.step)}
+
+        self.step = jit(step, in_shardings=(copies, images), out_shardings=copies, donate_argnums=0)
         self.validation_step = jit(
             functools.partial(validation_step, apply=apply),
             in_shardings=(copies, images),
@@ -152,16 +154,17 @@ class Run:
         """
         if metrics is None:
             return
-        loss = float(metrics["loss"])
+        values = jax.device_get(metrics)
+        loss = values["loss"]
         if not np.isfinite(loss):
             raise UserError(
                 f"step {step}: the loss is {loss}; the checkpoints in {self.workdir} are sound. "
                 "Lower optim.learning_rate or set optim.clip_norm=0.01, and start anew in another "
                 "workdir"
             )
-        bar.update(loss)
+        bar.update(values)
         if step % self.config.log_every == 0:
-            summaries.scalars(step, jax.device_get(metrics) | bar.curves())
+            summaries.scalars(step, values | {"images_per_second": bar.images_per_second})
 
     def claim_workdir(self) -> None:
         """Makes the workdir this run's."""
@@ -260,7 +263,6 @@ class Progress:
 
     def __init__(self, config: TrainConfig, first: int, *, enabled: bool):
         self._batch_size = config.batch_size
-        self._schedule = schedule(config.optim, config.total_steps)
         self._bar = tqdm(
             total=config.total_steps,
             initial=first,
@@ -276,24 +278,20 @@ class Progress:
         """Starts the clock of images/s: validating and saving do not count."""
         self._steps, self._time = 0, time.perf_counter()
 
-    def update(self, loss: float) -> None:
-        """Counts a step."""
+    def update(self, values: Mapping[str, float]) -> None:
+        """Counts a step with the values of its metrics."""
         self._steps += 1
-        now = self.curves()
         self._bar.set_postfix_str(
-            f"loss {loss:.4f}, rate {now['learning_rate']:.1e}, "
-            f"{now['images_per_second']:.1f} images/s",
+            f"loss {values['loss']:.4f}, rate {values['learning_rate']:.1e}, "
+            f"{self.images_per_second:.1f} images/s",
             refresh=False,
         )
         self._bar.update()
 
-    def curves(self) -> dict[str, float]:
-        """Learning rate of the last step and images/s since the last `restart`."""
-        seconds = time.perf_counter() - self._time
-        return {
-            "learning_rate": float(self._schedule(max(0, self._bar.n - 1))),
-            "images_per_second": self._steps * self._batch_size / seconds,
-        }
+    @property
+    def images_per_second(self) -> float:
+        """Since the last `restart`."""
+        return self._steps * self._batch_size / (time.perf_counter() - self._time)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

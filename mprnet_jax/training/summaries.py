@@ -1,6 +1,7 @@
 """What a run shows: event files for TensorBoard, tables and sheets."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from mprnet_jax.sheets import make_sheet, write_png
 STAGES = ("degraded", "stage1", "stage2", "stage3")
 
 
+@dataclass
 class Validation:
     """What restoring the held-out pairs gave.
 
@@ -19,10 +21,9 @@ class Validation:
         shown: the first few pairs, as lists of degraded, stage 1, stage 2, stage 3, target images.
     """
 
-    def __init__(self, names: Sequence[str], psnr: np.ndarray, shown: list[list[np.ndarray]]):
-        self.names = names
-        self.psnr = psnr
-        self.shown = shown
+    names: Sequence[str]
+    psnr: np.ndarray
+    shown: list[list[np.ndarray]]
 
     @property
     def mean_psnr(self) -> np.ndarray:
