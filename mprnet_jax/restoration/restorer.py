@@ -250,7 +250,11 @@ def pad(image: np.ndarray) -> np.ndarray:
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
-    """Sides grown to multiples of 8."""
+    """Sides grown to multiples of 8.
+
+    >>> padded_size(480, 321)
+    (480, 328)
+    """
     return height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
 
 
