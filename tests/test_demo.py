@@ -37,6 +37,7 @@ SWITCHES = [
     "--disable-component-update",
     "--disable-sync",
 ]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120  # seconds; CI's machines may be busy
 
 
@@ -72,9 +73,9 @@ def serving(weights: Path, scratch: Path, *arguments: str) -> Iterator[str]:
 @pytest.fixture
 def tab(tmp_path: Path):
     """A tab of Chromium; all addresses that it asks for are in `tab.asked`."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not chromium:
-        reason = "there is no Chromium here: apt-get install chromium"
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if chromium is None:
+        reason = f"none of {', '.join(BROWSERS)} is here: apt-get install chromium"
         assert os.environ.get("CI") != "true", reason
         pytest.skip(reason)
     from playwright.sync_api import sync_playwright
