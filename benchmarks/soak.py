@@ -3,8 +3,8 @@
     python -m benchmarks.soak [--minutes 60] [--kill_every 10] [--width 16]
 
 Goodput is the time of the steps that were kept over all time since the first start: what starting,
-saving and computing lost steps again takes is the rest. Memory is that of the training process after
-each step; its slope leaves out the first minutes after a start, when libraries fill their caches.
+saving and computing lost steps again takes is the rest. Memory is that of the training process
+after each step; its slope leaves out the first minutes after a start, when libraries fill their caches.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import os
 import signal
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def step_seconds(samples: list) -> dict[int, float]:
     seconds = {}
     for pid in dict.fromkeys(sample[0] for sample in samples):
         mine = [sample for sample in samples if sample[0] == pid]
-        took = {after[2]: after[1] - before[1] for before, after in zip(mine, mine[1:])}
+        took = {after[2]: after[1] - before[1] for before, after in pairwise(mine)}
         usual = float(np.median(list(took.values())))
         # The step after a save waited for it; the first one, for the compiler.
         seconds |= {n: usual if n % SAVED_EVERY == 1 else took.get(n, usual) for *_, n, _ in mine}
@@ -86,7 +87,7 @@ def report(samples: list, begin: float, end: float, workdir: Path, kills: int) -
             f"| time, kills | {(end - begin) / 60:.1f} minutes, {kills} |",
             f"| steps kept, of steps computed | {kept} of {len(samples)} |",
             f"| median step | {np.median(list(seconds.values())):.3f} s |",
-            f"| goodput: time of the kept steps over all time | {100 * useful / (end - begin):.1f} % |",
+            f"| goodput | {100 * useful / (end - begin):.1f} % |",
             "| memory's slope after warm-up, by process | "
             f"{', '.join(f'{slope:+.1f}' for slope in slopes)} MB/h |",
             f"| memory at the end | {samples[-1][3] / 1e6:.0f} MB |",
