@@ -4,7 +4,7 @@
 
 Goodput is the time of the steps that were kept over all time since the first start: what starting,
 saving and computing lost steps again takes is the rest. Memory is that of the training process
-after each step; its slope leaves out the first minutes after a start, when libraries fill their caches.
+after each step; its slope leaves out the first minutes after a start, while caches fill.
 """
 
 import argparse
