@@ -1,10 +1,4 @@
-import dataclasses
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -16,39 +10,6 @@ from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training import loop
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import Checkpoints, load_params
-
-# Trains the run of the fixture `tiny_run`, whose config comes as JSON.
-SCRIPT = """
-import json, sys
-from mprnet_jax.config import *
-from mprnet_jax.training.loop import train
-fields = json.loads(sys.argv[1])
-for name, kind in dict(model=ModelConfig, data=DataConfig, loss=LossConfig, optim=OptimConfig,
-                       mesh=MeshConfig).items():
-    fields[name] = kind(**fields[name])
-train(TrainConfig(**fields), sys.argv[2])
-"""
-
-
-def start(config, workdir, cache):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, json.dumps(dataclasses.asdict(config)), str(workdir)],
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def final_hash(workdir, config):
-    """Of all arrays in the last checkpoint, by the record that was saved with it."""
-    record = workdir / f"checkpoints/{config.total_steps}/record/metadata"
-    return json.loads(record.read_text())["sha256"]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys):
@@ -78,27 +39,6 @@ def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys
     again = loop.train(tiny_run, tmp_path)
     assert "finished: 6 steps" in capsys.readouterr().out
     np.testing.assert_array_equal(again.psnr, result.psnr)
-
-
-def test_kill_9_and_resume_end_bit_identical(tiny_run, tmp_path, cache):
-    tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 12, 3, 12
-    tiny_run.data.mixup_from_step = 2  # what is drawn on the device must continue, too
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    output, _ = start(tiny_run, whole, cache).communicate()
-    assert (whole / "checkpoints/12").is_dir(), output
-
-    process = start(tiny_run, killed, cache)
-    while not any((killed / f"checkpoints/{step}").is_dir() for step in (3, 6, 9)):
-        assert process.poll() is None, "finished before it could be killed"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (killed / "checkpoints/12").exists()
-
-    output, _ = start(tiny_run, killed, cache).communicate()
-    assert "Resuming from step" in output
-    assert final_hash(killed, tiny_run) == final_hash(whole, tiny_run)
 
 
 def test_another_config_is_refused_with_the_field_that_differs(tiny_run, tmp_path):
@@ -157,7 +97,7 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkey
 
 
 def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
-    tiny_run, tmp_path, monkeypatch, capsys
+    tiny_run, tmp_path, monkeypatch, capsys, final_hash
 ):
     tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 6, 6, 6
     whole = loop.train(tiny_run, tmp_path / "whole")
