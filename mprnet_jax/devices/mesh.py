@@ -4,6 +4,8 @@ Two axes: "data" holds different images, "height" holds bands of rows of the sam
 are copied to every device. The compiler exchanges the rows at the borders of bands.
 """
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -48,6 +50,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def image_sharding(mesh: Mesh) -> NamedSharding:
     """[B, H, W, C] with images over "data" and rows over "height"."""
     return NamedSharding(mesh, PartitionSpec("data", "height"))
+
+
+def placement(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """What the model's `place` does on this mesh to maps [B, H, W, C].
+
+    Whole maps go to the devices, as many to each; where they are too few for that, the rows of each
+    are spread over "height". Splitting and joining patches is then an exchange between neighbours;
+    left to itself, the compiler gathers whole batches of maps on every device.
+    """
+
+    def place(x: jax.Array) -> jax.Array:
+        if len(x) % mesh.size == 0:
+            spec = PartitionSpec(("data", "height"))
+        elif x.shape[1] % mesh.shape["height"] == 0:
+            spec = PartitionSpec("data", "height")
+        else:  # XLA spreads uneven rows, JAX has no name for it
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return place
 
 
 def check_divides(mesh: Mesh, batch_size: int, patch_size: int) -> None:
