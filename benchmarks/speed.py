@@ -13,6 +13,7 @@ from benchmarks.work import (
     Contender,
     Work,
 )
+from mprnet_jax.model.flops import forward_flops
 
 ENVIRONMENT = {
     "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
@@ -63,30 +64,18 @@ def matmul_peaks(
 def share_of_peak(
     work: Work, dtypes: dict[str, str], peaks: dict[str, float]
 ) -> Callable[[Outcome], str]:
-    """What part of the peak a contender's time is, for what our network has to compute.
+    """What part of the peak a contender reaches, by the arithmetic of the published network.
 
     A training step counts as three forward passes.
     """
-    flops = forward_flops(work) * (3 if work.kind == "train" else 1)
+    flops = work.batch * forward_flops(PRESETS[work.preset], work.height, work.width)
+    flops *= 3 if work.kind == "train" else 1
 
     def share(outcome: Outcome) -> str:
         peak = peaks.get(dtypes[outcome.contender])
         return f"{flops / outcome.median / peak:.2f}" if peak else ""
 
     return share
-
-
-def forward_flops(work: Work) -> float:
-    """Floating-point operations of one forward pass, by XLA's account."""
-    import jax
-    import jax.numpy as jnp
-
-    from mprnet_jax.model.mprnet import pure_functions
-
-    init, apply = pure_functions(PRESETS[work.preset])
-    images = jax.ShapeDtypeStruct((work.batch, work.height, work.width, 3), jnp.float32)
-    lowered = jax.jit(apply).lower(jax.eval_shape(lambda: init(0)), images)
-    return lowered.cost_analysis()["flops"]
 
 
 def section(work: Work, outcomes: list[Outcome], last: Callable[[Outcome], str]) -> str:

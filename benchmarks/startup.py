@@ -5,6 +5,7 @@
 does one start of the sample config with the compile cache as it is, and prints nothing.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -31,17 +32,12 @@ def start() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    class Run(loop.Run):
-        def report(self, step, metrics, *rest) -> None:
-            super().report(step, metrics, *rest)
-            if metrics is not None:
-                raise FirstStepDone
+    def update(*_) -> None:
+        raise FirstStepDone
 
-    with tempfile.TemporaryDirectory() as workdir:
-        try:
-            Run(module.get_config("sample"), Path(workdir)).train()
-        except FirstStepDone:
-            pass
+    loop.Progress.update = update  # called with the metrics of each step
+    with tempfile.TemporaryDirectory() as workdir, contextlib.suppress(FirstStepDone):
+        loop.train(module.get_config("sample"), Path(workdir))
 
 
 def seconds_to_first_step(cache: str) -> float:

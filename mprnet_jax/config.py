@@ -12,7 +12,14 @@ from mprnet_jax.errors import UserError
 
 SIZE_MULTIPLE = 8  # of an image's sides: the network halves a half of it twice
 MAX_PATCH = 1024  # pixels a side; beyond it a training step fits no device
+REMATS = ("none", "elementwise", "cab", "orb")
 SOURCES = ("folders", "prepared", "sample_rain", "sample_blur", "sample_noise")
+
+
+COUNTS = ("total_steps", "batch_size", "accumulate", "checkpoint_every", "validate_every")
+COUNTS += ("log_every", "optim.max_skipped")
+AMOUNTS = ("data.mixup_from_step", "data.max_unreadable", "optim.weight_decay", "optim.clip_norm")
+AMOUNTS += ("optim.ema_decay", "optim.spike_factor", "profile_steps")
 
 
 def free(default: Any) -> Any:
@@ -31,6 +38,9 @@ class ModelConfig:
     cabs_per_orb: int = 8  # channel attention blocks in an original-resolution block
     bias: bool = False  # whether convolutions add a bias; samplers never do
     dtype: str = "float32"  # of the computation, or "bfloat16"; parameters stay float32
+    # What backpropagation computes anew instead of keeping it in memory: "none"; "elementwise", all
+    # between convolutions; "cab", the inside of each CAB; "orb", the inside of each row of CABs.
+    remat: str = free("none")
 
     def __post_init__(self) -> None:
         self.validate()
@@ -50,6 +60,8 @@ class ModelConfig:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"model.dtype={self.dtype!r}: use float32 or bfloat16")
+        if self.remat not in REMATS:
+            raise UserError(f"model.remat={self.remat!r}: use {' or '.join(REMATS)}")
 
     @property
     def level_widths(self) -> tuple[int, int, int]:
@@ -86,6 +98,8 @@ class DataConfig:
     num_workers: int = free(0)  # reading processes; 0 reads with threads, enough for small pictures
     saturation: bool = False  # changes the saturation of a third of the pairs by up to 20 %
     mixup_from_step: int = 0  # mixes the pairs of each batch after so many steps; 0: never
+    # A picture that cannot be read is replaced by the next one; more than this share stops the run.
+    max_unreadable: float = free(0.01)
 
 
 @dataclass(slots=True)
@@ -107,6 +121,12 @@ class OptimConfig:
     decay_steps: int = 0  # length of the cosine after the warm-up; 0: the rest of the run
     weight_decay: float = 0.0  # Adam's L2 term: this times the parameters joins the gradient
     clip_norm: float = 0.0  # clips the gradient's global norm; 0: never
+    # Decay of the moving average of the parameters that is validated, kept and exported; 0: none.
+    ema_decay: float = 0.0
+    # Skips steps whose gradient norm exceeds so many times its running median; 0: none. Steps whose
+    # loss or gradient is not finite are always skipped.
+    spike_factor: float = 0.0
+    max_skipped: int = free(10)  # so many skipped steps in a row stop the run
 
 
 @dataclass(slots=True)
@@ -129,6 +149,7 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     total_steps: int = 0
     batch_size: int = 16
+    accumulate: int = free(1)  # parts of a batch that are computed in turn, which takes less memory
     patch_size: int = 256  # side of the training patches, in pixels
     validation_crop: int = 256  # side of the centre crops that validation restores, in pixels
     seed: int = 0
@@ -136,21 +157,27 @@ class TrainConfig:
     checkpoint_every: int = free(1000)  # steps
     validate_every: int = free(1000)  # steps
     log_every: int = free(50)  # steps
+    profile_steps: int = free(0)  # steps that a trace for TensorBoard's profiler spans; 0: no trace
     note: str = free("")  # printed with the result
 
     def validate(self) -> None:
         """Raises UserError for a field whose value makes no sense."""
         self.model.validate()
-        counts = ("total_steps", "batch_size", "checkpoint_every", "validate_every", "log_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
-        for name, value in (
-            ("data.mixup_from_step", self.data.mixup_from_step),
-            ("optim.weight_decay", self.optim.weight_decay),
-        ):
-            if value < 0:
-                raise UserError(f"{name}={value}: must not be negative")
+        values = flatten(self)
+        for name in COUNTS:
+            if values[name] < 1:
+                raise UserError(f"{name}={values[name]}: must be 1 or more")
+        for name in AMOUNTS:
+            if values[name] < 0:
+                raise UserError(f"{name}={values[name]}: must not be negative")
+        if self.optim.ema_decay >= 1:
+            raise UserError(f"optim.ema_decay={self.optim.ema_decay}: must be below 1")
+        if 0 < self.optim.spike_factor <= 1:
+            raise UserError(f"optim.spike_factor={self.optim.spike_factor}: must be above 1, or 0")
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"accumulate={self.accumulate}: must divide batch_size={self.batch_size}"
+            )
         for name in ("patch_size", "validation_crop"):
             size = getattr(self, name)
             if size % SIZE_MULTIPLE or not 0 < size <= MAX_PATCH:

@@ -117,6 +117,11 @@ class Cached(Sequence[Example]):
         self._kept: dict[int, Example] = {}
         self._lock = threading.Lock()
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the other source's examples."""
+        return self._source.names
+
     def __len__(self) -> int:
         return len(self._source)
 

@@ -3,11 +3,15 @@
 Batches are dicts of uint8 [B, H, W, 3]: "degraded" and "target".
 """
 
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grain
-import jax
 import numpy as np
 from absl import flags
 
@@ -28,7 +32,7 @@ SAMPLES = {
 def training_source(
     config: DataConfig,
 ) -> tuple[Sequence[Example], degradations.Degradation | None]:
-    """The training examples that a config names, and what degrades them if they are clean."""
+    """The training examples that a config names, with `.names`, and what degrades clean ones."""
     if degrade := SAMPLES.get(config.source):
         return sample.Photos(sample.TRAINING_PHOTOS), degrade
     pairs = _pairs(config, config.train, "train")
@@ -63,10 +67,13 @@ def _folder(config: DataConfig, name: str) -> Path:
 
 
 class TrainingBatches(Iterator[Example]):
-    """An endless stream of batches of random patches, this host's share of each.
+    """An endless stream of batches of random patches, or of a share of each.
 
     Batch number i is a function of the seed and i alone: whatever the number of threads, workers or
     hosts, the same examples meet in it, and a stream can start at any i without replaying others.
+
+    An example that cannot be read is replaced by the next one of the source that can; "unreadable"
+    in a batch, int [B], has the numbers of such examples in the source, and -1 for all others.
     """
 
     def __init__(
@@ -80,30 +87,115 @@ class TrainingBatches(Iterator[Example]):
         seed: int,
         start: int = 0,
         num_workers: int = 0,
+        share: range | None = None,
     ):
-        hosts = jax.process_count()
+        """`share`: which images of each batch to load; by default all."""
+        share = share or range(batch_size)
+        self._names, self._batch_size = source.names, batch_size
+        self._order = _shuffled(range(len(source)), seed)
+        patches = _shuffled(Readable(source), seed).random_map(
+            Patches(RandomPatch(patch_size, degrade, saturation))
+        )
         dataset = (
-            grain.MapDataset.source(source)
-            .seed(seed)
-            .shuffle()
-            .repeat()
-            .random_map(RandomPatch(patch_size, degrade, saturation))[jax.process_index() :: hosts]
-            .batch(batch_size // hosts, drop_remainder=True)[start:]
+            Share(patches, batch_size, share)
+            .batch(len(share), drop_remainder=True)[start:]
             .to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=32))
         )
         if num_workers:
             # Grain's worker processes read absl flags, which only absl.app parses.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-        self._iterator = iter(dataset)
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=num_workers),
+                worker_init_fn=end_with_parent,
+            )
+        # Workers start with the first batch, and inherit that they leave these signals to us.
+        with blocked(signal.SIGTERM, signal.SIGINT):
+            self._iterator = iter(dataset)
+            self._first = [next(self._iterator)]
 
     def __next__(self) -> Example:
-        return next(self._iterator)
+        return self._first.pop() if self._first else next(self._iterator)
+
+    def names(self, batch: int) -> list[str]:
+        """The names of the examples that batch number `batch` consists of, over all hosts."""
+        places = range(batch * self._batch_size, (batch + 1) * self._batch_size)
+        return [self._names[self._order[place]] for place in places]
 
     def close(self) -> None:
         """Stops threads and worker processes."""
         self._iterator.close()
+
+
+def _shuffled(source: Sequence, seed: int) -> grain.MapDataset:
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+
+class Readable(Sequence[tuple[int, Example]]):
+    """A source whose examples that cannot be read are replaced by the next one that can.
+
+    Its items are (the number of the example that was replaced, or -1; example).
+    """
+
+    def __init__(self, source: Sequence[Example]):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[int, Example]:
+        for offset in range(len(self)):
+            with contextlib.suppress(UserError):
+                return (index if offset else -1), self._source[(index + offset) % len(self)]
+        return -1, self._source[index]  # tells why, for no other can be read either
+
+
+class Patches(grain.transforms.RandomMap):
+    """Random patches of the items of `Readable`."""
+
+    def __init__(self, patch: RandomPatch):
+        self._patch = patch
+
+    def random_map(self, item: tuple[int, Example], rng: np.random.Generator) -> Example:
+        replaced, example = item
+        return self._patch(example, rng) | {"unreadable": np.int32(replaced)}
+
+
+class Share(grain.MapDataset):
+    """Of every `batch_size` examples of another dataset those in the range `share`."""
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, share: range):
+        super().__init__(parent)
+        self._batch_size, self._share = batch_size, share
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * len(self._share)
+
+    def __getitem__(self, index: int | slice) -> Example | grain.MapDataset:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, place = divmod(index, len(self._share))
+        return self._parent[batch * self._batch_size + self._share[place]]
+
+
+@contextlib.contextmanager
+def blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Holds signals back; processes started meanwhile never get them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(*_: int) -> None:
+    """Makes a worker process end when the process that started it does, however it ends."""
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def validation_batches(

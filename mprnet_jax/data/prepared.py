@@ -54,13 +54,34 @@ class Prepared(Sequence[Example]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records[index]
+        record = self._record(index)
         return {role: _array(image) for role, image in record.items() if role != "name"}
 
-    @functools.cached_property
-    def names(self) -> list[str]:
-        """The examples' names; asking for them reads the set once."""
-        return [self._records[index]["name"].decode() for index in range(len(self))]
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self._records[index]
+        except (RuntimeError, ValueError, OSError) as error:
+            raise UserError(
+                f"{self.folder}: its record {index} is damaged ({error}); prepare the set anew"
+            ) from error
+
+    @property
+    def names(self) -> "Names":
+        """The examples' names, each read when it is asked for."""
+        return Names(self)
+
+
+class Names(Sequence[str]):
+    """The names of a prepared split's examples."""
+
+    def __init__(self, prepared: Prepared):
+        self._prepared = prepared
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def __getitem__(self, index: int) -> str:
+        return self._prepared._record(index)["name"].decode()
 
 
 def _array(image: np.ndarray | bytes) -> np.ndarray:

@@ -72,12 +72,15 @@ def placement(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     return place
 
 
-def check_divides(mesh: Mesh, batch_size: int, patch_size: int) -> None:
-    """Raises UserError unless every device gets as many images and rows as every other."""
+def check_divides(mesh: Mesh, batch_size: int, patch_size: int, accumulate: int = 1) -> None:
+    """Raises UserError unless every device gets as many images and rows as every other, of each of
+    the parts that `accumulate` cuts a batch into.
+    """
     data, height = mesh.shape["data"], mesh.shape["height"]
-    if batch_size % data:
+    if batch_size % (data * accumulate):
+        parts = f" in accumulate={accumulate} parts" if accumulate > 1 else ""
         raise UserError(
-            f"batch_size={batch_size} cannot be divided over mesh.data={data} devices: "
+            f"batch_size={batch_size}{parts} cannot be divided over mesh.data={data} devices: "
             "change one of them, or give the rest of the devices to mesh.height"
         )
     if patch_size % height:
@@ -86,19 +89,30 @@ def check_divides(mesh: Mesh, batch_size: int, patch_size: int) -> None:
         )
 
 
-def put_same_images(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Places a batch that every host has whole."""
-    sharding = image_sharding(mesh)
-    return {
-        name: jax.make_array_from_callback(images.shape, sharding, images.__getitem__)
-        for name, images in batch.items()
-    }
+def local_images(mesh: Mesh, batch_size: int) -> range:
+    """The images of a batch that devices of this host hold, or hold bands of."""
+    shape = (batch_size, mesh.shape["height"])
+    places = image_sharding(mesh).addressable_devices_indices_map(shape).values()
+    bounds = [place[0].indices(batch_size) for place in places]
+    return range(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
 
-def put_images(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Places this host's share of a batch; the result is the batch of all hosts."""
-    sharding = image_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, images)
-        for name, images in batch.items()
-    }
+def put_batch(
+    batch: dict[str, np.ndarray], mesh: Mesh, size: int | None = None, first: int = 0
+) -> dict[str, jax.Array]:
+    """Places a batch of images [B, H, W, C], and of numbers [B], on the devices of all hosts.
+
+    This host gives the images from number `first` on, at least its `local_images`; by default all.
+    """
+
+    def put(values: np.ndarray) -> jax.Array:
+        shape = (size or len(values), *values.shape[1:])
+        sharding = NamedSharding(mesh, PartitionSpec(*("data", "height")[: values.ndim]))
+
+        def cut(place: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = place[0].indices(shape[0])
+            return values[(slice(start - first, stop - first), *place[1:])]
+
+        return jax.make_array_from_callback(shape, sharding, cut)
+
+    return {name: put(values) for name, values in batch.items()}

@@ -99,6 +99,18 @@ def double(x: jax.Array) -> jax.Array:
     return x
 
 
+def remat(block: Callable[[jax.Array], jax.Array], kind: str, chosen: str) -> Callable:
+    """`block`, computed anew by backpropagation where `config.remat`, the `chosen`, asks for it.
+
+    `kind` is the block's: "cab", or "orb" for a row of CABs.
+    """
+    if chosen == kind:
+        return jax.checkpoint(block)
+    if chosen == "elementwise" and kind == "cab":
+        return jax.checkpoint(block, policy=jax.checkpoint_policies.dots_saveable)
+    return block
+
+
 class ChannelAttention(nnx.Module):
     """Scales each channel by what a small network makes of all channels' means."""
 
@@ -118,10 +130,14 @@ class CAB(nnx.Module):
         self.conv1 = conv3x3(channels, channels, config, rngs)
         self.conv2 = conv3x3(channels, channels, config, rngs)
         self.attention = ChannelAttention(channels, config, rngs=rngs)
+        self.remat = config.remat
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
-        y = self.conv2(prelu(self.conv1(x), shared.slope))
-        return self.attention(y, shared.pool) + x
+        def block(x: jax.Array) -> jax.Array:
+            y = self.conv2(prelu(self.conv1(x), shared.slope))
+            return self.attention(y, shared.pool) + x
+
+        return remat(block, "cab", self.remat)(x)
 
 
 class CABs(nnx.Module):
@@ -129,11 +145,15 @@ class CABs(nnx.Module):
 
     def __init__(self, count: int, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.cabs = nnx.List([CAB(channels, config, rngs=rngs) for _ in range(count)])
+        self.remat = config.remat
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
-        for cab in self.cabs:
-            x = cab(x, shared)
-        return x
+        def row(x: jax.Array) -> jax.Array:
+            for cab in self.cabs:
+                x = cab(x, shared)
+            return x
+
+        return remat(row, "orb", self.remat)(x)
 
 
 class Down(nnx.Module):

@@ -1,19 +1,17 @@
 """The training run: set up or resume, then validate, save, next batch, step, log, in this order.
 
-Saving before the next batch is drawn makes a saved step and its data position agree.
+Saving before the next batch is drawn makes a saved step and its data position agree. A step counts
+when its batch is drawn, also if it is skipped, so step number n always has batch number n.
 """
 
 import functools
-import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
-from tqdm import tqdm
 
 from mprnet_jax.config import TrainConfig, flatten
 from mprnet_jax.data.pipeline import (
@@ -26,8 +24,11 @@ from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit, use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.training.guard import Guard
+from mprnet_jax.training.interrupts import Interrupts
 from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer, schedule
+from mprnet_jax.training.progress import Progress, Trace
 from mprnet_jax.training.state import TrainState, create_state
 from mprnet_jax.training.step import Batch, Metrics, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
@@ -43,12 +44,14 @@ from mprnet_jax.weights.checkpoints import (
 SHOWN = 4  # pairs on a validation sheet
 
 
-def train(config: TrainConfig, workdir: Path | str) -> Validation:
+def train(config: TrainConfig, workdir: Path | str) -> Validation | None:
     """Trains until `config.total_steps`, from where `workdir` stands, and returns the last scores.
 
+    SIGTERM and Ctrl-C save a checkpoint and end it earlier; then there are no scores.
+
     Raises:
-        UserError: for a config that cannot run, missing or broken data, a workdir of another run,
-            and a loss that is no longer finite.
+        UserError: for a config that cannot run, missing or broken data, a workdir of another run
+            or one that cannot be written, and when too many steps in a row had to be skipped.
     """
     return Run(config, Path(workdir)).train()
 
@@ -63,108 +66,113 @@ class Run:
         self.workdir = workdir
         self.is_main = jax.process_index() == 0
         self.mesh = meshes.make_mesh(config.mesh.data, config.mesh.height)
-        meshes.check_divides(self.mesh, config.batch_size, config.patch_size)
+        meshes.check_divides(self.mesh, config.batch_size, config.patch_size, config.accumulate)
         meshes.check_divides(self.mesh, config.batch_size, config.validation_crop)
         # Missing data is found out before anything is written.
-        self.source = training_source(config.data)
+        self.source, self.degrade = training_source(config.data)
         self.held_out = validation_source(config.data)
+        self.share = meshes.local_images(self.mesh, config.batch_size)
 
         init, apply = pure_functions(config.model)
         optimizer = make_optimizer(config.optim, config.total_steps)
-        self.fresh = lambda: create_state(init(config.seed), optimizer)
-        if config.init_from:
-            start = load_start(config)
-            self.fresh = lambda: create_state(start, optimizer)
+        start = load_start(config) if config.init_from else init(config.seed)
+        self.fresh = functools.partial(create_state, start, optimizer, config.optim)
 
         mix, from_step = None, config.data.mixup_from_step
         if from_step:
             mix = functools.partial(mixup, seed=config.seed, from_step=from_step)
-
-        copies = meshes.replicated(self.mesh)
-        images = meshes.image_sharding(self.mesh)
         rate = schedule(config.optim, config.total_steps)
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             after, metrics = train_step(
-                state, batch, apply=apply, optimizer=optimizer, loss=config.loss, mix=mix
+                state,
+                batch,
+                apply=apply,
+                optimizer=optimizer,
+                loss=config.loss,
+                optim=config.optim,
+                accumulate=config.accumulate,
+                mix=mix,
             )
-            return after, metrics | {"learning_rate": rate(state.step)}
+            metrics["learning_rate"] = rate(state.step)
+            return after, metrics | {"unreadable": jnp.sum(batch["unreadable"])}
 
-        self.step = jit(step, in_shardings=(copies, images), out_shardings=copies, donate_argnums=0)
+        copies = meshes.replicated(self.mesh)
+        self.step = jit(step, out_shardings=copies, donate_argnums=0)
         self.validation_step = jit(
-            functools.partial(validation_step, apply=apply),
-            in_shardings=(copies, images),
-            out_shardings=copies,
+            functools.partial(validation_step, apply=apply), out_shardings=copies
         )
 
-    def train(self) -> Validation:
+    def train(self) -> Validation | None:
         """See the function `train`."""
-        self.claim_workdir()
-        checkpoints = Checkpoints(self.workdir)
-        try:
-            state, position = self.first_state(checkpoints)
-            first = int(state.step)
-            if first == self.config.total_steps:
-                self.say(f"This run is finished: {first} steps. Its result:")
-                validation = self.validate(state.params)
-            else:
-                validation = self.steps(state, position, checkpoints)
-        finally:
-            checkpoints.close()
-        self.show(validation, checkpoints.best_step)
+        with Interrupts() as self.interrupts:
+            self.claim_workdir()
+            with Checkpoints(self.workdir) as checkpoints:
+                state, first, counts = self.first_state(checkpoints)
+                if first == self.config.total_steps:
+                    self.say(f"This run is finished: {first} steps. Its result:")
+                    validation = self.validate(state.weights)
+                else:
+                    validation = self.steps(state, first, counts, checkpoints)
+        if validation:
+            self.show(validation, checkpoints.best_step)
         return validation
 
-    def steps(self, state: TrainState, position: int, checkpoints: Checkpoints) -> Validation:
-        """Trains from `state` and batch number `position` to the end."""
-        config = self.config
-        first, total = int(state.step), config.total_steps
-        batches = self.batches(position)
-        summaries = Summaries(self.workdir, first, enabled=self.is_main)
+    def steps(
+        self, state: TrainState, first: int, counts: dict, checkpoints: Checkpoints
+    ) -> Validation | None:
+        """Trains from `state` and batch number `first` to the end, or until a signal."""
+        config, total = self.config, self.config.total_steps
         bar = Progress(config, first, enabled=self.is_main)
+        guard = Guard(config, self.source, bar.tell, counts)
+        summaries = Summaries(self.workdir, first, enabled=self.is_main)
+        trace = Trace(self.workdir, first, config.profile_steps)
+        batches = self.batches(first)
         running = None  # the metrics of the step that the devices work on
+
+        def report(step: int) -> None:
+            """Waits for step number `step`, checks and shows it."""
+            if running is None:
+                return
+            values = jax.device_get(running)
+            guard.check(step, values, lambda: batches.names(step - 1))
+            bar.update(values)
+            if step % config.log_every == 0:
+                shown = {name: values[name] for name in values if name not in guard.counts}
+                summaries.scalars(step, shown | guard.counts | bar.speed)
+
         try:
             for step in range(first, total + 1):
+                stops = self.interrupts.stop()
                 validates = due(step, config.validate_every, first, total)
-                saves = validates or due(step, config.checkpoint_every, first, total)
-                if saves:
-                    self.report(step, running, bar, summaries)
+                if stops or validates or due(step, config.checkpoint_every, first, total):
+                    report(step)
                     running = None
-                    validation = self.validate(state.params) if validates else None
-                    self.save(checkpoints, state, validation)
+                    validation = self.validate(state.weights) if validates and not stops else None
+                    self.save(checkpoints, step, state, validation, guard.counts)
                     if validation:
                         summaries.validation(step, validation)
                     bar.restart()
+                    stops = self.interrupts.stop()  # validating may have taken long
+                if stops:
+                    checkpoints.wait()
+                    self.say(f"Stopped after step {step}; the same command goes on from there.")
+                    return None
                 if step == total:
                     return validation
-                batch = meshes.put_images(next(batches), self.mesh)
+                trace.before(step, state)
+                batch = guard.look_at(next(batches))
+                batch = meshes.put_batch(batch, self.mesh, config.batch_size, self.share.start)
                 state, metrics = self.step(state, batch)
                 # Reading the step before only now keeps the devices busy meanwhile.
-                self.report(step, running, bar, summaries)
+                report(step)
                 running = metrics
+                checkpoints.check()
         finally:
             bar.close()
+            trace.close()
             batches.close()
             summaries.close()
-
-    def report(self, step: int, metrics: Metrics | None, bar: "Progress", summaries: Summaries):
-        """Waits for the metrics of the step that led to `step` and shows them.
-
-        Raises:
-            UserError: if the loss is not finite.
-        """
-        if metrics is None:
-            return
-        values = jax.device_get(metrics)
-        loss = values["loss"]
-        if not np.isfinite(loss):
-            raise UserError(
-                f"step {step}: the loss is {loss}; the checkpoints in {self.workdir} are sound. "
-                "Lower optim.learning_rate or set optim.clip_norm=0.01, and start anew in another "
-                "workdir"
-            )
-        bar.update(values)
-        if step % self.config.log_every == 0:
-            summaries.scalars(step, values | {"images_per_second": bar.images_per_second})
 
     def claim_workdir(self) -> None:
         """Makes the workdir this run's."""
@@ -176,57 +184,67 @@ class Run:
         if self.is_main:
             write_config(self.workdir, self.config)
 
-    def first_state(self, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-        """The newest checkpoint's state and data position, or a fresh state and 0."""
+    def first_state(self, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, int]]:
+        """The newest checkpoint's state, data position and counts, or those of a fresh run."""
         copies = meshes.replicated(self.mesh)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies),
             jax.eval_shape(self.fresh),
         )
-        rest = {"step": shapes.step, "opt_state": shapes.opt_state}
-        saved = checkpoints.load_newest(shapes.params, rest)
+        saved = checkpoints.load_newest(shapes.weights, rest_of(shapes))
         if saved is None:
             state = jax.device_put(self.fresh(), copies)
             self.say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-            return state, 0
+            return state, 0, {}
         self.say(f"Resuming from step {saved.step} in {self.workdir}")
-        state = TrainState(saved.rest["step"], saved.params, saved.rest["opt_state"])
-        return state, saved.record["batches"]
+        fields = {"params": saved.params, **saved.rest}
+        if shapes.ema is not None:
+            fields["ema"] = saved.params
+        return TrainState(**fields), saved.record["batches"], saved.record["counts"]
 
     def batches(self, start: int) -> TrainingBatches:
         """The training batches from number `start` on."""
         config = self.config
         return TrainingBatches(
-            *self.source,
+            self.source,
+            self.degrade,
             num_workers=config.data.num_workers,
             batch_size=config.batch_size,
             patch_size=config.patch_size,
             saturation=config.data.saturation,
             seed=config.seed,
             start=start,
+            share=self.share,
         )
 
-    def validate(self, params: Any) -> Validation:
-        """Restores the centre crops of the held-out pairs."""
+    def validate(self, params: Any) -> Validation | None:
+        """Restores the centre crops of the held-out pairs; None if a signal came meanwhile."""
         scores, shown = [], []
         data = self.mesh.shape["data"]
         batch_size = min(self.config.batch_size, -(-len(self.held_out) // data) * data)
         crop = self.config.validation_crop
         for batch, count in validation_batches(self.held_out, batch_size, crop):
-            result = self.validation_step(params, meshes.put_same_images(batch, self.mesh))
+            if self.interrupts.stop():
+                return None
+            result = self.validation_step(params, meshes.put_batch(batch, self.mesh))
             scores.append(np.asarray(result["psnr"])[:, :count])
             for i in range(min(count, SHOWN - len(shown))):
                 stages = np.asarray(result["images"][:, i])
                 shown.append([batch["degraded"][i], *stages, batch["target"][i]])
         return Validation(self.held_out.names, np.concatenate(scores, axis=1), shown)
 
-    def save(self, checkpoints: Checkpoints, state: TrainState, validation: Validation | None):
+    def save(
+        self,
+        checkpoints: Checkpoints,
+        step: int,
+        state: TrainState,
+        validation: Validation | None,
+        counts: dict[str, int],
+    ) -> None:
         """Saves a checkpoint; one with a validation may become the best."""
-        step = int(state.step)
-        rest = {"step": state.step, "opt_state": state.opt_state}
-        record = {"batches": step}  # the data position
+        record = {"batches": step, "counts": counts}  # the data position, and what went wrong
         score = validation.score if validation else UNSCORED
-        checkpoints.save(Checkpoint(step, state.params, rest, record), score)
+        checkpoints.save(Checkpoint(step, state.weights, rest_of(state), record), score)
 
     def show(self, validation: Validation, best_step: int | None) -> None:
         """Prints the result and draws it."""
@@ -245,10 +263,17 @@ class Run:
             print(text, flush=True)
 
 
+def rest_of(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds besides the weights: all fields that are in use."""
+    weights = "params" if state.ema is None else "ema"
+    rest = {name: value for name, value in vars(state).items() if name != weights}
+    return {name: value for name, value in rest.items() if value is not None}
+
+
 def load_start(config: TrainConfig) -> Any:
     """The parameters of `init_from`; UserError unless they are of the config's network."""
     weights = files.read(config.init_from)
-    wanted, found = flatten(config.model), flatten(weights.config)
+    wanted, found = flatten(config.model, deciding=True), flatten(weights.config)
     for name in wanted:
         if name != "dtype" and wanted[name] != found[name]:
             raise UserError(
@@ -256,46 +281,6 @@ def load_start(config: TrainConfig) -> Any:
                 f"model.{name} is {wanted[name]}; set --config.model.{name}={found[name]}"
             )
     return weights.params
-
-
-class Progress:
-    """The progress bar: steps/s, time left, loss, learning rate, images/s."""
-
-    def __init__(self, config: TrainConfig, first: int, *, enabled: bool):
-        self._batch_size = config.batch_size
-        self._bar = tqdm(
-            total=config.total_steps,
-            initial=first,
-            desc=config.name,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10,
-            disable=not enabled,
-        )
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts the clock of images/s: validating and saving do not count."""
-        self._steps, self._time = 0, time.perf_counter()
-
-    def update(self, values: Mapping[str, float]) -> None:
-        """Counts a step with the values of its metrics."""
-        self._steps += 1
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.4f}, rate {values['learning_rate']:.1e}, "
-            f"{self.images_per_second:.1f} images/s",
-            refresh=False,
-        )
-        self._bar.update()
-
-    @property
-    def images_per_second(self) -> float:
-        """Since the last `restart`."""
-        return self._steps * self._batch_size / (time.perf_counter() - self._time)
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
 
 
 def due(step: int, every: int, first: int, last: int) -> bool:

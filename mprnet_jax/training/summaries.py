@@ -1,11 +1,15 @@
 """What a run shows: event files for TensorBoard, tables and sheets."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mprnet_jax.errors import UserError
 from mprnet_jax.sheets import make_sheet, write_png
 
 STAGES = ("degraded", "stage1", "stage2", "stage3")
@@ -83,32 +87,67 @@ class Validation:
 
 
 class Summaries:
-    """Event files for TensorBoard in a run folder; nothing is written where `enabled` is false."""
+    """An event file for TensorBoard in a run folder; nothing is written where `enabled` is false.
+
+    It is written at once, so that a disk that is full is found out here (UserError), not in a
+    thread that nobody watches.
+    """
 
     def __init__(self, run_folder: Path, first_step: int, enabled: bool):
+        self._folder = run_folder
         self._writer = None
         if enabled:
             # Imported here, for it imports PyTorch where that is installed, which takes seconds.
-            from tensorboardX import SummaryWriter
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import SessionLog
 
-            # Purging hides what an interrupted run logged after the checkpoint it resumes from.
-            self._writer = SummaryWriter(str(run_folder), purge_step=first_step)
+            with self._failures_told():
+                self._writer = EventsWriter(str(run_folder / "events"))
+                # Hides what an interrupted run logged after the checkpoint it resumes from.
+                start = SessionLog(status=SessionLog.START)
+                self._write(first_step, session_log=start)
+                self._writer.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one point to each curve."""
         if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+            from tensorboardX import summary
+
+            with self._failures_told():
+                for name, value in values.items():
+                    self._write(step, summary=summary.scalar(name, value))
+                self._writer.flush()
 
     def validation(self, step: int, validation: Validation) -> None:
         """Adds PSNR by stage, and the sheet."""
+        curves = zip(STAGES, validation.mean_psnr)
+        self.scalars(step, {f"validation_psnr/{title}": score for title, score in curves})
         if self._writer:
-            for title, score in zip(STAGES, validation.mean_psnr):
-                self._writer.add_scalar(f"validation_psnr/{title}", score, step)
-            self._writer.add_image("validation", validation.sheet(), step, dataformats="HWC")
-            self._writer.flush()
+            from tensorboardX import summary
+
+            sheet = summary.image("validation", validation.sheet(), dataformats="HWC")
+            with self._failures_told():
+                self._write(step, summary=sheet)
+                self._writer.flush()
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._folder}: its event file for TensorBoard cannot be written "
+                f"({error.strerror}); the checkpoints are kept. Mend that, then start the same "
+                "command again"
+            ) from error
 
     def close(self) -> None:
-        """Flushes and lets go."""
+        """Lets go; all is written."""
         if self._writer:
-            self._writer.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()

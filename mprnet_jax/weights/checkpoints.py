@@ -2,13 +2,17 @@
 
 A run folder holds `config.json` and `checkpoints/STEP/`. Each checkpoint has the parameters, what
 else training needs, and a small record. Hashes of the arrays are kept in the record and checked on
-loading, because Orbax restores flipped bits silently. The newest two and the best are kept.
+loading, because Orbax restores flipped bits silently. The newest two and the best are kept; one is
+deleted only when a newer one is whole on disk.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from mprnet_jax.atomic import replacing
 from mprnet_jax.config import ModelConfig
@@ -47,7 +52,10 @@ def tree_hash(*trees: Any) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder; a context manager that ends with everything on disk.
+
+    What cannot be written raises UserError, from the call during which that is found out.
+    """
 
     def __init__(self, run_folder: Path | str):
         policies = ocp.checkpoint_managers
@@ -58,14 +66,36 @@ class Checkpoints:
             ]
         )
         self._folder = Path(run_folder).absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=kept,
-                best_fn=lambda metrics: metrics[SCORE],
-                cleanup_tmp_directories=True,
-            ),
-        )
+        self._saving = False
+        with self._failures_told():
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=kept,
+                    best_fn=lambda metrics: metrics[SCORE],
+                    cleanup_tmp_directories=True,
+                ),
+            )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # what led here is told, not what follows from it
+            with contextlib.suppress(UserError):
+                self.close()
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise whatever the failure leads to.
+            raise UserError(
+                f"{self._folder}: a checkpoint cannot be written ({told(error)}); those before it "
+                "are kept. Make room or mend the disk, then start the same command again"
+            ) from error
 
     def save(self, checkpoint: Checkpoint, score: float = UNSCORED) -> None:
         """Saves in the background; returns when the arrays may change again.
@@ -75,20 +105,27 @@ class Checkpoints:
         if checkpoint.step in self._manager.all_steps():
             return
         digests = {"params": tree_hash(checkpoint.params), "rest": tree_hash(checkpoint.rest)}
-        self._manager.save(
-            checkpoint.step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(checkpoint.params),
-                rest=ocp.args.StandardSave(checkpoint.rest),
-                record=ocp.args.JsonSave(checkpoint.record | {"sha256": digests}),
-            ),
-            metrics={SCORE: score},
-        )
+        with self._failures_told():
+            self._manager.save(
+                checkpoint.step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(checkpoint.params),
+                    rest=ocp.args.StandardSave(checkpoint.rest),
+                    record=ocp.args.JsonSave(checkpoint.record | {"sha256": digests}),
+                ),
+                metrics={SCORE: score},
+            )
+        self._saving = True
+
+    def check(self) -> None:
+        """Raises UserError if a save in the background has failed; costs next to nothing."""
+        if self._saving and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def load_newest(self, params: Any, rest: Any) -> Checkpoint | None:
         """The newest sound checkpoint, or None if there is none at all.
 
-        Damaged ones are named in a warning and passed over.
+        Damaged ones are named in a warning, and set aside for the run to save these steps anew.
 
         Args:
             params: shapes, types and shardings of the parameters.
@@ -97,7 +134,11 @@ class Checkpoints:
         Raises:
             UserError: if there are checkpoints but all are damaged.
         """
-        return self._first_sound(sorted(self._manager.all_steps(), reverse=True), params, rest)
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        newest = self._first_sound(steps, params, rest)
+        if newest:
+            self._set_aside([step for step in steps if step > newest.step])
+        return newest
 
     def load_best(self, params: Any) -> Checkpoint | None:
         """The parameters of the best checkpoint, of the newest sound one where that is damaged;
@@ -111,8 +152,9 @@ class Checkpoints:
             try:
                 return self._load(step, params, rest)
             except Exception as error:  # Orbax and TensorStore raise whatever the damage leads to.
-                reason = str(error).strip().split("\n")[0][:200]
-                logging.warning("%s is damaged, passed over: %s", self._folder / str(step), reason)
+                logging.warning(
+                    "%s is damaged, passed over: %s", self._folder / str(step), told(error)
+                )
         if steps:
             raise UserError(f"{self._folder}: all checkpoints are damaged; train in a new workdir")
         return None
@@ -133,6 +175,17 @@ class Checkpoints:
                 raise ValueError(f"its {name} do not have the hash they were saved with")
         return Checkpoint(step, restored.params, restored.get("rest"), record)
 
+    def _set_aside(self, steps: list[int]) -> None:
+        """Moves checkpoints out of the way, for whoever wants to know what happened to them."""
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                source = self._folder / str(step)
+                source.rename(self._folder.parent / f"damaged-{step}-{uuid.uuid4().hex[:8]}")
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._manager.reload()
+
     @property
     def best_step(self) -> int | None:
         """The best checkpoint's step: the newest if none has a score, None if there is none."""
@@ -140,17 +193,33 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when the save in progress is whole on disk."""
-        self._manager.wait_until_finished()
+        self._saving = False
+        with self._failures_told():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of threads."""
-        self._manager.close()
+        with self._failures_told():
+            self._manager.close()
+
+
+def told(error: Exception) -> str:
+    """An exception of Orbax or TensorStore in a few words."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def write_config(run_folder: Path, config: Any) -> None:
-    """Saves a config, a dataclass with a field `model`, as the run folder's `config.json`."""
-    with replacing(run_folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    """Saves a config, a dataclass with a field `model`, as the run folder's `config.json`.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    path = run_folder / "config.json"
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def read_config(run_folder: Path) -> dict[str, Any]:
@@ -165,7 +234,10 @@ def read_config(run_folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{run_folder}: holds no config.json; is it a run folder?") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+        raise UserError(
+            f"{path}: cannot be read ({error}); if it is damaged, remove it: training "
+            "with the same command writes it anew"
+        ) from error
 
 
 def load_params(run_folder: Path | str) -> tuple[ModelConfig, Any]:
@@ -184,11 +256,8 @@ def load_params(run_folder: Path | str) -> tuple[ModelConfig, Any]:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         init(0),
     )
-    checkpoints = Checkpoints(run_folder)
-    try:
+    with Checkpoints(run_folder) as checkpoints:
         checkpoint = checkpoints.load_best(shapes)
-    finally:
-        checkpoints.close()
     if checkpoint is None:
         raise UserError(f"{run_folder}: holds no checkpoints yet; train first")
     return model, checkpoint.params

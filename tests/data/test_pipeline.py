@@ -1,8 +1,12 @@
 import runpy
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-import jax
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -32,7 +36,7 @@ def folders(tmp_path):
     return DataConfig(root=str(tmp_path), published="nothing")
 
 
-def take(config, count, start=0, batch_size=5):
+def take(config, count, start=0, batch_size=5, share=None):
     batches = TrainingBatches(
         *training_source(config),
         batch_size=batch_size,
@@ -41,6 +45,7 @@ def take(config, count, start=0, batch_size=5):
         seed=1,
         start=start,
         num_workers=config.num_workers,
+        share=share,
     )
     try:
         return [next(batches) for _ in range(count)]
@@ -80,22 +85,73 @@ def test_worker_processes_change_nothing(folders):
     assert same(whole[1:], take(folders, 3, start=1))
 
 
-def test_hosts_share_each_batch(folders, monkeypatch):
-    whole = take(folders, 3, batch_size=4)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    shares = []
-    for host in range(2):
-        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        shares.append(take(folders, 3, batch_size=4))
-    for batch, first, second in zip(whole, *shares, strict=True):
-        both = np.concatenate([first["degraded"], second["degraded"]])
-        assert sorted(x.tobytes() for x in both) == sorted(x.tobytes() for x in batch["degraded"])
+def test_hosts_load_their_shares_of_each_batch(folders):
+    whole = take(folders, 3, start=1, batch_size=4)
+    for share in (range(2), range(1, 3), range(3, 4)):
+        part = take(folders, 3, start=1, batch_size=4, share=share)
+        cut = [{k: v[share.start : share.stop] for k, v in batch.items()} for batch in whole]
+        assert same(part, cut)
 
 
-def test_a_broken_picture_is_named(folders):
+def test_batches_know_the_names_of_their_examples(folders):
+    batches = TrainingBatches(
+        *training_source(folders), batch_size=3, patch_size=8, seed=1, start=2
+    )
+    for number in (2, 3, 4):
+        pairs = next(batches)["degraded"][:, 0, 0, 0] // 10
+        assert batches.names(number) == [str(pair) for pair in pairs]
+    batches.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_next_pair_stands_in_for_one_that_cannot_be_read(folders, num_workers):
+    sound = take(folders, 3)
     (Path(folders.root) / "train/input/3.png").write_bytes(b"?")
-    with pytest.raises(UserError, match=r"3\.png"):
-        take(folders, 2)
+    folders.num_workers = num_workers
+    for batch, before in zip(take(folders, 3), sound, strict=True):
+        pairs = before["degraded"][:, 0, 0, 0] // 10
+        assert batch["unreadable"].tolist() == [3 if pair == 3 else -1 for pair in pairs]
+        stand_ins = np.where(pairs == 3, 4, pairs)
+        np.testing.assert_array_equal(batch["degraded"][:, 0, 0, 0] // 10, stand_ins)
+
+
+def test_no_pair_that_can_be_read_is_an_error(folders):
+    for path in (Path(folders.root) / "train/target").iterdir():
+        path.write_bytes(b"?")
+    with pytest.raises(UserError, match=r"\.png: cannot be read"):
+        take(folders, 1)
+
+
+def test_worker_processes_outlive_signals_but_not_their_parent(folders):
+    script = (
+        "import sys, json, os, time\n"
+        "from mprnet_jax.config import DataConfig\n"
+        "from mprnet_jax.data.pipeline import *\n"
+        "if __name__ == '__main__':\n"
+        "    source = training_source(DataConfig(root=sys.argv[1], num_workers=1))\n"
+        "    sizes = dict(batch_size=2, patch_size=8, seed=0, num_workers=1)\n"
+        "    batches = TrainingBatches(*source, **sizes)\n"
+        "    print(*[c.pid for c in multiprocessing.active_children()], flush=True)\n"
+        "    for _ in range(1000):\n"
+        "        next(batches)\n"
+        "        time.sleep(0.01)\n"
+    )
+    path = Path(folders.root) / "script.py"
+    path.write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, str(path), folders.root], stdout=subprocess.PIPE, text=True
+    )
+    workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+    assert workers
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert all(worker.is_running() for worker in workers)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
 
 
 def test_missing_folder_tells_where_data_goes_and_what_needs_none(tmp_path):

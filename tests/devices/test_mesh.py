@@ -39,10 +39,20 @@ def test_batches_and_rows_must_divide():
         meshes.check_divides(mesh, batch_size=8, patch_size=9)
 
 
-@pytest.mark.parametrize("put", [meshes.put_images, meshes.put_same_images])
-def test_images_lie_over_data_and_rows_over_height(put):
+def test_images_lie_over_data_and_rows_over_height():
     images = np.arange(4 * 8 * 2 * 3, dtype=np.uint8).reshape(4, 8, 2, 3)
-    placed = put({"target": images}, meshes.make_mesh(4, 2))["target"]
-    assert placed.sharding.spec == PartitionSpec("data", "height")
-    assert placed.addressable_shards[0].data.shape == (1, 4, 2, 3)
-    np.testing.assert_array_equal(jax.device_get(placed), images)
+    batch = {"target": images, "number": np.arange(4)}
+    placed = meshes.put_batch(batch, meshes.make_mesh(4, 2))
+    assert placed["target"].sharding.spec == PartitionSpec("data", "height")
+    assert placed["target"].addressable_shards[0].data.shape == (1, 4, 2, 3)
+    assert placed["number"].sharding.spec == PartitionSpec("data")
+    for name, array in batch.items():
+        np.testing.assert_array_equal(jax.device_get(placed[name]), array)
+
+
+def test_one_host_holds_all_images_and_may_give_a_share_of_them():
+    mesh = meshes.make_mesh(2, 2)
+    assert meshes.local_images(mesh, 6) == range(6)
+    assert meshes.local_images(meshes.make_mesh(1, 4), 1) == range(1)
+    placed = meshes.put_batch({"number": np.arange(6)}, mesh, size=6, first=0)
+    np.testing.assert_array_equal(placed["number"], np.arange(6))

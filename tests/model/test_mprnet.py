@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,8 @@ import pytest
 from flax import nnx
 
 from mprnet_jax import ModelConfig, MPRNet
+from mprnet_jax.config import REMATS
+from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model.mprnet import COLUMNS, ROWS, join, pure_functions, split
 
 
@@ -113,3 +117,26 @@ def test_impossible_stages_are_refused(network, images):
     params, apply = network
     with pytest.raises(ValueError, match="stages=4"):
         apply(params, images, stages=4)
+
+
+def test_remat_keeps_less_for_the_same_gradients(tiny_model, images):
+    kept, gradients = {}, {}
+    for remat in REMATS:
+        config = dataclasses.replace(tiny_model, cabs_per_orb=3, remat=remat)
+        init, apply = pure_functions(config)
+
+        def loss(params, apply=apply):
+            return sum(jnp.mean(jnp.abs(image)) for image in apply(params, images[:1]))
+
+        params = init(0)
+        _, pullback = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p), params)
+        kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(pullback))
+        gradients[remat] = jit(jax.grad(loss))(params)
+    assert kept["none"] > kept["elementwise"] > kept["cab"] > kept["orb"]
+    for remat in REMATS[1:]:
+        # 1e-5 of the largest: the same sums, which the compiler may order otherwise.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()),
+            gradients[remat],
+            gradients["none"],
+        )

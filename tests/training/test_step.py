@@ -36,7 +36,7 @@ def run(config, batches, mesh, mix=None):
     state = jax.device_put(create_state(init(0), optimizer), copies)
     history = []
     for batch in batches:
-        state, metrics = step(state, meshes.put_images(batch, mesh))
+        state, metrics = step(state, meshes.put_batch(batch, mesh))
         history.append(jax.device_get(metrics))
     assert int(state.step) == len(batches)
     return history
