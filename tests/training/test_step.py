@@ -23,9 +23,10 @@ def batches():
     ]
 
 
-def run(config, batches, mesh, mix=None):
-    """The metrics of one step after another."""
+def compile_step(config, batch, mesh, mix=None):
+    """The first state, and the step compiled for batches like this one."""
     init, apply = pure_functions(config)
+    apply = functools.partial(apply, place=meshes.placement(mesh))
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3), total_steps=10)
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
     step = jit(
@@ -34,6 +35,12 @@ def run(config, batches, mesh, mix=None):
         out_shardings=copies,
     )
     state = jax.device_put(create_state(init(0), optimizer), copies)
+    return state, step.lower(state, meshes.put_batch(batch, mesh)).compile()
+
+
+def run(config, batches, mesh, mix=None):
+    """The metrics of one step after another."""
+    state, step = compile_step(config, batches[0], mesh, mix)
     history = []
     for batch in batches:
         state, metrics = step(state, meshes.put_batch(batch, mesh))
@@ -50,6 +57,15 @@ def test_eight_devices_train_as_one_does(tiny_model, batches):
         # 1e-5: sums over devices run in another order, and five steps carry that on.
         for name in ("loss", "loss_stage1", "loss_stage2", "loss_stage3"):
             assert eight[name] == pytest.approx(one[name], rel=1e-5)
+
+
+def test_no_maps_are_gathered_where_patches_are_joined(tiny_model):
+    patches = np.zeros((8, 32, 32, 3), np.uint8)  # the compiler gathered 5 times by itself
+    batch = {"degraded": patches, "target": patches}
+    _, step = compile_step(tiny_model, batch, meshes.make_mesh(4, 2))
+    text = step.as_text()
+    assert "all-reduce" in text  # of the gradients
+    assert "all-gather" not in text
 
 
 def test_loss_is_the_sum_of_its_stages_and_falls(tiny_model, batches):
