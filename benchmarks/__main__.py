@@ -33,6 +33,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def command(arguments: list[str]) -> str:
+    """The command in one line; of paths, which mean nothing on another machine, the last part."""
+    return shlex.join(["python", "-m", "benchmarks", *(a.split("/")[-1] for a in arguments)])
+
+
 def main() -> None:
     """Runs a suite; the report grows while it runs."""
     arguments = parse()
@@ -54,7 +59,7 @@ def main() -> None:
             print(text, flush=True)
             print(text, file=report, flush=True)
 
-        write(heading(f"Suite {suite}", f"python -m benchmarks {shlex.join(sys.argv[1:])}"))
+        write(heading(f"Suite {suite}", command(sys.argv[1:])))
         if smoke:
             write("A trial on tiny sizes: these figures mean nothing.\n")
         if suite == "compile":

@@ -68,9 +68,7 @@ def our_functions(contender: Contender, work: Work) -> tuple[Callable, Callable]
     """`init` and `apply` of the network."""
     from mprnet_jax.model.mprnet import pure_functions
 
-    config = dataclasses.replace(
-        PRESETS[work.preset], dtype=contender.dtype, remat=contender.remat
-    )
+    config = dataclasses.replace(PRESETS[work.preset], dtype=contender.dtype, remat=contender.remat)
     return pure_functions(config)
 
 

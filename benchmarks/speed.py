@@ -10,7 +10,6 @@ from benchmarks.work import (
     GPU_CONTENDERS,
     GPU_WORK,
     PRESETS,
-    Contender,
     Work,
 )
 from mprnet_jax.model.flops import forward_flops
@@ -35,24 +34,27 @@ def run(suite: str, only: str, rounds: int, smoke: bool) -> Iterable[str]:
     contenders = CPU_CONTENDERS if suite == "cpu" else GPU_CONTENDERS
     if smoke:
         works = tuple(dict.fromkeys(work.tiny() for work in works))
+    dtypes = {contender.name: contender.dtype for contender in contenders}
     peaks = {}
     for work in works:
-        if work.kind != "matmul" and only not in str(work):
-            continue
-        outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
         if work.kind == "matmul":
-            peaks = matmul_peaks(work, contenders, outcomes)
-            yield section(work, outcomes, lambda o: f"{2 * work.height**3 / o.median / 1e9:.0f}")
-            continue
-        dtypes = {contender.name: contender.dtype for contender in contenders}
-        yield section(work, outcomes, share_of_peak(work, dtypes, peaks))
+            outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
+            peaks = matmul_peaks(work, dtypes, outcomes)
+            yield section(work, outcomes, matmul_rate(work))
+        elif only in str(work):
+            outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
+            yield section(work, outcomes, share_of_peak(work, dtypes, peaks))
+
+
+def matmul_rate(work: Work) -> Callable[[Outcome], str]:
+    """GFLOP/s of a contender."""
+    return lambda outcome: f"{2 * work.height**3 / outcome.median / 1e9:.0f}"
 
 
 def matmul_peaks(
-    work: Work, contenders: Iterable[Contender], outcomes: Iterable[Outcome]
+    work: Work, dtypes: dict[str, str], outcomes: Iterable[Outcome]
 ) -> dict[str, float]:
     """FLOP/s of the fastest product of matrices, by type of number."""
-    dtypes = {contender.name: contender.dtype for contender in contenders}
     peaks = {}
     for outcome in outcomes:
         if not outcome.failure:
