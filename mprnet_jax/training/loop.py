@@ -244,7 +244,7 @@ class Run:
         counts: dict[str, int],
     ) -> None:
         """Saves a checkpoint; one with a validation may become the best."""
-        # The data position, and what went wrong so far; copied, for it is written in the background.
+        # The data position and what went wrong; copied, for it is written in the background.
         record = {"batches": step, "counts": dict(counts)}
         score = validation.score if validation else UNSCORED
         checkpoints.save(Checkpoint(step, state.weights, rest_of(state), record), score)
