@@ -4,6 +4,8 @@ Two axes: "data" holds different images, "height" holds bands of rows of the sam
 are copied to every device. The compiler exchanges the rows at the borders of bands.
 """
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -48,6 +50,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def image_sharding(mesh: Mesh) -> NamedSharding:
     """[B, H, W, C] with images over "data" and rows over "height"."""
     return NamedSharding(mesh, PartitionSpec("data", "height"))
+
+
+def placement(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
+    """What the model's `place` does on this mesh: it spreads whole maps over all devices.
+
+    So each device works on its own patches, and no rows have to be exchanged. Left to itself, the
+    compiler gathers whole batches of maps on every device where they are split and joined. It does
+    well by itself where half an image is more than a device's share: there it keeps bands of rows.
+    """
+
+    def place(maps: jax.Array, pieces: int) -> jax.Array:
+        halves = 2 * len(maps) // pieces
+        if halves % mesh.size or len(maps) % mesh.size:
+            return maps
+        whole = NamedSharding(mesh, PartitionSpec(("data", "height")))
+        return jax.lax.with_sharding_constraint(maps, whole)
+
+    return place
 
 
 def check_divides(mesh: Mesh, batch_size: int, patch_size: int, accumulate: int = 1) -> None:

@@ -47,6 +47,11 @@ def join(x: jax.Array, axis: int) -> jax.Array:
     return parts.reshape((*parts.shape[:axis], -1, *parts.shape[axis + 2 :]))
 
 
+def leave(maps: jax.Array, pieces: int) -> jax.Array:
+    """Leaves it to the compiler where maps lie."""
+    return maps
+
+
 class ShallowFeatures(nnx.Module):
     """From an image to features: one 3x3 convolution and one CAB."""
 
@@ -200,6 +205,7 @@ class MPRNet(nnx.Module):
         images: jax.Array,
         stages: int = 3,
         pool: Callable[[jax.Array], jax.Array] = global_mean,
+        place: Callable[[jax.Array, int], jax.Array] = leave,
     ) -> list[jax.Array]:
         """Restores degraded images.
 
@@ -207,6 +213,8 @@ class MPRNet(nnx.Module):
             images: [B, H, W, 3] floats in [0, 1]; H and W multiples of 8.
             stages: how many stages to compute: 1, 2 or 3.
             pool: what channel attention averages a map [b, h, w, c] with.
+            place: `place(maps, pieces)` decides how maps lie on several devices that were just
+                split or joined, so that there are so many pieces of each image.
 
         Returns:
             The stages' images, each [B, H, W, 3] float32 and not clipped, the last stage first.
@@ -218,23 +226,23 @@ class MPRNet(nnx.Module):
         if stages not in (1, 2, 3):
             raise ValueError(f"stages={stages}: must be 1, 2 or 3")
         shared = Shared(self.slope[...], pool)
-        images = images.astype(jnp.float32)
-        halves = split(images, ROWS)
-        quadrants = split(halves, COLUMNS)
+        images = place(images.astype(jnp.float32), 1)
+        halves = place(split(images, ROWS), 2)
+        quadrants = place(split(halves, COLUMNS), 4)
 
         # Stage 1: encodes quadrants, decodes halves.
         encoded = self.encoder1(self.shallow1(quadrants, shared), shared)
-        encoded1 = tuple(join(e, COLUMNS) for e in encoded)
+        encoded1 = tuple(place(join(e, COLUMNS), 2) for e in encoded)
         decoded1 = self.decoder1(encoded1, shared)
         attended, restored = self.sam12(decoded1[0], halves)
-        restored1 = join(restored, ROWS)
+        restored1 = place(join(restored, ROWS), 1)
         if stages == 1:
             return [restored1]
 
         # Stage 2: encodes halves, decodes the whole.
         x = jnp.concatenate([self.shallow2(halves, shared), attended], axis=-1)
         encoded = self.encoder2(self.concat12(x), shared, earlier=(encoded1, decoded1))
-        encoded2 = tuple(join(e, ROWS) for e in encoded)
+        encoded2 = tuple(place(join(e, ROWS), 1) for e in encoded)
         decoded2 = self.decoder2(encoded2, shared)
         attended, restored2 = self.sam23(decoded2[0], images)
         if stages == 2:
@@ -252,7 +260,7 @@ def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
 
     Returns:
         `init(seed) -> params`, drawn on the host, and
-        `apply(params, images, stages=3, pool=global_mean)`, which returns the stages' images.
+        `apply(params, images, **options)`, which returns the stages' images; see `MPRNet.__call__`.
     """
 
     graph, variables = nnx.split(
@@ -260,8 +268,8 @@ def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
     )
     shapes = nnx.to_pure_dict(variables)
 
-    def apply(params: dict, images: jax.Array, stages: int = 3, pool=global_mean):
-        return nnx.merge(graph, params)(images, stages, pool)
+    def apply(params: dict, images: jax.Array, **options):
+        return nnx.merge(graph, params)(images, **options)
 
     return functools.partial(init_params, shapes), apply
 

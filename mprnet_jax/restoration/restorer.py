@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from mprnet_jax.config import SIZE_MULTIPLE
 from mprnet_jax.devices import compiling, memory
-from mprnet_jax.devices.mesh import image_sharding, make_mesh, replicated
+from mprnet_jax.devices.mesh import image_sharding, make_mesh, placement, replicated
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.model.pooling import global_mean, local_mean
@@ -88,10 +88,11 @@ class Restorer:
         graph, parameters = nnx.split(model)
         self._parameters = jax.device_put(parameters, replicated(self._mesh))
         self._sharding = image_sharding(self._mesh)
+        place = placement(self._mesh)
 
         def restore(parameters: nnx.State, images: jax.Array) -> list[jax.Array]:
             pool = local_mean(*images.shape[1:3]) if local_pooling else global_mean
-            return nnx.merge(graph, parameters)(images, stages, pool)
+            return nnx.merge(graph, parameters)(images, stages, pool, place)
 
         self._restore = compiling.jit(restore, forward_only=True, out_shardings=self._sharding)
         self._program = functools.lru_cache(maxsize=8)(self._compile)

@@ -75,6 +75,7 @@ class Run:
         self.share = meshes.local_images(self.mesh, config.batch_size)
 
         init, apply = pure_functions(config.model)
+        apply = functools.partial(apply, place=meshes.placement(self.mesh))
         optimizer = make_optimizer(config.optim, config.total_steps)
         start = load_start(config) if config.init_from else init(config.seed)
         self.fresh = functools.partial(create_state, start, optimizer, config.optim)

@@ -29,6 +29,7 @@ def batches():
 def make(config, mesh, optim=OPTIM, **options):
     """A compiled step and the state before it."""
     init, apply = pure_functions(config)
+    apply = functools.partial(apply, place=meshes.placement(mesh))
     optimizer = make_optimizer(optim, total_steps=10)
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
     step = jit(
@@ -65,6 +66,16 @@ def test_eight_devices_train_as_one_does(tiny_model, batches):
         # 1e-5: sums over devices run in another order, and five steps carry that on.
         for name in ("loss", "loss_stage1", "loss_stage2", "loss_stage3"):
             assert eight[name] == pytest.approx(one[name], rel=1e-5)
+
+
+def test_no_maps_are_gathered_where_patches_are_joined(tiny_model):
+    patches = np.zeros((8, 32, 32, 3), np.uint8)  # the compiler gathered 5 times by itself
+    mesh = meshes.make_mesh(4, 2)
+    step, state = make(tiny_model, mesh)
+    batch = meshes.put_batch({"degraded": patches, "target": patches}, mesh)
+    text = step.lower(state, batch).compile().as_text()
+    assert "all-reduce" in text  # of the gradients
+    assert "all-gather" not in text
 
 
 def test_loss_is_the_sum_of_its_stages_and_falls(tiny_model, batches):

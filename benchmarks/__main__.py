@@ -1,0 +1,76 @@
+"""Measures speed and memory, ours beside its peers, and writes one report.
+
+    python -m benchmarks --suite cpu --output cpu.md
+    python -m benchmarks --suite gpu --output gpu.md
+    python -m benchmarks --suite compile --output compile.md [--h100 DESCRIPTION]
+
+Contenders take turns (A B A B), each in a process of its own; medians count. Peers that are not
+installed are told in the tables. `--smoke` tries the suite on tiny sizes: its figures mean nothing.
+`compile` needs no accelerator: it compiles for TPUs (pip install '.[compile]', Python 3.12 or
+newer) and, with XLA's description of the device in a file (h100_sxm.txtpb), for an H100.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+SUITES = ("cpu", "gpu", "compile")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--suite", choices=SUITES, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the report, in Markdown")
+    parser.add_argument("--only", default="", help="do what has this in its heading only")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
+    parser.add_argument("--h100", type=Path, help="XLA's description of an H100, for compile")
+    return parser.parse_args()
+
+
+def command(arguments: list[str]) -> str:
+    """The command in one line; of paths, which mean nothing on another machine, the last part."""
+    return shlex.join(["python", "-m", "benchmarks", *(a.split("/")[-1] for a in arguments)])
+
+
+def main() -> None:
+    """Runs a suite; the report grows while it runs."""
+    arguments = parse()
+    if arguments.suite != "gpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    from benchmarks import ahead, speed, startup
+    from benchmarks.tables import heading
+
+    suite, smoke = arguments.suite, arguments.smoke
+    rounds = 1 if smoke else arguments.rounds
+    if suite == "gpu" and not smoke and jax.default_backend() == "cpu":
+        sys.exit("benchmarks: --suite gpu: jax finds no GPU here; --smoke tries the suite on CPUs")
+
+    with arguments.output.open("w") as report:
+
+        def write(text: str) -> None:
+            print(text, flush=True)
+            print(text, file=report, flush=True)
+
+        write(heading(f"Suite {suite}", command(sys.argv[1:])))
+        if smoke:
+            write("A trial on tiny sizes: these figures mean nothing.\n")
+        if suite == "compile":
+            sections = ahead.run(arguments.only, arguments.h100, smoke)
+        else:
+            sections = speed.run(suite, arguments.only, rounds, smoke)
+        for section in sections:
+            write(section)
+        if suite == "cpu" and not smoke and arguments.only in "startup":
+            write(startup.section(rounds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The suite `compile`: what compilers for other devices make of the training step and the forward.
+
+XLA compiles ahead of time for a described device, on any machine: memory, collectives and, on TPUs,
+estimated cycles are those of the real program. Cycles compare variants; they are not a time.
+"""
+
+import collections
+import dataclasses
+import functools
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
+
+from benchmarks.tables import table
+from benchmarks.work import PRESETS
+from mprnet_jax.config import LossConfig, OptimConfig
+from mprnet_jax.devices import mesh as meshes
+from mprnet_jax.devices.compiling import compiler_options
+from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.training.optimizer import make_optimizer
+from mprnet_jax.training.state import create_state
+from mprnet_jax.training.step import train_step
+
+# What a GPU of the machine would have found out by trying is not looked for.
+H100_OPTIONS = {"xla_gpu_autotune_level": "0"}
+COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program to compile: a training step, or a forward pass, in bfloat16 unless said."""
+
+    target: str  # a TPU topology, "H100" or "CPU"
+    preset: str
+    kind: str = "train"
+    mesh: tuple[int, int] = (1, 1)  # data x height
+    batch: int = 16
+    size: tuple[int, int] = (256, 256)
+    remat: str = "none"
+    dtype: str = "bfloat16"
+    accumulate: int = 1
+
+    @property
+    def section(self) -> str:
+        """The heading of its table."""
+        kind = {"train": "training step", "forward": "forward"}[self.kind]
+        return f"{self.target}, {kind}"
+
+    def tiny(self) -> "Case":
+        """The same on sizes that compile fast."""
+        return dataclasses.replace(self, preset="tiny", size=(32, 32))
+
+
+def tpu_cases(generation: str) -> list[Case]:
+    """The cases for one generation of TPUs."""
+    slice4, slice16 = f"{generation}:2x2", f"{generation}:4x4"
+    four, sixteen, bands = {"mesh": (4, 1)}, {"mesh": (16, 1)}, {"mesh": (8, 2)}
+    photo = {"kind": "forward", "size": (720, 1280)}
+    return [
+        Case(slice4, "derain", **four),
+        Case(slice4, "derain", **four, remat="elementwise"),
+        Case(slice4, "derain", **four, remat="cab"),
+        Case(slice4, "denoise", **four, remat="cab"),
+        Case(slice4, "deblur", **four, remat="cab"),
+        Case(slice4, "deblur", **four, remat="orb"),
+        Case(slice4, "derain", **four, remat="cab", batch=64),
+        Case(slice4, "derain", **photo, **four, batch=4),
+        Case(slice4, "deblur", **photo, **four, batch=4),
+        Case(slice4, "derain", **photo, mesh=(1, 4), batch=1),
+        Case(slice16, "derain", **sixteen),
+        Case(slice16, "derain", **bands),
+        Case(slice16, "derain", **bands, batch=8),
+        Case(slice16, "denoise", **sixteen),
+        Case(slice16, "deblur", **sixteen),
+        Case(slice16, "deblur", **sixteen, remat="cab", batch=64),
+    ]
+
+
+def cases() -> list[Case]:
+    """All cases."""
+    remats = ("none", "elementwise", "cab", "orb")
+    presets = ("derain", "denoise", "deblur")
+    photo = {"kind": "forward", "size": (720, 1280), "batch": 1}
+    return [
+        *(Case("CPU", "derain", remat=remat, dtype="float32") for remat in remats),
+        *(Case("CPU", "derain", accumulate=parts, dtype="float32") for parts in (2, 4, 16)),
+        *(Case("H100", preset, remat=remat) for preset in presets for remat in remats),
+        *(Case("H100", preset, dtype="float32") for preset in presets),
+        *(Case("H100", preset, batch=64, remat="cab") for preset in presets),
+        *(Case("H100", preset, **photo) for preset in presets),
+        *tpu_cases("v5e"),
+        *tpu_cases("v6e"),
+    ]
+
+
+def run(only: str, h100: Path | None, smoke: bool) -> Iterable[str]:
+    """The sections of the report, one for each kind of device and program."""
+    chosen = [case for case in cases() if only in case.section]
+    if smoke:
+        chosen = [case.tiny() for case in chosen]
+        chosen = list(dict.fromkeys(c for c in chosen if c.target in ("CPU", "H100")))[:2]
+    rows = collections.defaultdict(list)
+    for case in chosen:
+        rows[case.section].append(row(case, h100))
+        last = case is chosen[-1] or chosen[chosen.index(case) + 1].section != case.section
+        if last:
+            head = ["preset", "mesh", "batch", "size", "dtype", "remat", "parts"]
+            head += ["GB a chip", "M cycles", "collectives", "compile s"]
+            yield f"## {case.section}\n\n{table(head, rows[case.section])}\n"
+
+
+def row(case: Case, h100: Path | None) -> list[str]:
+    """The case's line of the table."""
+    start = time.perf_counter()
+    figures = compiled_figures(case, h100)
+    return [
+        case.preset,
+        "x".join(map(str, case.mesh)),
+        str(case.batch),
+        "x".join(map(str, case.size)),
+        case.dtype,
+        case.remat,
+        str(case.accumulate),
+        *figures,
+        f"{time.perf_counter() - start:.0f}",
+    ]
+
+
+def compiled_figures(case: Case, h100: Path | None) -> tuple[str, str, str]:
+    """Memory, cycles and collectives, or why there are none."""
+    try:
+        mesh = described_mesh(case, h100)
+    except Exception as error:  # the plugin that is missing decides what is raised
+        return told(error), "", ""
+    options = {"CPU": compiler_options(), "H100": H100_OPTIONS}.get(case.target)
+    try:
+        program = lowered(case, mesh).compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", str(error))
+        return (f"{used[1]} GiB of {used[2]}: too much" if used else told(error)), "", ""
+    stats = program.memory_analysis()
+    memory = stats.temp_size_in_bytes + stats.argument_size_in_bytes
+    memory += stats.output_size_in_bytes - stats.alias_size_in_bytes
+    text = program.as_text()
+    cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
+    return f"{memory / 1e9:.2f}", f"{cycles / 1e6:.0f}" if cycles else "", exchanges(text)
+
+
+def told(error: Exception) -> str:
+    """An error in one short line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:100]
+
+
+def exchanges(text: str) -> str:
+    """How often each kind of collective occurs in a compiled program."""
+    counts = collections.Counter(re.findall(rf" ({COLLECTIVES})(?:-start)?\(", text))
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+@functools.cache
+def described_devices(target: str, h100: Path | None) -> list:
+    """The devices to compile for."""
+    if target == "CPU":
+        return jax.devices("cpu")
+    if target == "H100":
+        if h100 is None:
+            raise FileNotFoundError("--h100 gives no description of the device")
+        description = topologies.get_topology_desc(
+            "h100", platform="cuda", target_config=h100.read_text(), topology="1x1x1"
+        )
+    else:
+        description = topologies.get_topology_desc(target, platform="tpu")
+    return description.devices
+
+
+def described_mesh(case: Case, h100: Path | None) -> Mesh:
+    """A mesh of devices that need not be there."""
+    devices = described_devices(case.target, h100)
+    data, height = case.mesh
+    return Mesh(
+        np.array(devices[: data * height]).reshape(data, height),
+        ("data", "height"),
+        axis_types=(AxisType.Auto,) * 2,
+    )
+
+
+def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
+    """The program, ready to be compiled for the mesh's devices."""
+    config = dataclasses.replace(PRESETS[case.preset], dtype=case.dtype, remat=case.remat)
+    init, apply = pure_functions(config)
+    apply = functools.partial(apply, place=meshes.placement(mesh))
+    copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
+    if case.kind == "forward":
+        batch = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.float32)
+        forward = jax.jit(apply, in_shardings=(copies, images), out_shardings=images)
+        return forward.lower(jax.eval_shape(lambda: init(0)), batch)
+    optimizer = make_optimizer(OptimConfig(), total_steps=1000)
+    step = functools.partial(
+        train_step,
+        apply=apply,
+        optimizer=optimizer,
+        loss=LossConfig(),
+        accumulate=case.accumulate,
+    )
+    patches = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.uint8)
+    step = jax.jit(step, in_shardings=(copies, images), out_shardings=copies, donate_argnums=0)
+    state = jax.eval_shape(lambda: create_state(init(0), optimizer))
+    return step.lower(state, {"degraded": patches, "target": patches})

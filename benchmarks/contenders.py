@@ -1,0 +1,206 @@
+"""Builds what does the work: a function `run(calls)` that works so often and waits for the end.
+
+Frameworks are imported by the functions that use them: each contender has a process of its own.
+"""
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.work import PRESETS, Contender, Work
+from mprnet_jax.config import LossConfig, OptimConfig
+
+Run = Callable[[int], None]
+
+
+def build(contender: Contender, work: Work) -> tuple[Run, Callable[[], int | None]]:
+    """The function that works, and one that tells the peak bytes of an accelerator.
+
+    Raises:
+        ImportError: if the contender is not installed.
+    """
+    return {"jax": build_ours, "torch": build_torch, "onnx": build_onnx}[contender.framework](
+        contender, work
+    )
+
+
+def images_of(work: Work) -> np.ndarray:
+    """Random images [B, H, W, 3], float32 in [0, 1]."""
+    shape = (work.batch, work.height, work.width, 3)
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def build_ours(contender: Contender, work: Work) -> tuple[Run, Callable]:
+    """Ours: the pure functions of the package under its own `jit`."""
+    import jax
+    import jax.numpy as jnp
+
+    from mprnet_jax.devices.compiling import jit
+
+    device = jax.local_devices()[0]
+    if work.kind == "matmul":
+        x = jnp.ones((work.height, work.height), contender.dtype)
+        call = functools.partial(jit(lambda x: x @ x, forward_only=True), x)
+    elif work.kind == "forward":
+        init, apply = our_functions(contender, work)
+        forward = jit(apply, forward_only=True)
+        call = functools.partial(forward, *jax.device_put((init(0), images_of(work))))
+    else:
+        call = our_training(contender, work)
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            result = call()
+        jax.block_until_ready(result)
+
+    def peak() -> int | None:
+        stats = device.memory_stats() or {}
+        return stats.get("peak_bytes_in_use")
+
+    return run, peak
+
+
+def our_functions(contender: Contender, work: Work) -> tuple[Callable, Callable]:
+    """`init` and `apply` of the network."""
+    from mprnet_jax.model.mprnet import pure_functions
+
+    config = dataclasses.replace(PRESETS[work.preset], dtype=contender.dtype, remat=contender.remat)
+    return pure_functions(config)
+
+
+def our_training(contender: Contender, work: Work) -> Callable:
+    """A function that takes one training step after another."""
+    import jax
+
+    from mprnet_jax.devices.compiling import jit
+    from mprnet_jax.training.optimizer import make_optimizer
+    from mprnet_jax.training.state import create_state
+    from mprnet_jax.training.step import train_step
+
+    init, apply = our_functions(contender, work)
+    optimizer = make_optimizer(OptimConfig(), total_steps=10**6)
+    step = jit(
+        functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()),
+        donate_argnums=0,
+    )
+    state = jax.device_put(create_state(init(0), optimizer))
+    images = images_of(work)
+    batch = jax.device_put({"degraded": images, "target": images[:, ::-1]})
+
+    def call():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return metrics
+
+    return call
+
+
+def build_torch(contender: Contender, work: Work) -> tuple[Run, Callable]:
+    """The PyTorch reference, eager or compiled, on a GPU where there is one."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TF32, as XLA computes float32 on GPUs
+    torch.backends.cudnn.allow_tf32 = True
+    autocast = functools.partial(
+        torch.autocast, device, torch.bfloat16, enabled=contender.dtype == "bfloat16"
+    )
+    if work.kind == "matmul":
+        x = torch.ones(work.height, work.height, dtype=getattr(torch, contender.dtype))
+        x = x.to(device)
+
+        def call():
+            return x @ x
+
+    else:
+        model, images = torch_model(contender, work, device)
+        if work.kind == "train":
+            call = torch_training(model, images, autocast)
+        else:
+
+            def call():
+                with torch.inference_mode(), autocast():
+                    return model(images)
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run, lambda: torch.cuda.max_memory_allocated() if device == "cuda" else None
+
+
+def torch_model(contender: Contender, work: Work, device: str):
+    """The network and random images [B, 3, H, W] on the device."""
+    import torch
+
+    from mprnet_jax.weights import torch_reference
+
+    layout = torch.channels_last if contender.channels_last else torch.contiguous_format
+    model = torch_reference.build(PRESETS[work.preset]).to(device, memory_format=layout)
+    if contender.compiled:
+        model = torch.compile(model, mode=contender.compiled)
+    images = torch.from_numpy(np.ascontiguousarray(images_of(work).transpose(0, 3, 1, 2)))
+    return model, images.to(device, memory_format=layout)
+
+
+def torch_training(model, degraded, autocast: Callable) -> Callable:
+    """A function that takes one training step after another: the deraining loss, and Adam."""
+    import torch
+    from torch.nn import functional
+
+    target = degraded.flip(2)
+    adam = torch.optim.Adam(model.parameters(), lr=2e-4, fused=degraded.is_cuda)
+    line = torch.tensor([0.05, 0.25, 0.4, 0.25, 0.05], device=degraded.device)
+    kernel = torch.outer(line, line).repeat(3, 1, 1, 1)
+
+    def blur(x):
+        return functional.conv2d(functional.pad(x, (2, 2, 2, 2), "replicate"), kernel, groups=3)
+
+    def laplacian(x):
+        sparse = torch.zeros_like(x)
+        sparse[:, :, ::2, ::2] = 4 * blur(x)[:, :, ::2, ::2]
+        return x - blur(sparse)
+
+    def charbonnier(x):
+        return torch.sqrt(x * x + 1e-6).mean()
+
+    def call() -> None:
+        adam.zero_grad()
+        with autocast():
+            restored = model(degraded)
+        differences = [image.float() - target for image in restored]
+        loss = sum(charbonnier(d) + 0.05 * charbonnier(laplacian(d)) for d in differences)
+        loss.backward()
+        adam.step()
+
+    return call
+
+
+def build_onnx(contender: Contender, work: Work) -> tuple[Run, Callable]:
+    """The PyTorch reference exported to ONNX Runtime, on CPUs."""
+    import onnxruntime
+    import torch
+
+    from mprnet_jax.weights import torch_reference
+
+    model = torch_reference.build(PRESETS[work.preset]).eval()
+    images = np.ascontiguousarray(images_of(work).transpose(0, 3, 1, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        torch.onnx.export(
+            model, (torch.from_numpy(images),), path, input_names=["images"], verbose=False
+        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            session.run(None, {"images": images})
+
+    return run, lambda: None

@@ -1,0 +1,104 @@
+"""The suites `cpu` and `gpu`: time and memory of ours and of peers, in turn."""
+
+from collections.abc import Callable, Iterable
+
+from benchmarks.tables import table
+from benchmarks.turns import Outcome, measure
+from benchmarks.work import (
+    CPU_CONTENDERS,
+    CPU_WORK,
+    GPU_CONTENDERS,
+    GPU_WORK,
+    PRESETS,
+    Work,
+)
+from mprnet_jax.model.flops import forward_flops
+
+ENVIRONMENT = {
+    "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+    # both frameworks live on the GPU at the same time
+    "gpu": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+}
+
+
+def run(suite: str, only: str, rounds: int, smoke: bool) -> Iterable[str]:
+    """The sections of the report, each as soon as it is measured.
+
+    Args:
+        suite: "cpu" or "gpu".
+        only: part of the name of the work to do; "" for all.
+        rounds: turns of each contender.
+        smoke: tiny sizes instead, on whatever device there is.
+    """
+    works = CPU_WORK if suite == "cpu" else GPU_WORK
+    contenders = CPU_CONTENDERS if suite == "cpu" else GPU_CONTENDERS
+    if smoke:
+        works = tuple(dict.fromkeys(work.tiny() for work in works))
+    dtypes = {contender.name: contender.dtype for contender in contenders}
+    peaks = {}
+    for work in works:
+        if work.kind == "matmul":
+            outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
+            peaks = matmul_peaks(work, dtypes, outcomes)
+            yield section(work, outcomes, matmul_rate(work))
+        elif only in str(work):
+            outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
+            yield section(work, outcomes, share_of_peak(work, dtypes, peaks))
+
+
+def matmul_rate(work: Work) -> Callable[[Outcome], str]:
+    """GFLOP/s of a contender."""
+    return lambda outcome: f"{2 * work.height**3 / outcome.median / 1e9:.0f}"
+
+
+def matmul_peaks(
+    work: Work, dtypes: dict[str, str], outcomes: Iterable[Outcome]
+) -> dict[str, float]:
+    """FLOP/s of the fastest product of matrices, by type of number."""
+    peaks = {}
+    for outcome in outcomes:
+        if not outcome.failure:
+            dtype = dtypes[outcome.contender]
+            peaks[dtype] = max(peaks.get(dtype, 0), 2 * work.height**3 / outcome.median)
+    return peaks
+
+
+def share_of_peak(
+    work: Work, dtypes: dict[str, str], peaks: dict[str, float]
+) -> Callable[[Outcome], str]:
+    """What part of the peak a contender reaches, by the arithmetic of the published network.
+
+    A training step counts as three forward passes.
+    """
+    flops = work.batch * forward_flops(PRESETS[work.preset], work.height, work.width)
+    flops *= 3 if work.kind == "train" else 1
+
+    def share(outcome: Outcome) -> str:
+        peak = peaks.get(dtypes[outcome.contender])
+        return f"{flops / outcome.median / peak:.2f}" if peak else ""
+
+    return share
+
+
+def section(work: Work, outcomes: list[Outcome], last: Callable[[Outcome], str]) -> str:
+    """A heading and a table."""
+    ours = outcomes[0].median
+    rows = []
+    for outcome in outcomes:
+        if outcome.failure:
+            rows.append([outcome.contender, outcome.failure, "", "", "", "", ""])
+            continue
+        rows.append(
+            [
+                outcome.contender,
+                f"{outcome.median:.4g}",
+                f"{min(outcome.seconds):.4g} to {max(outcome.seconds):.4g}",
+                f"{ours / outcome.median:.2f}",
+                last(outcome),
+                f"{outcome.peak / 1e9:.2f}",
+                f"{outcome.first:.1f}",
+            ]
+        )
+    rate = "GFLOP/s" if work.kind == "matmul" else "share of matmul peak"
+    head = ["", "median s", "range", "ours / this", rate, "peak GB", "first call s"]
+    return f"## {work}\n\n{table(head, rows)}\n"

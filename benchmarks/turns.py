@@ -1,0 +1,136 @@
+"""Measures contenders in turn (A B A B), each in a process of its own.
+
+Own processes keep one framework's threads and memory out of another's figures, and tell the peak of
+each. Those that wait for their turn sleep.
+"""
+
+import math
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+from benchmarks.work import Contender, Work
+
+TURN_SECONDS = 0.5  # a turn calls quick work as often as fits
+
+
+@dataclass
+class Outcome:
+    """What came of one contender at one piece of work."""
+
+    contender: str
+    failure: str = ""  # why there are no figures
+    first: float = math.nan  # seconds of the first call: it compiles
+    seconds: list[float] = field(default_factory=list)  # of a call, one for each turn
+    peak: int = 0  # bytes: of the device, or of the process on CPUs
+
+    @property
+    def median(self) -> float:
+        """Seconds of a call."""
+        return statistics.median(self.seconds) if self.seconds else math.nan
+
+
+def measure(
+    work: Work, contenders: Iterable[Contender], rounds: int, environment: dict[str, str]
+) -> list[Outcome]:
+    """Lets all contenders do the work in turn, `rounds` times."""
+    workers = []
+    for contender in contenders:
+        if contender.takes_part(work):
+            worker = Worker(contender, work, environment)
+            worker.prepare()  # one after another: they compile on all cores
+            workers.append(worker)
+    for _ in range(rounds):
+        for worker in workers:
+            worker.turn()
+    return [worker.end() for worker in workers]
+
+
+class Worker:
+    """A process that does one contender's work when told to."""
+
+    def __init__(self, contender: Contender, work: Work, environment: dict[str, str]):
+        self.outcome = Outcome(contender.name)
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(other, contender, work, environment), daemon=True
+        )
+        self._process.start()
+        other.close()
+
+    def _ask(self, message: int) -> float | None:
+        """Sends a message and returns the answer; None where the contender failed, now or before.
+
+        The message is how many calls to time, 0 for the peak of memory.
+        """
+        if self.outcome.failure:
+            return None
+        try:
+            self._pipe.send(message)
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            answer = f"ended with status {self._process.exitcode}"  # -9: out of memory, mostly
+        if isinstance(answer, str):
+            self.outcome.failure = answer
+            return None
+        return answer
+
+    def prepare(self) -> None:
+        """The first call, and one to find out how many fit into a turn."""
+        first = self._ask(1)
+        again = self._ask(1)
+        if again is not None:
+            self.outcome.first = first
+            self._calls = max(1, int(TURN_SECONDS / again))
+
+    def turn(self) -> None:
+        """Takes one measurement."""
+        seconds = None if self.outcome.failure else self._ask(self._calls)
+        if seconds is not None:
+            self.outcome.seconds.append(seconds / self._calls)
+
+    def end(self) -> Outcome:
+        """Ends the process and returns what it achieved."""
+        peak = self._ask(0)
+        if peak is not None:
+            self.outcome.peak = int(peak)
+        self._pipe.close()
+        self._process.join()
+        return self.outcome
+
+
+def serve(pipe: Connection, contender: Contender, work: Work, environment: dict[str, str]) -> None:
+    """The worker's process: answers messages with seconds, bytes, or why it failed."""
+    os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # exporters are talkative
+    from benchmarks.contenders import build
+
+    built = None
+    while True:
+        try:
+            calls = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if built is None:
+                built = build(contender, work)
+            run, peak = built
+            if calls:
+                start = time.perf_counter()
+                run(calls)
+                pipe.send(time.perf_counter() - start)
+            else:
+                own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                pipe.send(peak() or own)
+        except ImportError as error:
+            pipe.send(f"{error.name} is not installed")
+        except Exception as error:  # a peer may fail in any way: the table tells it
+            pipe.send(" ".join(f"{type(error).__name__}: {error}".split())[:120])

@@ -1,0 +1,105 @@
+"""What is measured, and who does it. Plain data, so that it travels to other processes."""
+
+from dataclasses import dataclass, replace
+
+from mprnet_jax.config import ModelConfig
+
+TINY = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
+PRESETS = {
+    "derain": ModelConfig.derain(),
+    "denoise": ModelConfig.denoise(),
+    "deblur": ModelConfig.deblur(),
+    "tiny": TINY,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing to do over and over: "forward", "train" or "matmul" (of square matrices)."""
+
+    kind: str
+    preset: str = "derain"
+    batch: int = 1
+    height: int = 256
+    width: int = 256
+
+    def __str__(self) -> str:
+        if self.kind == "matmul":
+            return f"matrix product, {self.height}x{self.height}"
+        name = {"forward": "forward", "train": "training step"}[self.kind]
+        return f"{name}, {self.preset}, batch {self.batch}, {self.height}x{self.width}"
+
+    def tiny(self) -> "Work":
+        """The same on sizes that take no time, to try the suite itself."""
+        return replace(self, preset="tiny", batch=min(self.batch, 2), height=16, width=16)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program that does the work, and its settings."""
+
+    name: str
+    framework: str  # "jax", "torch" or "onnx"
+    dtype: str = "float32"  # "bfloat16" means autocast in PyTorch, our compute dtype in JAX
+    remat: str = "none"  # of ours
+    channels_last: bool = False  # of PyTorch
+    compiled: str = ""  # mode of torch.compile; "" means eager
+
+    def takes_part(self, work: Work) -> bool:
+        """Whether this kind of work can be given to it."""
+        if work.kind == "matmul":
+            return not (self.compiled or self.channels_last or self.framework == "onnx")
+        if self.framework == "onnx" or self.compiled == "reduce-overhead":
+            return work.kind == "forward" and (self.framework == "onnx" or work.batch == 1)
+        return work.kind == "train" or self.remat == "none"
+
+
+OURS = Contender("ours", "jax")
+EAGER = Contender("PyTorch eager", "torch")
+CPU_CONTENDERS = (
+    OURS,
+    EAGER,
+    Contender("PyTorch channels_last", "torch", channels_last=True),
+    Contender("torch.compile", "torch", compiled="default"),
+    Contender("PyTorch autocast bfloat16", "torch", dtype="bfloat16"),
+    Contender("ONNX Runtime", "onnx"),
+)
+BFLOAT16 = {"dtype": "bfloat16"}
+FAST = {"dtype": "bfloat16", "channels_last": True}
+GPU_CONTENDERS = (
+    OURS,
+    Contender("ours, bfloat16", "jax", **BFLOAT16),
+    Contender("ours, bfloat16, every CAB remat", "jax", remat="cab", **BFLOAT16),
+    EAGER,
+    Contender("PyTorch channels_last bfloat16", "torch", **FAST),
+    Contender("torch.compile channels_last bfloat16", "torch", compiled="default", **FAST),
+    Contender("torch.compile reduce-overhead", "torch", compiled="reduce-overhead", **FAST),
+)
+
+CPU_WORK = (
+    Work("matmul", height=4096),
+    Work("forward"),
+    Work("forward", batch=8),
+    Work("forward", height=720, width=1280),
+    Work("forward", "denoise"),
+    Work("forward", "deblur"),
+    Work("train", batch=4, height=64, width=64),
+    Work("train", batch=4, height=128, width=128),
+    Work("train", batch=16, height=64, width=64),
+    Work("train", batch=4),
+)
+GPU_WORK = (
+    Work("matmul", height=8192),
+    *(
+        Work("forward", preset, batch, height, width)
+        for preset in ("derain", "denoise", "deblur")
+        for height, width in ((256, 256), (720, 1280))
+        for batch in (1, 8)
+    ),
+    *(
+        Work("train", preset, batch, patch, patch)
+        for preset in ("derain", "deblur")
+        for patch in (64, 128, 256)
+        for batch in (4, 16)
+    ),
+)

@@ -1,0 +1,56 @@
+"""The command, and what its reports say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import ahead, speed
+from benchmarks.tables import table
+from benchmarks.turns import Outcome
+from benchmarks.work import Work
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_command_writes_a_report(tmp_path):
+    report = tmp_path / "report.md"
+    command = [sys.executable, "-m", "benchmarks", "--suite", "gpu", "--smoke", "--only", "matrix"]
+    subprocess.run([*command, f"--output={report}"], cwd=ROOT, check=True, capture_output=True)
+    text = report.read_text()
+    assert "these figures mean nothing" in text
+    assert "## matrix product, 16x16" in text
+    assert "| ours, bfloat16 |" in text
+    assert str(tmp_path) not in text
+
+
+def test_tables_are_markdown():
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_section_has_ratios_shares_and_failures():
+    work = Work("forward")
+    ours = Outcome("ours", first=5, seconds=[1.0, 2.0, 9.0], peak=2_000_000_000)
+    peer = Outcome("peer", first=1, seconds=[4.0], peak=1)
+    share = speed.share_of_peak(work, {"ours": "float32", "peer": "bfloat16"}, {"float32": 564e9})
+    text = speed.section(work, [ours, peer, Outcome("gone", "x is not installed")], share)
+    assert "| ours | 2 | 1 to 9 | 1.00 | 0.25 | 2.00 | 5.0 |" in text  # 282 GFLOP in 2 s
+    assert "| peer | 4 | 4 to 4 | 0.50 |  | 0.00 | 1.0 |" in text
+    assert "| gone | x is not installed |" in text
+
+
+def test_a_program_is_compiled_for_a_described_mesh():
+    case = ahead.Case("CPU", "tiny", "forward", mesh=(4, 2), batch=8, size=(512, 512))
+    preset, mesh, *_, memory, cycles, collectives, _ = ahead.row(case, None)
+    assert (preset, mesh, cycles) == ("tiny", "4x2", "")
+    assert 0 < float(memory) < 1
+    assert "all-gather" not in collectives
+
+
+def test_collectives_are_counted():
+    text = "a = f32[2] all-reduce-start(b)\nc = f32[2] all-reduce-done(a)\nd = f32[] all-gather(c)"
+    assert ahead.exchanges(text) == "1 all-reduce, 1 all-gather"
+
+
+def test_a_target_that_cannot_be_had_is_told():
+    told = ahead.row(ahead.Case("H100", "tiny"), None)[7]
+    assert "--h100 gives no description" in told
