@@ -4,6 +4,7 @@ Status 0 is success, 2 a mistake of the user's (one line on stderr, no traceback
 a defect and keeps its traceback.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,7 +19,10 @@ def run(main: Callable[[], None]) -> None:
 
     def refuse(message: str) -> None:
         print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: threads of libraries may wait for a disk or a host that will never answer.
+        os._exit(2)
 
     def parse(argv: list[str]) -> list[str]:
         if "--help" in argv[1:] or "-h" in argv[1:]:

@@ -33,6 +33,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exis
 
 
 def main() -> None:
+    """Runs the command."""
     output = Path(OUTPUT.value)
     check_output(output)
     weights = files.read(INPUT.value)

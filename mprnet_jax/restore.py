@@ -69,6 +69,7 @@ MAX_MEGAPIXELS = flags.DEFINE_float(
 
 
 def main() -> None:
+    """Runs the command."""
     warnings.filterwarnings("ignore", module="PIL")  # tells of damaged metadata, at length
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
     source, output = Path(INPUT.value), Path(OUTPUT.value)

@@ -5,7 +5,8 @@ Example, on embedded photos with synthetic rain, a few minutes on two CPU cores:
     python -m mprnet_jax.train --config configs/derain.py:sample
 
 Any field of the config can be changed: --config.batch_size=8 --config.optim.learning_rate=1e-4.
-The same command in the same workdir resumes an interrupted run.
+The same command in the same workdir resumes an interrupted run. On several hosts, start it on each
+with --distributed and a workdir that all of them share.
 """
 
 from absl import flags
@@ -23,17 +24,31 @@ WORKDIR = flags.DEFINE_string(
     None,
     "Folder of the run: checkpoints, TensorBoard files, result. Default: runs/NAME.",
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Trains together with the same command on other hosts. On TPU pods and under SLURM they find "
+    "each other; elsewhere give the next three flags.",
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, a free port.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train.", 1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", 0)
 flags.mark_flag_as_required("config")
 
 
 def main() -> None:
     """Runs the command."""
+    from mprnet_jax.devices import hosts
     from mprnet_jax.training.loop import train
 
     config = CONFIG.value
     if not isinstance(config, TrainConfig):
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         raise UserError(f"--config={file}: there is no such config file; see configs/")
+    if DISTRIBUTED.value:
+        hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    elif (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value) != (None, None, None):
+        raise UserError("--coordinator, --num_processes and --process_id need --distributed")
     train(config, WORKDIR.value or f"runs/{config.name}")
 
 

@@ -1,5 +1,10 @@
 """Fixtures and settings that all tests share."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -7,6 +12,32 @@ from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, 
 
 # Eight devices on the CPU, for meshes; what names no mesh runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="kills, damages and interrupts runs hundreds of times where the suite takes samples",
+    )
+
+
+@pytest.fixture(scope="session")
+def exhaustive(request) -> bool:
+    """Whether to try all cases of a kind, by hand, or a sample of them."""
+    return request.config.getoption("--exhaustive")
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory) -> Path:
+    """The library that makes file operations fail (tests/faults/faults.c)."""
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    source = Path(__file__).parent / "faults/faults.c"
+    if sys.platform != "linux" or not shutil.which("cc"):
+        pytest.skip("needs Linux and a C compiler")
+    flags = ("-shared", "-fPIC", "-O1", "-Wall", "-Werror")
+    subprocess.run(["cc", *flags, "-o", library, source, "-ldl"], check=True)
+    return library
 
 
 @pytest.fixture(scope="session", autouse=True)

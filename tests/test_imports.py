@@ -22,6 +22,7 @@ ONLY = {
     "orbax": ("weights/checkpoints.py",),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
+    "gradio": ("demo.py",),
     "torch": ("weights", "evaluation/perceptual.py"),
 }
 # These run where nothing but jax, flax, optax and numpy is installed.

@@ -112,7 +112,11 @@ def open_folder(folder: Path) -> Sequence[Example]:
 
 
 def plain(name: str) -> str:
-    """A name without case, dashes, underscores and blanks, as the keys of `BENCHMARKS` are."""
+    """A name without case, dashes, underscores and blanks, as the keys of `BENCHMARKS` are.
+
+    >>> plain("RealBlur-J")
+    'realblurj'
+    """
     return re.sub(r"[-_\s]", "", name.lower())
 
 

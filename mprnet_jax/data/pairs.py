@@ -48,7 +48,11 @@ def decode(path: Path) -> np.ndarray:
 
 
 def natural_key(name: str) -> list:
-    """Sorts "10" after "9"."""
+    """A key for `sorted` by which numbers in names count as numbers.
+
+    >>> sorted(["rain-10", "rain-9"], key=natural_key)
+    ['rain-9', 'rain-10']
+    """
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 

@@ -157,6 +157,7 @@ class Patches(grain.transforms.RandomMap):
         self._patch = patch
 
     def random_map(self, item: tuple[int, Example], rng: np.random.Generator) -> Example:
+        """The patch, and "unreadable": the index of the item that it replaces, or -1."""
         replaced, example = item
         return self._patch(example, rng) | {"unreadable": np.int32(replaced)}
 

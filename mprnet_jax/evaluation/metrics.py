@@ -42,6 +42,9 @@ def luma(image: np.ndarray) -> np.ndarray:
 
     Returns:
         [H, W] uint8 in 16..235, rounded half up. Computed on integers, so ties round exactly.
+
+    >>> luma(np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]], np.uint8)).tolist()
+    [[16, 235, 81]]
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"luma wants [H, W, 3] uint8, got {list(image.shape)} {image.dtype}")
@@ -58,6 +61,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
     Returns:
         10 log10(peak^2 / mean squared error) in dB; infinity for equal images.
+
+    >>> round(psnr(np.full((8, 8), 0.5), np.full((8, 8), 0.4)), 6)
+    20.0
     """
     peak = _check(a, b)
     if a.dtype != np.uint8:
@@ -174,7 +180,13 @@ def dssim(ssim: float) -> float:
 
 
 def error_reduction(error: float, reference: float) -> float:
-    """The part of the `reference` error (an RMSE or a DSSIM) that is gone: 0.1 means 10 % less."""
+    """The part of the `reference` error (an RMSE or a DSSIM) that is gone: 0.1 means 10 % less.
+
+    One dB more is an RMSE smaller by a tenth:
+
+    >>> round(error_reduction(rmse(33.0), reference=rmse(32.0)), 3)
+    0.109
+    """
     return 1 - error / reference
 
 

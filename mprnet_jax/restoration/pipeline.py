@@ -19,7 +19,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
 from mprnet_jax.restoration.folders import Job
 from mprnet_jax.restoration.images import Photo
-from mprnet_jax.restoration.restorer import Restorer, padded_size
+from mprnet_jax.restoration.restorer import Progress, Restorer, ignore, padded_size
 from mprnet_jax.sheets import make_sheet
 
 Item = TypeVar("Item")
@@ -140,9 +140,11 @@ class Pipeline:
             self._bar.write(cut)
 
 
-def restore_photos(restorer: Restorer, photos: Sequence[Photo]) -> list[Photo]:
+def restore_photos(
+    restorer: Restorer, photos: Sequence[Photo], progress: Progress = ignore
+) -> list[Photo]:
     """Restores colours; grey is restored as RGB and averaged, alpha stays as it is."""
-    restored = restorer.batch([as_rgb(photo.pixels) for photo in photos])
+    restored = restorer.batch([as_rgb(photo.pixels) for photo in photos], progress)
     return [
         photo._replace(pixels=with_colours_of(photo.pixels, rgb))
         for photo, rgb in zip(photos, restored)

@@ -7,7 +7,7 @@ type, integers clipped and rounded, floats neither.
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,12 @@ MARGIN = 1.1
 SCRATCH_BYTES = 48 * 2**20
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 HOST_BYTES = 60  # a pixel, for the photo's copies in float32 on the way in and out
+
+Progress = Callable[[float], object]  # is told the share of the work that is done, in (0, 1]
+
+
+def ignore(share: float) -> None:
+    """A `Progress` that nobody watches."""
 
 
 class Restorer:
@@ -97,9 +103,9 @@ class Restorer:
         """Restores one photo [H, W, 3], whose sides may be of any length from 1 up."""
         return self.batch([photo])[0]
 
-    def batch(self, photos: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def batch(self, photos: Sequence[np.ndarray], progress: Progress = ignore) -> list[np.ndarray]:
         """Restores photos that all have the same size when padded to multiples of 8."""
-        return [stages[0] for stages in self._restore_photos(photos, 1)]
+        return [stages[0] for stages in self._restore_photos(photos, 1, progress)]
 
     def stages_of(self, photo: np.ndarray) -> list[np.ndarray]:
         """The images that all computed stages make of one photo [H, W, 3], the last stage first."""
@@ -109,24 +115,34 @@ class Restorer:
         """The tiles in which a photo is, or would be, restored."""
         return self._grid(*padded_size(*photo.shape[:2]))
 
-    def _restore_photos(self, photos: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    def _restore_photos(
+        self, photos: Sequence[np.ndarray], count: int, progress: Progress = ignore
+    ) -> list[np.ndarray]:
         """The images [count, H, W, 3] that the last `count` stages make of each photo."""
         for photo in photos:
             check_photo(photo)
         images = [to_floats(photo) for photo in photos]
         sums = [0.0] * len(images)
         for symmetry in self._symmetries:
-            restored = self._restore_images([turn(image, symmetry) for image in images], count)
+            turned = [turn(image, symmetry) for image in images]
+
+            def part(share: float, done: int = symmetry) -> None:
+                progress((done + share) / len(self._symmetries))
+
+            restored = self._restore_images(turned, count, part)
             sums = [total + turn_back(image, symmetry) for total, image in zip(sums, restored)]
         means = [total / len(self._symmetries) for total in sums]
         return [from_floats(mean, photo.dtype) for mean, photo in zip(means, photos)]
 
-    def _restore_images(self, images: list[np.ndarray], count: int) -> list[np.ndarray]:
+    def _restore_images(
+        self, images: list[np.ndarray], count: int, progress: Progress
+    ) -> list[np.ndarray]:
         padded = [pad(image) for image in images]
         if len({image.shape for image in padded}) > 1:
             raise ValueError("the photos of a batch must have one padded size")
         grid = self._grid(*padded[0].shape[:2])
         restored = self._restore_tiles((t for image in padded for t in grid.cut(image)), count)
+        restored = told(restored, len(images) * len(grid.places), progress)
         joined = [grid.join(itertools.islice(restored, len(grid.places))) for _ in images]
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
 
@@ -204,6 +220,13 @@ class Restorer:
         return max(0, room)
 
 
+def told(tiles: Iterable[np.ndarray], total: int, progress: Progress) -> Iterator[np.ndarray]:
+    """The tiles, as they come, with the share that has come told."""
+    for done, tile in enumerate(tiles, 1):
+        progress(done / total)
+        yield tile
+
+
 def to_floats(photo: np.ndarray) -> np.ndarray:
     """Integers to floats in [0, 1]; all as float32."""
     floats = photo.astype(np.float32)
@@ -228,7 +251,11 @@ def pad(image: np.ndarray) -> np.ndarray:
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
-    """Sides grown to multiples of 8."""
+    """Sides grown to multiples of 8.
+
+    >>> padded_size(480, 321)
+    (480, 328)
+    """
     return height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
 
 

@@ -25,7 +25,11 @@ class Side(NamedTuple):
 
     @property
     def starts(self) -> list[int]:
-        """Where the pieces begin; the last one ends with the side."""
+        """Where the pieces begin; the last one ends with the side.
+
+        >>> Side(length=512, tile=256, overlap=32).starts
+        [0, 224, 256]
+        """
         if self.tile >= self.length:
             return [0]
         last = self.length - self.tile

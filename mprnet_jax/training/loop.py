@@ -20,6 +20,7 @@ from mprnet_jax.data.pipeline import (
     validation_batches,
     validation_source,
 )
+from mprnet_jax.devices import hosts
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit, use_compile_cache
 from mprnet_jax.errors import UserError
@@ -106,7 +107,7 @@ class Run:
 
     def train(self) -> Validation | None:
         """See the function `train`."""
-        with Interrupts() as self.interrupts:
+        with Interrupts() as self.interrupts, hosts.losses_told():
             self.claim_workdir()
             with Checkpoints(self.workdir) as checkpoints:
                 state, first, counts = self.first_state(checkpoints)

@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from logging import LogRecord
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,25 +58,20 @@ class Checkpoints:
     What cannot be written raises UserError, from the call during which that is found out.
     """
 
-    def __init__(self, run_folder: Path | str):
-        policies = ocp.checkpoint_managers
-        kept = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(KEPT),
-                policies.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1),
-            ]
-        )
+    def __init__(self, run_folder: Path | str, *, reading: bool = False):
+        """`reading` changes nothing in the folder, where a run may be saving at the time."""
         self._folder = Path(run_folder).absolute() / "checkpoints"
+        self._scores: dict[int, float] = {}
         self._saving = False
-        with self._failures_told():
-            self._manager = ocp.CheckpointManager(
-                self._folder,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=kept,
-                    best_fn=lambda metrics: metrics[SCORE],
-                    cleanup_tmp_directories=True,
-                ),
+        logging.get_absl_logger().addFilter(not_of_orbax)
+        if reading:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=NewestAndBest(self.score), cleanup_tmp_directories=True
             )
+        with self._failures_told("its checkpoints cannot be listed"):
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -88,13 +84,13 @@ class Checkpoints:
                 self.close()
 
     @contextlib.contextmanager
-    def _failures_told(self) -> Iterator[None]:
+    def _failures_told(self, what: str = "a checkpoint cannot be written") -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise whatever the failure leads to.
             raise UserError(
-                f"{self._folder}: a checkpoint cannot be written ({told(error)}); those before it "
-                "are kept. Make room or mend the disk, then start the same command again"
+                f"{self._folder}: {what} ({told(error)}); those that are whole are kept. Make room "
+                "or mend the disk, then start the same command again"
             ) from error
 
     def save(self, checkpoint: Checkpoint, score: float = UNSCORED) -> None:
@@ -105,15 +101,16 @@ class Checkpoints:
         if checkpoint.step in self._manager.all_steps():
             return
         digests = {"params": tree_hash(checkpoint.params), "rest": tree_hash(checkpoint.rest)}
+        self._scores[checkpoint.step] = score
+        record = checkpoint.record | {"sha256": digests, SCORE: score}
         with self._failures_told():
             self._manager.save(
                 checkpoint.step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(checkpoint.params),
                     rest=ocp.args.StandardSave(checkpoint.rest),
-                    record=ocp.args.JsonSave(checkpoint.record | {"sha256": digests}),
+                    record=ocp.args.JsonSave(record),
                 ),
-                metrics={SCORE: score},
             )
         self._saving = True
 
@@ -170,6 +167,7 @@ class Checkpoints:
         )
         record = dict(restored.record)
         digests = record.pop("sha256")
+        del record[SCORE]
         for name in wanted:
             if tree_hash(restored[name]) != digests[name]:
                 raise ValueError(f"its {name} do not have the hash they were saved with")
@@ -189,7 +187,18 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """The best checkpoint's step: the newest if none has a score, None if there is none."""
-        return self._manager.best_step()
+        steps = self._manager.all_steps()
+        return max(steps, key=lambda step: (self.score(step), step)) if steps else None
+
+    def score(self, step: int) -> float:
+        """With which a checkpoint was saved; one that cannot be read has none."""
+        if step not in self._scores:
+            try:
+                record = json.loads((self._folder / str(step) / "record/metadata").read_text())
+                self._scores[step] = float(record[SCORE])
+            except (OSError, ValueError, TypeError, KeyError):
+                return UNSCORED
+        return self._scores[step]
 
     def wait(self) -> None:
         """Returns when the save in progress is whole on disk."""
@@ -201,6 +210,24 @@ class Checkpoints:
         """Waits, then lets go of threads."""
         with self._failures_told():
             self._manager.close()
+
+
+class NewestAndBest:
+    """Orbax's question of which checkpoints to keep, answered."""
+
+    def __init__(self, score: Callable[[int], float]):
+        self._score = score
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Which of the checkpoints, oldest first, to keep; the signature is Orbax's."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-KEPT:], max(steps, key=lambda step: (self._score(step), step))}
+        return [step in kept for step in steps]
+
+
+def not_of_orbax(record: LogRecord) -> bool:
+    """Drops Orbax's own log: it prints a failure's traceback several times, which we tell once."""
+    return "orbax" not in record.pathname
 
 
 def told(error: Exception) -> str:
@@ -256,7 +283,7 @@ def load_params(run_folder: Path | str) -> tuple[ModelConfig, Any]:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         init(0),
     )
-    with Checkpoints(run_folder) as checkpoints:
+    with Checkpoints(run_folder, reading=True) as checkpoints:
         checkpoint = checkpoints.load_best(shapes)
     if checkpoint is None:
         raise UserError(f"{run_folder}: holds no checkpoints yet; train first")

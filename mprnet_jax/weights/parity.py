@@ -44,6 +44,7 @@ class Difference(NamedTuple):
 
     @classmethod
     def between(cls, name: str, ours: np.ndarray, theirs: np.ndarray) -> "Difference":
+        """The difference of two arrays of one shape, in float64."""
         distance = np.abs(ours.astype(np.float64) - theirs)
         squared = float(np.mean(distance**2))
         psnr = -10 * math.log10(squared) if squared else math.inf
@@ -65,6 +66,7 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The published module, with the number of the output where it has several."""
         return self.theirs if self.output is None else f"{self.theirs}[{self.output}]"
 
 

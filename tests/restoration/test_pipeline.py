@@ -115,7 +115,7 @@ from mprnet_jax.restoration.folders import plan
 
 class Copier:
     batch_size = 1
-    def batch(self, photos):
+    def batch(self, photos, progress):
         return photos
     def grid_of(self, photo):
         from mprnet_jax.restoration.tiles import square

@@ -124,6 +124,14 @@ def test_devices_that_share_rows_compute_what_one_computes(photo, model: MPRNet)
     np.testing.assert_allclose(shared(image), one(image), atol=1e-5)  # other orders of summing
 
 
+def test_progress_is_told_after_each_tile(stub, photo):
+    told = []
+    restorer = Restorer(stub, tile=72, ensemble=True)
+    restorer.batch([photo(72, 144)], told.append)
+    tiles = 8 * len(restorer.grid_of(photo(72, 144)).places)
+    np.testing.assert_allclose(told, np.arange(1, tiles + 1) / tiles)
+
+
 def test_tiles_spread_over_devices(stub, photo):
     image = photo(200, 300)
     spread = Restorer(stub, tile=128, mesh=make_mesh(data=2, height=2))

@@ -124,7 +124,9 @@ def test_a_telephones_rotation_is_applied(tmp_path: Path):
 
 def test_files_that_are_no_videos_are_refused(tmp_path: Path):
     target = tmp_path / "out.mp4"
-    for name, data in (("text.mp4", b"no video"), ("empty.mkv", b"")):
+    clip(tmp_path / "other.mp4")
+    playlist = b"ffconcat version 1.0\nfile other.mp4\n"  # must not lead to other files
+    for name, data in (("text.mp4", b"no video"), ("empty.mkv", b""), ("list.mp4", playlist)):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=f"{name}: cannot be restored as a video"):
             video.restore_video(tmp_path / name, target, Copier())

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -10,8 +11,10 @@ from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer
-from mprnet_jax.training.state import create_state
+from mprnet_jax.training.state import SPIKE_WINDOW, create_state
 from mprnet_jax.training.step import psnr, train_step, validation_step
+
+OPTIM = OptimConfig(learning_rate=1e-3)
 
 
 @pytest.fixture
@@ -23,24 +26,30 @@ def batches():
     ]
 
 
-def compile_step(config, batch, mesh, mix=None):
-    """The first state, and the step compiled for batches like this one."""
+def make(config, mesh, optim=OPTIM, **options):
+    """A compiled step and the state before it."""
     init, apply = pure_functions(config)
     apply = functools.partial(apply, place=meshes.placement(mesh))
-    optimizer = make_optimizer(OptimConfig(learning_rate=1e-3), total_steps=10)
+    optimizer = make_optimizer(optim, total_steps=10)
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
     step = jit(
-        functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig(), mix=mix),
+        functools.partial(
+            train_step,
+            apply=apply,
+            optimizer=optimizer,
+            loss=LossConfig(),
+            optim=optim,
+            **options,
+        ),
         in_shardings=(copies, images),
         out_shardings=copies,
     )
-    state = jax.device_put(create_state(init(0), optimizer), copies)
-    return state, step.lower(state, meshes.put_batch(batch, mesh)).compile()
+    return step, jax.device_put(create_state(init(0), optimizer, optim), copies)
 
 
-def run(config, batches, mesh, mix=None):
+def run(config, batches, mesh, **options):
     """The metrics of one step after another."""
-    state, step = compile_step(config, batches[0], mesh, mix)
+    step, state = make(config, mesh, **options)
     history = []
     for batch in batches:
         state, metrics = step(state, meshes.put_batch(batch, mesh))
@@ -51,8 +60,8 @@ def run(config, batches, mesh, mix=None):
 
 def test_eight_devices_train_as_one_does(tiny_model, batches):
     mix = functools.partial(mixup, seed=0, from_step=2)
-    single = run(tiny_model, batches, meshes.make_mesh(1, 1), mix)
-    sharded = run(tiny_model, batches, meshes.make_mesh(4, 2), mix)
+    single = run(tiny_model, batches, meshes.make_mesh(1, 1), mix=mix)
+    sharded = run(tiny_model, batches, meshes.make_mesh(4, 2), mix=mix)
     for one, eight in zip(single, sharded):
         # 1e-5: sums over devices run in another order, and five steps carry that on.
         for name in ("loss", "loss_stage1", "loss_stage2", "loss_stage3"):
@@ -61,9 +70,10 @@ def test_eight_devices_train_as_one_does(tiny_model, batches):
 
 def test_no_maps_are_gathered_where_patches_are_joined(tiny_model):
     patches = np.zeros((8, 32, 32, 3), np.uint8)  # the compiler gathered 5 times by itself
-    batch = {"degraded": patches, "target": patches}
-    _, step = compile_step(tiny_model, batch, meshes.make_mesh(4, 2))
-    text = step.as_text()
+    mesh = meshes.make_mesh(4, 2)
+    step, state = make(tiny_model, mesh)
+    batch = meshes.put_batch({"degraded": patches, "target": patches}, mesh)
+    text = step.lower(state, batch).compile().as_text()
     assert "all-reduce" in text  # of the gradients
     assert "all-gather" not in text
 
@@ -75,6 +85,69 @@ def test_loss_is_the_sum_of_its_stages_and_falls(tiny_model, batches):
         assert metrics["loss"] == pytest.approx(stages, rel=1e-6)
         assert metrics["gradient_norm"] > 0
     assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_parts_of_a_batch_in_turn_train_as_the_whole_does(tiny_model, batches):
+    mesh = meshes.make_mesh(2, 1)
+    whole = run(tiny_model, batches, mesh)
+    parts = run(tiny_model, batches, mesh, accumulate=2)
+    for one, two in zip(whole, parts):
+        # 1e-5: sums in another order, and five steps carry that on.
+        for name in ("loss", "loss_stage1", "loss_stage3", "gradient_norm"):
+            assert two[name] == pytest.approx(one[name], rel=1e-5 if "loss" in name else 1e-4)
+
+
+def as_bytes(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tiny_model, batches):
+    optim = dataclasses.replace(OPTIM, ema_decay=0.9, spike_factor=100.0)
+    step, state = make(tiny_model, meshes.make_mesh(1, 1), optim)
+    floats = [{k: np.float32(v) / 255 for k, v in batch.items()} for batch in batches]
+    state, metrics = step(state, floats[0])
+    assert metrics["skipped"] == 0
+    before = as_bytes(state)
+    for name, value in (("degraded", np.nan), ("target", np.inf), ("degraded", 1e38)):
+        bad = {k: v.copy() for k, v in floats[1].items()}
+        bad[name][0, 3, 4, 1] = value
+        state, metrics = step(state, bad)
+        assert metrics["skipped"] == 1
+        assert as_bytes(state) == before
+    state, metrics = step(state, floats[1])
+    assert metrics["skipped"] == 0
+    assert as_bytes(state) != before
+
+
+def test_a_spike_is_skipped_once_the_usual_norm_is_known(tiny_model, batches):
+    optim = dataclasses.replace(OPTIM, spike_factor=50.0)
+    step, state = make(tiny_model, meshes.make_mesh(1, 1), optim)
+    floats = [{k: np.float32(v) / 255 for k, v in batch.items()} for batch in batches]
+    spike = floats[0] | {"degraded": 1e4 * floats[0]["degraded"]}
+    _, early = step(state, spike)
+    assert early["skipped"] == 0  # nothing to compare with yet
+    for i in range(SPIKE_WINDOW):
+        state, metrics = step(state, floats[i % len(floats)])
+        assert metrics["skipped"] == 0
+    before = as_bytes(state)
+    state, metrics = step(state, spike)
+    assert np.isfinite(metrics["loss"])
+    assert np.isfinite(metrics["gradient_norm"])
+    assert metrics["skipped"] == 1
+    assert as_bytes(state) == before
+
+
+def test_moving_average_follows_the_parameters(tiny_model, batches):
+    optim = dataclasses.replace(OPTIM, ema_decay=0.25)
+    step, state = make(tiny_model, meshes.make_mesh(1, 1), optim)
+    expected = jax.tree.map(np.float64, state.params)
+    for number, batch in enumerate(batches):
+        state, _ = step(state, batch)
+        decay = min(0.25, (1 + number) / (10 + number))
+        expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, state.params)
+    # 1e-6: float32 against float64 on values below 1.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.weights, expected)
+    assert state.weights is state.ema
 
 
 def test_psnr():

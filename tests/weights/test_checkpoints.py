@@ -60,6 +60,7 @@ def test_newest_two_and_best_are_kept(tmp_path):
     assert steps(tmp_path) == [2, 5, 6]
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.best_step == 2
+    assert checkpoints.score(2) == 30.0
     assert checkpoints.load_best(shapes(tree(0).params)).step == 2
     checkpoints.close()
 
@@ -99,6 +100,11 @@ def test_damage_is_told_and_the_checkpoint_before_is_used(tmp_path, damage, capl
     with caplog.at_level(logging.WARNING, logger="absl"):
         assert load(tmp_path).step == 1
     assert "checkpoints/2 is damaged" in caplog.text
+    # It is set aside, so that the run saves step 2 anew when it comes there.
+    assert steps(tmp_path) == [1]
+    assert len(list(tmp_path.glob("damaged-2-*"))) == 1
+    save(tmp_path, [(2, None)])
+    assert load(tmp_path).step == 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -114,6 +120,16 @@ def test_leftovers_of_a_killed_save_are_ignored(tmp_path):
     save(tmp_path, [(1, None)])
     (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
     assert load(tmp_path).step == 1
+
+
+def test_reading_leaves_a_save_in_progress_alone(tmp_path):
+    save(tmp_path, [(1, 20.0), (2, None)])
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
+    flip_bit(tmp_path / "checkpoints" / "1")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with Checkpoints(tmp_path, reading=True) as checkpoints:
+        assert checkpoints.load_best(shapes(tree(0).params)).step == 2
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
 def test_hash_tells_values_types_shapes_and_places_apart():

@@ -1,0 +1,204 @@
+"""The page, in a real browser: Chromium from the system, driven by Playwright."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mprnet_jax import Restorer, load
+from mprnet_jax.data.sample import photo
+from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.restoration import images
+from mprnet_jax.restoration.images import Photo
+from mprnet_jax.training.loop import train
+from mprnet_jax.weights import files
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "mprnet_jax.demo"]
+# Chromium as it is for tests: no sandbox, for CI may be root, and no traffic of its own.
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE = 120  # seconds; CI's machines may be busy
+
+
+@contextlib.contextmanager
+def serving(weights: Path, scratch: Path, *arguments: str) -> Iterator[str]:
+    """The page's address while the command runs; its files lie in `scratch`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    scratch.mkdir()
+    variables = {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "TMPDIR": str(scratch),
+    }
+    server = subprocess.Popen(
+        [*COMMAND, f"--weights={weights}", f"--port={port}", *arguments],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert f"http://127.0.0.1:{port} shows the page" in server.stdout.readline()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=PATIENCE)
+    assert server.returncode == 0
+    assert not list(scratch.glob("mprnet_jax-*")), "files were left behind"
+
+
+@pytest.fixture
+def tab(tmp_path: Path):
+    """A tab of Chromium; all addresses that it asks for are in `tab.asked`."""
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if chromium is None:
+        reason = f"none of {', '.join(BROWSERS)} is here: apt-get install chromium"
+        assert os.environ.get("CI") != "true", reason
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
+        tab = browser.new_page()
+        tab.set_default_timeout(PATIENCE * 1000)
+        tab.asked = []
+        tab.on("request", lambda request: tab.asked.append(request.url))
+        yield tab
+        browser.close()
+
+
+def drop(tab, file: Path) -> None:
+    """Chooses a file, in place of one that was chosen."""
+    if tab.get_by_label("Clear").count():
+        tab.get_by_label("Clear").first.click()
+    tab.locator("input[type=file]").set_input_files(file)
+    tab.get_by_text("⇣").wait_for()  # beside the size of what has arrived
+
+
+def restore(tab) -> None:
+    tab.get_by_role("button", name="Restore", exact=True).click()
+
+
+def test_a_photo_is_restored_and_a_bad_file_is_told(tiny_run, tab, tmp_path: Path):
+    weights = tmp_path / "run"
+    train(tiny_run, weights)
+    pixels = photo("chelsea.png")[:90, :130]
+    images.write(tmp_path / "cat.jpg", Photo(pixels))
+    deep = np.random.default_rng(0).integers(0, 65536, (136, 200, 4), np.uint16)
+    images.write(tmp_path / "deep.png", Photo(deep))
+    (tmp_path / "bad.png").write_text("no picture")
+    with serving(weights, tmp_path / "scratch") as address:
+        tab.goto(address)
+
+        drop(tab, tmp_path / "cat.jpg")
+        restore(tab)
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name="Download cat-restored.png").click()
+        download.value.save_as(tmp_path / "restored.png")
+        sides = tab.locator("img[src*='/gradio_api/file=']")  # of the slider
+        sides.first.wait_for()
+        assert sides.count() == 2
+
+        drop(tab, tmp_path / "bad.png")
+        assert tab.get_by_role("button", name="Download", exact=True).is_disabled()
+        restore(tab)
+        tab.get_by_text("bad.png: is not a PNG, JPEG, WebP, TIFF or BMP picture").wait_for()
+
+        drop(tab, tmp_path / "deep.png")
+        tab.get_by_label("1", exact=True).check()
+        tab.get_by_label("Local pooling").check()
+        restore(tab)
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name="Download deep-restored.png").click()
+        download.value.save_as(tmp_path / "deep-restored.png")
+
+    model = load(weights)
+    expected = Restorer(model)(images.read(tmp_path / "cat.jpg").pixels)
+    np.testing.assert_array_equal(images.read(tmp_path / "restored.png").pixels, expected)
+    expected = Restorer(model, stages=1, local_pooling=True)(deep[..., :3])
+    found = images.read(tmp_path / "deep-restored.png").pixels
+    np.testing.assert_array_equal(found, np.concatenate([expected, deep[..., 3:]], axis=2))
+    elsewhere = [url for url in tab.asked if not url.startswith((address, "blob:", "data:"))]
+    assert elsewhere == []
+
+
+def test_files_are_removed_kept_to_themselves_and_limited(tiny_model, tmp_path: Path):
+    weights, scratch = tmp_path / "tiny.safetensors", tmp_path / "scratch"
+    files.write(weights, tiny_model, pure_functions(tiny_model)[0](0))
+    limits = ["--keep_minutes=0.05", "--max_upload_mb=0.5"]
+    with serving(weights, scratch, *limits) as address:
+        (place,) = scratch.glob("mprnet_jax-*")
+        assert upload(address, b"x" * 1000) == 200
+        assert upload(address, b"x" * 2**20) == 413
+        secret = tmp_path / "secret.txt"
+        secret.write_text("secret")
+        assert status(f"{address}/gradio_api/file={secret}") == 403
+        deadline = time.monotonic() + PATIENCE
+        while any(path.is_file() for path in place.rglob("*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def upload(address: str, data: bytes) -> int:
+    """The status that the server answers an upload with."""
+    body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="photo.png"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    return status(f"{address}/gradio_api/upload", body + data + b"\r\n--b--\r\n", kind)
+
+
+def status(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> int:
+    request = urllib.request.Request(url, body, headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("none.pth", "none.pth: there is no such file or folder"),
+        ("tiny.safetensors", "cannot listen there; another program may do so"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tiny_model, tmp_path: Path, weights, message):
+    files.write(tmp_path / "tiny.safetensors", tiny_model, pure_functions(tiny_model)[0](0))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = subprocess.run(
+            [*COMMAND, f"--weights={weights}", f"--port={taken.getsockname()[1]}"],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr

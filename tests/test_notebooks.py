@@ -1,0 +1,71 @@
+"""The notebooks run from their first cell to their last, on the CPU with small settings."""
+
+import os
+from pathlib import Path
+
+import jax
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+TINY = {"width": 4, "unet_growth": 2, "orsnet_growth": 3, "cabs_per_orb": 1}
+RUN = {
+    **{f"model.{name}": value for name, value in TINY.items()},
+    "total_steps": 3,
+    "optim.warmup_steps": 1,
+    "batch_size": 2,
+    "patch_size": 16,
+    "validation_crop": 32,
+}
+
+
+def settings(notebook: str, folder: Path) -> dict[str, object]:
+    """What the notebook's cell of settings is followed by."""
+    return {
+        "train_tpu": {"WORKDIR": str(folder / "run"), "CHANGES": RUN},
+        "convert_and_validate": {"OUTPUT": str(folder / "out"), "CHANGES": TINY},
+        "restore": {"WEIGHTS": "", "OUTPUT": str(folder / "out"), "SIZES": TINY},
+    }[notebook]
+
+
+def written(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_end_to_end(path: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            for name, value in settings(path.stem, tmp_path).items():
+                assert f"\n{name} = " in f"\n{cell.source}"
+                cell.source += f"\n{name} = {value!r}"
+    before = os.listdir(ROOT)
+    client = NotebookClient(
+        notebook, timeout=200, resources={"metadata": {"path": str(path.parent)}}
+    )
+    client.execute()
+    assert sorted(os.listdir(ROOT)) == sorted(before)  # what it writes lies where it is told to
+    expected = {
+        "train_tpu": {"network.safetensors", "before_after.png"},
+        "convert_and_validate": {"network.safetensors", "network.pth"},
+        "restore": {"sample-restored.png"},
+    }
+    assert expected[path.stem] <= written(tmp_path)
+    pictures = [
+        o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
+    assert pictures
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_outputs(path: Path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None

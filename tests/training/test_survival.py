@@ -1,0 +1,311 @@
+"""Runs that are killed, told to stop, run out of disk, or lose one of their processes."""
+
+import errno
+import json
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from mprnet_jax.config import MeshConfig
+from mprnet_jax.errors import UserError
+from mprnet_jax.training import loop
+from mprnet_jax.weights.checkpoints import load_params
+
+TIMEOUT = 300  # seconds for a process that is about to end
+
+
+@pytest.fixture
+def long_run(tiny_run):
+    """Saves after each step, and draws random numbers on the device too."""
+    tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 60, 1, 60
+    tiny_run.data.mixup_from_step = 2
+    tiny_run.optim.ema_decay = 0.99
+    tiny_run.optim.spike_factor = 100.0
+    return tiny_run
+
+
+def saved_steps(workdir):
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [int(name) for name in names if name.isdigit()]
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=TIMEOUT)
+    return output
+
+
+def kill_after_a_save(process, workdir, delay):
+    """Kills once a new checkpoint is there and `delay` seconds have gone; says if it was killed."""
+    newest = max(saved_steps(workdir), default=-1)
+    while max(saved_steps(workdir), default=-1) <= newest and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture
+def whole(long_run, tmp_path, start, final_hash):
+    """The hash of the run that nothing interrupts."""
+    output = finish(start(long_run, tmp_path / "whole"))
+    assert 60 in saved_steps(tmp_path / "whole"), output
+    return final_hash(tmp_path / "whole", long_run)
+
+
+def test_kills_at_random_moments_change_nothing(
+    long_run, tmp_path, start, final_hash, whole, exhaustive, capsys
+):
+    random = np.random.default_rng()
+    kills = 0
+    if exhaustive:  # a longer run, and the same one without kills
+        long_run.total_steps = long_run.validate_every = 1000
+        finish(start(long_run, tmp_path / "whole1000"))
+        whole = final_hash(tmp_path / "whole1000", long_run)
+    while kills < (100 if exhaustive else 5):
+        process = start(long_run, tmp_path / "killed")
+        kills += kill_after_a_save(process, tmp_path / "killed", random.uniform(0, 0.4))
+        assert long_run.total_steps not in saved_steps(tmp_path / "killed")
+    output = finish(start(long_run, tmp_path / "killed"))
+    assert "Resuming from step" in output
+    assert final_hash(tmp_path / "killed", long_run) == whole
+    assert not list((tmp_path / "killed").glob("damaged-*"))
+    with capsys.disabled():
+        print(f" [{kills} kills]", end="")
+
+
+def test_a_random_key_that_is_not_restored_would_be_noticed(
+    long_run, tmp_path, start, final_hash, whole
+):
+    process = start(long_run, tmp_path / "killed")
+    assert kill_after_a_save(process, tmp_path / "killed", 0.0)
+    other_key = "import jax; key = jax.random.key; jax.random.key = lambda seed: key(seed + 1)"
+    finish(start(long_run, tmp_path / "killed", setup=other_key))
+    assert final_hash(tmp_path / "killed", long_run) != whole
+
+
+def test_a_save_killed_at_its_operations_on_files_changes_nothing(
+    long_run, tmp_path, start, final_hash, whole, exhaustive, faults
+):
+    workdir = tmp_path / "killed"
+    places = range(1, 191) if exhaustive else (25, 100, 170)
+    if exhaustive:
+        long_run.total_steps = long_run.validate_every = 400
+        finish(start(long_run, tmp_path / "whole400"))
+        whole = final_hash(tmp_path / "whole400", long_run)
+    for place in places:
+        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}/checkpoints/', {place}, 0)"
+        process = start(long_run, workdir, setup=arm, LD_PRELOAD=str(faults))
+        output = finish(process)
+        assert process.returncode == -signal.SIGKILL, output
+        assert "damaged" not in output
+    finish(start(long_run, workdir))
+    assert final_hash(workdir, long_run) == whole
+
+
+def test_twenty_resumes_in_a_row_change_nothing(long_run, tmp_path, final_hash, monkeypatch):
+    long_run.total_steps = long_run.validate_every = 21
+    loop.train(long_run, tmp_path / "whole")
+    run = loop.Run(long_run, tmp_path / "resumed")
+    look = loop.Guard.look_at
+
+    def look_and_signal(guard, batch):
+        signal.raise_signal(signal.SIGTERM)
+        return look(guard, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Guard, "look_at", look_and_signal)
+        for _ in range(20):
+            assert run.train() is None
+    assert max(saved_steps(tmp_path / "resumed")) == 20
+    assert run.train() is not None
+    assert final_hash(tmp_path / "resumed", long_run) == final_hash(tmp_path / "whole", long_run)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_sigterm_to_the_whole_group_saves_and_ends_with_status_0(
+    long_run, tmp_path, start, final_hash, whole, num_workers
+):
+    long_run.data.num_workers = num_workers
+    # A session of its own, as batch systems start and signal it.
+    process = start(long_run, tmp_path / "stopped", setup="os.setsid()")
+    while max(saved_steps(tmp_path / "stopped"), default=0) < 3:
+        assert process.poll() is None, finish(process)
+        time.sleep(0.01)
+    subprocess.run(["kill", "-TERM", "--", f"-{process.pid}"], check=True)
+    output = finish(process)
+    assert process.returncode == 0, output
+    stopped = int(re.search(r"Stopped after step (\d+)", output)[1])
+    assert max(saved_steps(tmp_path / "stopped")) == stopped < 60
+    finish(start(long_run, tmp_path / "stopped"))
+    assert final_hash(tmp_path / "stopped", long_run) == whole
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tiny_run, tmp_path, start):
+    tiny_run.validate_every = 6
+    workdir = tmp_path / "run"
+    # Files of 30 kB at most: enough for the config and curves, not for the arrays.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))"
+    process = start(tiny_run, workdir)
+    assert kill_after_a_save(process, workdir, 0.0)
+    before = max(saved_steps(workdir))
+    process = start(tiny_run, workdir, setup=limit)
+    output = finish(process)
+    assert process.returncode == 2, output
+    assert "a checkpoint cannot be written" in output.strip().splitlines()[-1]
+    assert "Traceback" not in output
+    assert before in saved_steps(workdir)
+    load_params(workdir)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_each_write_that_fails_ends_the_run_with_one_line(
+    tiny_run, tmp_path, start, faults, exhaustive, error
+):
+    tiny_run.total_steps = 4
+    finish(start(tiny_run, tmp_path / "seed"))
+    # Config, event file, checkpoints, picture; the last operation depends on threads.
+    for place in range(1, 400) if exhaustive else {28: (1, 8), 5: (4,), 13: (60,)}[error]:
+        workdir = tmp_path / f"run{place}"
+        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}', {place}, {error})"
+        process = start(tiny_run, workdir, setup=arm, LD_PRELOAD=str(faults))
+        output = finish(process)
+        if exhaustive and process.returncode == 0:
+            break  # it has fewer operations
+        assert process.returncode == 2, output
+        assert "UserError: " in output.strip().splitlines()[-1]
+        assert "Traceback" not in output, output
+        if saved_steps(workdir):
+            load_params(workdir)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_two(start, config, workdir):
+    """Two processes with two devices each."""
+    port = free_port()
+    join = "jax.config.update('jax_num_cpu_devices', 2)\nfrom mprnet_jax.devices import hosts\n"
+    join += f"hosts.join('127.0.0.1:{port}', 2, {{}})"
+    return [start(config, workdir, setup=join.format(index)) for index in (0, 1)]
+
+
+def losses(workdir):
+    """By step, from the event files."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    values = {}
+    for path in sorted(workdir.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            assert masked_crc32c(data[:8]) == int.from_bytes(data[8:12], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            for value in event.summary.value:
+                if value.tag == "loss":
+                    values[event.step] = value.simple_value
+            data = data[16 + length :]
+    return values
+
+
+def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, tmp_path, start):
+    tiny_run.batch_size = 8
+    tiny_run.mesh = MeshConfig(data=2, height=2)
+    tiny_run.data.mixup_from_step = 2
+    devices = "jax.config.update('jax_num_cpu_devices', 4)"
+    one, two, mixed = tmp_path / "one", tmp_path / "two", tmp_path / "mixed"
+
+    output = finish(start(tiny_run, one, setup=devices))
+    assert 6 in saved_steps(one), output
+    outputs = [finish(process) for process in start_two(start, tiny_run, two)]
+    assert 6 in saved_steps(two), outputs
+    expected, found = losses(one), losses(two)
+    assert expected.keys() == found.keys() == set(range(1, 7))
+    for step, loss in expected.items():
+        # 1e-5: sums over devices run in another order, and six steps carry that on.
+        assert found[step] == pytest.approx(loss, rel=1e-5)
+
+    # Each layout goes on from the other's checkpoint.
+    for first, second in (("one", "two"), ("two", "one")):
+        workdir = mixed / first
+        processes = {
+            "one": lambda w=workdir: [start(tiny_run, w, setup=devices)],
+            "two": lambda w=workdir: start_two(start, tiny_run, w),
+        }
+        running = processes[first]()
+        while max(saved_steps(workdir), default=0) < 2:
+            assert running[0].poll() is None, finish(running[0])
+            time.sleep(0.01)
+        for process in running:
+            process.kill()
+        outputs = [finish(process) for process in running]
+        outputs = [finish(process) for process in processes[second]()]
+        assert "Resuming from step" in outputs[0]
+        assert 6 in saved_steps(workdir), outputs
+        assert losses(workdir)[6] == pytest.approx(expected[6], rel=1e-5)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_path, start, lost):
+    long_run.total_steps, long_run.checkpoint_every = 10_000, 10
+    long_run.mesh = MeshConfig()
+    long_run.batch_size = 4
+    processes = start_two(start, long_run, tmp_path)
+    while max(saved_steps(tmp_path), default=0) < 10:
+        assert processes[0].poll() is None, finish(processes[0])
+        time.sleep(0.05)
+    processes[lost].kill()
+    other = processes[1 - lost]
+    output = finish(other)
+    assert other.returncode != 0
+    assert "another process of this run is gone" in output or "another task died" in output
+    processes[lost].communicate()
+    load_params(tmp_path)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(long_run, tmp_path, start):
+    long_run.total_steps, long_run.checkpoint_every = 10_000, 10
+    long_run.mesh = MeshConfig()
+    long_run.batch_size = 4
+    processes = start_two(start, long_run, tmp_path)
+    while max(saved_steps(tmp_path), default=0) < 10:
+        assert processes[0].poll() is None, finish(processes[0])
+        time.sleep(0.05)
+    processes[1].terminate()
+    outputs = [finish(process) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    stopped = int(re.search(r"Stopped after step (\d+)", outputs[0])[1])
+    assert max(saved_steps(tmp_path)) == stopped
+    record = tmp_path / f"checkpoints/{stopped}/record/metadata"
+    assert json.loads(record.read_text())["batches"] == stopped
+
+
+def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, tmp_path):
+    rng = np.random.default_rng(0)
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for i in range(8):
+            for role in ("input", "target"):
+                path = tmp_path / "data" / part / role / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+    tiny_run.data.source, tiny_run.data.root = "folders", str(tmp_path / "data")
+    tiny_run.data.max_unreadable = 0.3
+    (tmp_path / "data/train/input/5.png").write_bytes(b"no picture")
+    first = loop.train(tiny_run, tmp_path / "a")
+    again = loop.train(tiny_run, tmp_path / "b")
+    np.testing.assert_array_equal(first.psnr, again.psnr)
+    tiny_run.data.max_unreadable = 0.0
+    with pytest.raises(UserError, match=r"1 of \d+ pictures could not be read"):
+        loop.train(tiny_run, tmp_path / "c")
