@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 WARM_SECONDS = 180
-SAVED_EVERY = 20  # steps
+SAVED_EVERY = 10  # steps
 
 
 def run(workdir: str, log: str, width: int, total: int) -> None:

@@ -39,10 +39,10 @@ def make_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1], clipped to it, to uint8 by rounding; uint8 passes."""
+    """Floats in [0, 1], clipped to it, to uint8 by rounding; NaN is black; uint8 passes."""
     if image.dtype == np.uint8:
         return image
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

@@ -41,6 +41,8 @@ SAMPLE = f"--config={ROOT}/configs/derain.py:sample"
         ([SAMPLE, "--config.patch_size=60"], "patch_size=60"),
         ([], "config"),
         ([SAMPLE, "extra"], "extra"),
+        ([SAMPLE, "--distributed"], "--coordinator=HOST:PORT"),
+        ([SAMPLE, "--num_processes=2"], "need --distributed"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path):

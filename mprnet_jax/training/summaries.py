@@ -109,13 +109,14 @@ class Summaries:
                 self._writer.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one point to each curve."""
+        """Adds one point to each curve; values that are not finite leave a gap."""
         if self._writer:
             from tensorboardX import summary
 
             with self._failures_told():
                 for name, value in values.items():
-                    self._write(step, summary=summary.scalar(name, value))
+                    if np.isfinite(value):
+                        self._write(step, summary=summary.scalar(name, value))
                 self._writer.flush()
 
     def validation(self, step: int, validation: Validation) -> None:

@@ -1,0 +1,39 @@
+import signal
+import threading
+
+import pytest
+
+from mprnet_jax.training.interrupts import Interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_a_wish_to_stop(number):
+    before = signal.getsignal(number)
+    with Interrupts() as interrupts:
+        assert not interrupts.stop()
+        signal.raise_signal(number)
+        assert interrupts.stop()
+        assert interrupts.stop()
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with Interrupts():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_signals_of_other_threads_stay_as_they_are():
+    def use():
+        with Interrupts() as interrupts:
+            assert not interrupts.stop()
+        done.append(True)
+
+    done = []
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert done
+    assert signal.getsignal(signal.SIGTERM) is before
