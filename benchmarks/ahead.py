@@ -58,7 +58,8 @@ class Case:
 
     def __str__(self) -> str:
         mesh, size = ("x".join(map(str, pair)) for pair in (self.mesh, self.size))
-        return f"{self.section}, {self.preset}, {mesh}, batch {self.batch}, {size}, {self.remat}"
+        sizes = f"{self.preset}, {mesh}, batch {self.batch}, {size}"
+        return f"{self.section}, {sizes}, {self.dtype}, {self.remat}"
 
 
 def tpu_cases(generation: str) -> list[Case]:
