@@ -19,9 +19,9 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from benchmarks.tables import table
+from benchmarks.tables import line, table
 from benchmarks.work import PRESETS
-from mprnet_jax.config import LossConfig, OptimConfig
+from mprnet_jax.config import REMATS, LossConfig, OptimConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import compiler_options
 from mprnet_jax.model.mprnet import pure_functions
@@ -31,6 +31,8 @@ from mprnet_jax.training.step import train_step
 
 # What a GPU of the machine would have found out by trying is not looked for.
 H100_OPTIONS = {"xla_gpu_autotune_level": "0"}
+HEAD = ("preset", "mesh", "batch", "size", "dtype", "remat", "parts")
+HEAD += ("GB a chip", "M cycles", "collectives", "compile s")
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 
 
@@ -54,9 +56,10 @@ class Case:
         kind = {"train": "training step", "forward": "forward"}[self.kind]
         return f"{self.target}, {kind}"
 
-    def tiny(self) -> "Case":
-        """The same on sizes that compile fast."""
-        return dataclasses.replace(self, preset="tiny", size=(32, 32))
+    def __str__(self) -> str:
+        mesh, size = ("x".join(map(str, pair)) for pair in (self.mesh, self.size))
+        sizes = f"{self.preset}, {mesh}, batch {self.batch}, {size}"
+        return f"{self.section}, {sizes}, {self.dtype}, {self.remat}"
 
 
 def tpu_cases(generation: str) -> list[Case]:
@@ -86,13 +89,12 @@ def tpu_cases(generation: str) -> list[Case]:
 
 def cases() -> list[Case]:
     """All cases."""
-    remats = ("none", "elementwise", "cab", "orb")
     presets = ("derain", "denoise", "deblur")
     photo = {"kind": "forward", "size": (720, 1280), "batch": 1}
     return [
-        *(Case("CPU", "derain", remat=remat, dtype="float32") for remat in remats),
+        *(Case("CPU", "derain", remat=remat, dtype="float32") for remat in REMATS),
         *(Case("CPU", "derain", accumulate=parts, dtype="float32") for parts in (2, 4, 16)),
-        *(Case("H100", preset, remat=remat) for preset in presets for remat in remats),
+        *(Case("H100", preset, remat=remat) for preset in presets for remat in REMATS),
         *(Case("H100", preset, dtype="float32") for preset in presets),
         *(Case("H100", preset, batch=64, remat="cab") for preset in presets),
         *(Case("H100", preset, **photo) for preset in presets),
@@ -102,19 +104,16 @@ def cases() -> list[Case]:
 
 
 def run(only: str, h100: Path | None, smoke: bool) -> Iterable[str]:
-    """The sections of the report, one for each kind of device and program."""
-    chosen = [case for case in cases() if only in case.section]
+    """The report, line by line: a table for each kind of device and program."""
+    chosen = [case for case in cases() if only in str(case)]
     if smoke:
-        chosen = [case.tiny() for case in chosen]
-        chosen = list(dict.fromkeys(c for c in chosen if c.target in ("CPU", "H100")))[:2]
-    rows = collections.defaultdict(list)
+        chosen = [Case("CPU", "tiny", kind, size=(32, 32)) for kind in ("train", "forward")]
+    section = ""
     for case in chosen:
-        rows[case.section].append(row(case, h100))
-        last = case is chosen[-1] or chosen[chosen.index(case) + 1].section != case.section
-        if last:
-            head = ["preset", "mesh", "batch", "size", "dtype", "remat", "parts"]
-            head += ["GB a chip", "M cycles", "collectives", "compile s"]
-            yield f"## {case.section}\n\n{table(head, rows[case.section])}\n"
+        if case.section != section:
+            section = case.section
+            yield f"\n## {section}\n\n{table(HEAD, [])}"
+        yield line(row(case, h100))
 
 
 def row(case: Case, h100: Path | None) -> list[str]:

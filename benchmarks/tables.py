@@ -13,8 +13,12 @@ PACKAGES += ("torch", "onnxruntime")
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(line(cells) for cells in (head, ["---"] * len(head), *rows))
+
+
+def line(cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def heading(title: str, command: str) -> str:
