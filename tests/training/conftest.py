@@ -52,10 +52,7 @@ def start(run_cache, tmp_path_factory):
         cache = {"JAX_COMPILATION_CACHE_DIR": str(run_cache)}
         return subprocess.Popen(
             [sys.executable, str(script), json.dumps(settings), str(workdir)],
-            env=os.environ
-            | ENVIRONMENT
-            | environment
-            | {"JAX_COMPILATION_CACHE_DIR": str(run_cache)},
+            env=os.environ | ENVIRONMENT | environment | cache,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
