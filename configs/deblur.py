@@ -17,6 +17,8 @@ blur, in a few minutes on two CPU cores. Deblurring learns slowly: expect a few 
     python -m mprnet_jax.train --config configs/deblur.py:sample
 """
 
+from dataclasses import replace
+
 from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from mprnet_jax.errors import UserError
 
@@ -31,7 +33,7 @@ def get_config(variant: str = "") -> TrainConfig:
         raise UserError(f"configs/deblur.py:{variant}: has no such variant; use :sample or none")
     return TrainConfig(
         name="deblur",
-        model=ModelConfig.deblur(),
+        model=replace(ModelConfig.deblur(), remat="cab"),  # 16 GB a chip, and slower: see above
         data=DataConfig(
             root="datasets/deblur",
             train="GoPro/train",
