@@ -244,7 +244,8 @@ class Run:
         counts: dict[str, int],
     ) -> None:
         """Saves a checkpoint; one with a validation may become the best."""
-        record = {"batches": step, "counts": counts}  # the data position, and what went wrong
+        # The data position and what went wrong; copied, for it is written in the background.
+        record = {"batches": step, "counts": dict(counts)}
         score = validation.score if validation else UNSCORED
         checkpoints.save(Checkpoint(step, state.weights, rest_of(state), record), score)
 

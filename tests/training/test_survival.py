@@ -1,6 +1,7 @@
 """Runs that are killed, told to stop, run out of disk, or lose one of their processes."""
 
 import errno
+import functools
 import json
 import re
 import signal
@@ -11,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from mprnet_jax.config import MeshConfig
+from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.training import loop
 from mprnet_jax.weights.checkpoints import load_params
@@ -20,13 +21,26 @@ TIMEOUT = 300  # seconds for a process that is about to end
 
 
 @pytest.fixture
-def long_run(tiny_run):
+def long_run():
     """Saves after each step, and draws random numbers on the device too."""
-    tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 60, 1, 60
-    tiny_run.data.mixup_from_step = 2
-    tiny_run.optim.ema_decay = 0.99
-    tiny_run.optim.spike_factor = 100.0
-    return tiny_run
+    return long_config()
+
+
+def long_config(total_steps=60):
+    return TrainConfig(
+        name="long",
+        model=ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1),
+        data=DataConfig(source="sample_rain", mixup_from_step=2),
+        optim=OptimConfig(learning_rate=1e-3, ema_decay=0.99, spike_factor=100.0),
+        mesh=MeshConfig(data=1),
+        total_steps=total_steps,
+        batch_size=2,
+        patch_size=16,
+        validation_crop=32,
+        checkpoint_every=1,
+        validate_every=total_steps,
+        log_every=1,
+    )
 
 
 def saved_steps(workdir):
@@ -51,12 +65,18 @@ def kill_after_a_save(process, workdir, delay):
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.fixture
-def whole(long_run, tmp_path, start, final_hash):
-    """The hash of the run that nothing interrupts."""
-    output = finish(start(long_run, tmp_path / "whole"))
-    assert 60 in saved_steps(tmp_path / "whole"), output
-    return final_hash(tmp_path / "whole", long_run)
+@pytest.fixture(scope="module")
+def whole(start, final_hash, tmp_path_factory):
+    """The hash of a run of so many steps that nothing interrupts."""
+
+    @functools.cache
+    def train(total_steps=60):
+        workdir, config = tmp_path_factory.mktemp("whole"), long_config(total_steps)
+        output = finish(start(config, workdir))
+        assert total_steps in saved_steps(workdir), output
+        return final_hash(workdir, config)
+
+    return train
 
 
 def test_kills_at_random_moments_change_nothing(
@@ -64,17 +84,15 @@ def test_kills_at_random_moments_change_nothing(
 ):
     random = np.random.default_rng()
     kills = 0
-    if exhaustive:  # a longer run, and the same one without kills
-        long_run.total_steps = long_run.validate_every = 1000
-        finish(start(long_run, tmp_path / "whole1000"))
-        whole = final_hash(tmp_path / "whole1000", long_run)
+    if exhaustive:
+        long_run = long_config(1000)
     while kills < (100 if exhaustive else 5):
         process = start(long_run, tmp_path / "killed")
         kills += kill_after_a_save(process, tmp_path / "killed", random.uniform(0, 0.4))
         assert long_run.total_steps not in saved_steps(tmp_path / "killed")
     output = finish(start(long_run, tmp_path / "killed"))
     assert "Resuming from step" in output
-    assert final_hash(tmp_path / "killed", long_run) == whole
+    assert final_hash(tmp_path / "killed", long_run) == whole(long_run.total_steps)
     assert not list((tmp_path / "killed").glob("damaged-*"))
     with capsys.disabled():
         print(f" [{kills} kills]", end="")
@@ -87,7 +105,7 @@ def test_a_random_key_that_is_not_restored_would_be_noticed(
     assert kill_after_a_save(process, tmp_path / "killed", 0.0)
     other_key = "import jax; key = jax.random.key; jax.random.key = lambda seed: key(seed + 1)"
     finish(start(long_run, tmp_path / "killed", setup=other_key))
-    assert final_hash(tmp_path / "killed", long_run) != whole
+    assert final_hash(tmp_path / "killed", long_run) != whole()
 
 
 def test_a_save_killed_at_its_operations_on_files_changes_nothing(
@@ -96,9 +114,7 @@ def test_a_save_killed_at_its_operations_on_files_changes_nothing(
     workdir = tmp_path / "killed"
     places = range(1, 191) if exhaustive else (25, 100, 170)
     if exhaustive:
-        long_run.total_steps = long_run.validate_every = 400
-        finish(start(long_run, tmp_path / "whole400"))
-        whole = final_hash(tmp_path / "whole400", long_run)
+        long_run = long_config(400)
     for place in places:
         arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}/checkpoints/', {place}, 0)"
         process = start(long_run, workdir, setup=arm, LD_PRELOAD=str(faults))
@@ -106,7 +122,7 @@ def test_a_save_killed_at_its_operations_on_files_changes_nothing(
         assert process.returncode == -signal.SIGKILL, output
         assert "damaged" not in output
     finish(start(long_run, workdir))
-    assert final_hash(workdir, long_run) == whole
+    assert final_hash(workdir, long_run) == whole(long_run.total_steps)
 
 
 def test_twenty_resumes_in_a_row_change_nothing(long_run, tmp_path, final_hash, monkeypatch):
@@ -144,7 +160,7 @@ def test_sigterm_to_the_whole_group_saves_and_ends_with_status_0(
     stopped = int(re.search(r"Stopped after step (\d+)", output)[1])
     assert max(saved_steps(tmp_path / "stopped")) == stopped < 60
     finish(start(long_run, tmp_path / "stopped"))
-    assert final_hash(tmp_path / "stopped", long_run) == whole
+    assert final_hash(tmp_path / "stopped", long_run) == whole()
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tiny_run, tmp_path, start):
