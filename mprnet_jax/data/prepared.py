@@ -81,7 +81,10 @@ class Names(Sequence[str]):
         return len(self._prepared)
 
     def __getitem__(self, index: int) -> str:
-        return self._prepared._record(index)["name"].decode()
+        try:
+            return self._prepared._record(index)["name"].decode()
+        except UserError:
+            return f"record {index}"
 
 
 def _array(image: np.ndarray | bytes) -> np.ndarray:

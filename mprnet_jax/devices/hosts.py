@@ -7,6 +7,8 @@ import jax
 
 from mprnet_jax.errors import UserError
 
+# How errors begin that have nothing to do with other processes.
+OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as gone
 
 
@@ -45,7 +47,7 @@ def losses_told() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or str(error).startswith(OWN_FAULTS):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(

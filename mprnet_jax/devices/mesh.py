@@ -14,10 +14,10 @@ from mprnet_jax.errors import UserError
 
 
 def make_mesh(data: int = -1, height: int = 1) -> Mesh:
-    """A mesh of data x height devices; -1 for one of them means all that the other leaves.
+    """A mesh of data x height devices; -1 for one of them means as many as the other leaves.
 
     Raises:
-        UserError: if there are too few devices or -1 leaves a remainder.
+        UserError: if there are too few devices, or with several processes too many.
     """
     devices = jax.devices()
     for name, size in (("data", data), ("height", height)):
@@ -33,6 +33,11 @@ def make_mesh(data: int = -1, height: int = 1) -> Mesh:
         raise UserError(
             f"mesh.data={data} x mesh.height={height} needs {data * height} devices, "
             f"but there are {len(devices)}"
+        )
+    if data * height < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"mesh.data={data} x mesh.height={height} leaves some of the {len(devices)} devices "
+            "idle, which processes that train together cannot do: use all"
         )
     return jax.make_mesh(
         (data, height),

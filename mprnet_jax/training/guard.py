@@ -4,6 +4,7 @@ when there are too many of them.
 
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 
 from mprnet_jax.config import TrainConfig
@@ -36,8 +37,10 @@ class Guard:
             self._told.add(number)
             try:
                 self._source[number]
+                reason = f"{self._source.names[number]}: could not be read at first"
             except UserError as error:
-                self._tell(f"{error}; the next picture stands in for it")
+                reason = str(error)
+            self._tell(f"{reason}; the next picture stands in for it")
         return batch | {"unreadable": numbers >= 0}
 
     def check(self, step: int, metrics: Mapping[str, float], names: Callable[[], list[str]]):
@@ -59,7 +62,8 @@ class Guard:
         else:
             counts["skipped"] += 1
             what = f"loss {metrics['loss']:.4g}, gradient norm {metrics['gradient_norm']:.4g}"
-            self._tell(f"step {step} is skipped: {what}; its images: {', '.join(names())}")
+            if jax.process_index() == 0:
+                self._tell(f"step {step} is skipped: {what}; its images: {', '.join(names())}")
             if counts["skipped_in_a_row"] >= config.optim.max_skipped:
                 raise UserError(
                     f"step {step}: {counts['skipped_in_a_row']} steps in a row were skipped, the "

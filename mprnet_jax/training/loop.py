@@ -114,6 +114,8 @@ class Run:
                 if first == self.config.total_steps:
                     self.say(f"This run is finished: {first} steps. Its result:")
                     validation = self.validate(state.weights)
+                    if validation and checkpoints.score(first) == UNSCORED:
+                        checkpoints.set_score(first, validation.score)
                 else:
                     validation = self.steps(state, first, counts, checkpoints)
         if validation:
@@ -131,6 +133,8 @@ class Run:
         trace = Trace(self.workdir, first, config.profile_steps)
         batches = self.batches(first)
         running = None  # the metrics of the step that the devices work on
+        # Where a signal came between saving and validating, a resumed run still has to validate.
+        validated = first if checkpoints.score(first) > UNSCORED else first - 1
 
         def report(step: int) -> None:
             """Waits for step number `step`, checks and shows it."""
@@ -146,13 +150,16 @@ class Run:
         try:
             for step in range(first, total + 1):
                 stops = self.interrupts.stop()
-                validates = due(step, config.validate_every, first, total)
+                validates = due(step, config.validate_every, validated, total)
                 if stops or validates or due(step, config.checkpoint_every, first, total):
                     report(step)
                     running = None
+                    # Where no step helps any more, what led there should not replace what is sound.
+                    if stops or step == total or not guard.counts["skipped_in_a_row"]:
+                        self.save(checkpoints, step, state, guard.counts)
                     validation = self.validate(state.weights) if validates and not stops else None
-                    self.save(checkpoints, step, state, validation, guard.counts)
                     if validation:
+                        checkpoints.set_score(step, validation.score)
                         summaries.validation(step, validation)
                     bar.restart()
                     stops = self.interrupts.stop()  # validating may have taken long
@@ -202,7 +209,7 @@ class Run:
         fields = {"params": saved.params, **saved.rest}
         if shapes.ema is not None:
             fields["ema"] = saved.params
-        return TrainState(**fields), saved.record["batches"], saved.record["counts"]
+        return TrainState(**fields), saved.record["batches"], saved.record.get("counts", {})
 
     def batches(self, start: int) -> TrainingBatches:
         """The training batches from number `start` on."""
@@ -240,14 +247,12 @@ class Run:
         checkpoints: Checkpoints,
         step: int,
         state: TrainState,
-        validation: Validation | None,
         counts: dict[str, int],
     ) -> None:
-        """Saves a checkpoint; one with a validation may become the best."""
+        """Saves a checkpoint."""
         # The data position and what went wrong; copied, for it is written in the background.
         record = {"batches": step, "counts": dict(counts)}
-        score = validation.score if validation else UNSCORED
-        checkpoints.save(Checkpoint(step, state.weights, rest_of(state), record), score)
+        checkpoints.save(Checkpoint(step, state.weights, rest_of(state), record))
 
     def show(self, validation: Validation, best_step: int | None) -> None:
         """Prints the result and draws it."""
@@ -288,7 +293,7 @@ def load_start(config: TrainConfig) -> Any:
 
 def due(step: int, every: int, first: int, last: int) -> bool:
     """Whether something that happens every so many steps happens now; at the end it does."""
-    return (step > first and step % every == 0) or step == last
+    return (step > max(first, 0) and step % every == 0) or step == last
 
 
 def check_same_run(workdir: Path, config: TrainConfig) -> None:

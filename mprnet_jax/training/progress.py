@@ -31,7 +31,7 @@ class Progress:
             mininterval=0.5 if sys.stderr.isatty() else 10,
             disable=not enabled,
         )
-        self.restart()
+        self._steps, self._time = 0, None
 
     def restart(self) -> None:
         """Starts the clock of images/s: validating and saving do not count."""
@@ -39,7 +39,10 @@ class Progress:
 
     def update(self, values: Mapping[str, float]) -> None:
         """Counts a step with the values of its metrics."""
-        self._steps += 1
+        if self._time is None:
+            self.restart()  # the first step waited for the compiler
+        else:
+            self._steps += 1
         self._bar.set_postfix_str(
             f"loss {values['loss']:.4f}, rate {values['learning_rate']:.1e}, "
             f"{self._images_per_second:.1f} images/s",

@@ -105,7 +105,7 @@ class Summaries:
                 self._writer = EventsWriter(str(run_folder / "events"))
                 # Hides what an interrupted run logged after the checkpoint it resumes from.
                 start = SessionLog(status=SessionLog.START)
-                self._write(first_step, session_log=start)
+                self._write(first_step + 1, session_log=start)
                 self._writer.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

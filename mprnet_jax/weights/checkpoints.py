@@ -1,9 +1,9 @@
 """Checkpoints of any pytree in a run folder, through Orbax.
 
-A run folder holds `config.json` and `checkpoints/STEP/`. Each checkpoint has the parameters, what
-else training needs, and a small record. Hashes of the arrays are kept in the record and checked on
-loading, because Orbax restores flipped bits silently. The newest two and the best are kept; one is
-deleted only when a newer one is whole on disk.
+A run folder holds `config.json`, `checkpoints/STEP/` and `scores.json`. Each checkpoint has the
+parameters, what else training needs, and a small record. Hashes of the arrays are kept in the
+record and checked on loading, because Orbax restores flipped bits silently. The newest two and the
+best are kept; one is deleted only when a newer one is whole on disk.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
 
 KEPT = 2
-SCORE = "score"  # name of the number by which the best checkpoint is chosen; higher is better
+SCORES = "scores.json"  # by which the best checkpoint is chosen; higher is better
 UNSCORED = -math.inf
 
 
@@ -61,8 +61,9 @@ class Checkpoints:
     def __init__(self, run_folder: Path | str, *, reading: bool = False):
         """`reading` changes nothing in the folder, where a run may be saving at the time."""
         self._folder = Path(run_folder).absolute() / "checkpoints"
-        self._scores: dict[int, float] = {}
         self._saving = False
+        self._scores_file = self._folder.parent / SCORES
+        self._scores = read_scores(self._scores_file)
         logging.get_absl_logger().addFilter(not_of_orbax)
         if reading:
             options = ocp.CheckpointManagerOptions(read_only=True)
@@ -71,7 +72,7 @@ class Checkpoints:
                 preservation_policy=NewestAndBest(self.score), cleanup_tmp_directories=True
             )
         with self._failures_told("its checkpoints cannot be listed"):
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = Manager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -87,22 +88,23 @@ class Checkpoints:
     def _failures_told(self, what: str = "a checkpoint cannot be written") -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # of devices or other hosts, not of the disk
+            raise
         except Exception as error:  # Orbax and TensorStore raise whatever the failure leads to.
             raise UserError(
                 f"{self._folder}: {what} ({told(error)}); those that are whole are kept. Make room "
                 "or mend the disk, then start the same command again"
             ) from error
 
-    def save(self, checkpoint: Checkpoint, score: float = UNSCORED) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Saves in the background; returns when the arrays may change again.
 
-        The checkpoint with the highest `score` is the best. A step that exists is left as it is.
+        A step that exists is left as it is.
         """
         if checkpoint.step in self._manager.all_steps():
             return
         digests = {"params": tree_hash(checkpoint.params), "rest": tree_hash(checkpoint.rest)}
-        self._scores[checkpoint.step] = score
-        record = checkpoint.record | {"sha256": digests, SCORE: score}
+        record = checkpoint.record | {"sha256": digests}
         with self._failures_told():
             self._manager.save(
                 checkpoint.step,
@@ -146,12 +148,16 @@ class Checkpoints:
 
     def _first_sound(self, steps: list[int], params: Any, rest: Any = None) -> Checkpoint | None:
         for step in steps:
+            loaded, reason = None, "another host cannot read it"
             try:
-                return self._load(step, params, rest)
+                loaded = self._load(step, params, rest)
+            except jax.errors.JaxRuntimeError:  # of devices or other hosts, not of the disk
+                raise
             except Exception as error:  # Orbax and TensorStore raise whatever the damage leads to.
-                logging.warning(
-                    "%s is damaged, passed over: %s", self._folder / str(step), told(error)
-                )
+                reason = told(error)
+            if multihost_utils.process_allgather(loaded is not None).all():
+                return loaded
+            logging.warning("%s is damaged, passed over: %s", self._folder / str(step), reason)
         if steps:
             raise UserError(f"{self._folder}: all checkpoints are damaged; train in a new workdir")
         return None
@@ -167,7 +173,6 @@ class Checkpoints:
         )
         record = dict(restored.record)
         digests = record.pop("sha256")
-        del record[SCORE]
         for name in wanted:
             if tree_hash(restored[name]) != digests[name]:
                 raise ValueError(f"its {name} do not have the hash they were saved with")
@@ -179,8 +184,9 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for step in steps:
-                source = self._folder / str(step)
-                source.rename(self._folder.parent / f"damaged-{step}-{uuid.uuid4().hex[:8]}")
+                aside = self._folder.parent / f"damaged-{step}-{uuid.uuid4().hex[:8]}"
+                with self._failures_told("a damaged checkpoint cannot be set aside"):
+                    (self._folder / str(step)).rename(aside)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
@@ -191,14 +197,20 @@ class Checkpoints:
         return max(steps, key=lambda step: (self.score(step), step)) if steps else None
 
     def score(self, step: int) -> float:
-        """With which a checkpoint was saved; one that cannot be read has none."""
-        if step not in self._scores:
-            try:
-                record = json.loads((self._folder / str(step) / "record/metadata").read_text())
-                self._scores[step] = float(record[SCORE])
-            except (OSError, ValueError, TypeError, KeyError):
-                return UNSCORED
-        return self._scores[step]
+        """What `set_score` was told of a step; minus infinity if nothing."""
+        return self._scores.get(step, UNSCORED)
+
+    def set_score(self, step: int, score: float) -> None:
+        """Says how good a checkpoint is; the one with the highest score is the best.
+
+        Apart from saving, so that no score is needed, nor lost, when a run is stopped in between.
+        """
+        kept = {*self._manager.all_steps(), step}
+        self._scores = {s: value for s, value in self._scores.items() if s in kept}
+        self._scores[step] = score if math.isfinite(score) else UNSCORED
+        if jax.process_index() == 0:
+            with self._failures_told(), replacing(self._scores_file) as temporary:
+                temporary.write_text(json.dumps(self._scores))
 
     def wait(self) -> None:
         """Returns when the save in progress is whole on disk."""
@@ -210,6 +222,29 @@ class Checkpoints:
         """Waits, then lets go of threads."""
         with self._failures_told():
             self._manager.close()
+
+
+def read_scores(path: Path) -> dict[int, float]:
+    """The scores of a run's checkpoints by step; none where the file is missing or damaged."""
+    try:
+        scores = json.loads(path.read_text())
+        return {int(step): float(score) for step, score in scores.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        logging.warning("%s is damaged, passed over: %s", path, told(error))
+        return {}
+
+
+class Manager(ocp.CheckpointManager):
+    """Orbax's manager, which does not answer for preemption.
+
+    It would ask JAX at steps of its own, and that breaks the agreement on when all hosts stop.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: see `training.interrupts`."""
+        return False
 
 
 class NewestAndBest:

@@ -122,6 +122,27 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     assert len(hashes) == 1
 
 
+def test_a_signal_while_validating_costs_no_score(tiny_run, tmp_path, monkeypatch):
+    batches, signals = loop.validation_batches, []
+
+    def validate_and_signal(*arguments):
+        for batch in batches(*arguments):
+            if signals:
+                signal.raise_signal(signals.pop())
+            yield batch
+
+    monkeypatch.setattr(loop, "validation_batches", validate_and_signal)
+    best = []
+    for workdir in (tmp_path / "whole", tmp_path / "stopped"):
+        while loop.train(tiny_run, workdir) is None:
+            pass
+        with Checkpoints(workdir, reading=True) as checkpoints:
+            best.append((checkpoints.best_step, checkpoints.score(checkpoints.best_step)))
+        signals = [signal.SIGTERM, signal.SIGTERM]  # both validations of the second run
+    assert best[0] == best[1]
+    assert best[0][1] > 0
+
+
 def test_a_trace_for_the_profiler_spans_the_steps_asked_for(tiny_run, tmp_path):
     tiny_run.profile_steps = 2
     loop.train(tiny_run, tmp_path)

@@ -25,7 +25,9 @@ def shapes(value):
 def save(folder, steps_and_scores):
     checkpoints = Checkpoints(folder)
     for step, score in steps_and_scores:
-        checkpoints.save(tree(step), module.UNSCORED if score is None else score)
+        checkpoints.save(tree(step))
+        if score is not None:
+            checkpoints.set_score(step, score)
     checkpoints.close()
 
 
@@ -39,7 +41,7 @@ def load(folder):
 
 
 def steps(folder):
-    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.is_dir())
 
 
 def test_what_was_saved_comes_back(tmp_path):
@@ -61,6 +63,7 @@ def test_newest_two_and_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.best_step == 2
     assert checkpoints.score(2) == 30.0
+    assert checkpoints.score(6) == module.UNSCORED
     assert checkpoints.load_best(shapes(tree(0).params)).step == 2
     checkpoints.close()
 
@@ -120,6 +123,22 @@ def test_leftovers_of_a_killed_save_are_ignored(tmp_path):
     save(tmp_path, [(1, None)])
     (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
     assert load(tmp_path).step == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"1": "x"}'])
+def test_damaged_scores_cost_no_checkpoint(tmp_path, content, caplog):
+    save(tmp_path, [(1, 20.0), (2, 10.0), (3, float("nan"))])
+    (tmp_path / "scores.json").write_bytes(content)
+    with caplog.at_level(logging.WARNING, logger="absl"), Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best_step == 3
+    assert "scores.json is damaged" in caplog.text
+    assert load(tmp_path).step == 3
+
+
+def test_a_score_that_is_no_number_is_none(tmp_path):
+    save(tmp_path, [(1, 20.0), (2, float("nan"))])
+    with Checkpoints(tmp_path, reading=True) as checkpoints:
+        assert checkpoints.best_step == 1
 
 
 def test_reading_leaves_a_save_in_progress_alone(tmp_path):

@@ -37,7 +37,8 @@ try:
             checkpoints.save(tree(step))
             checkpoints.wait()
         faults.faults_arm(folder.encode(), at, error)
-        checkpoints.save(tree(3), score=1.0)
+        checkpoints.save(tree(3))
+        checkpoints.set_score(3, 1.0)
         checkpoints.wait()
     print(faults.faults_seen())
 except UserError as error:
