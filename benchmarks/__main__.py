@@ -27,6 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--suite", choices=SUITES, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the report, in Markdown")
     parser.add_argument("--only", default="", help="do what has this in its heading only")
+    parser.add_argument("--skip", default="no one", help="leave out who has this in the name")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--h100", type=Path, help="XLA's description of an H100, for compile")
@@ -65,7 +66,7 @@ def main() -> None:
         if suite == "compile":
             sections = ahead.run(arguments.only, arguments.h100, smoke)
         else:
-            sections = speed.run(suite, arguments.only, rounds, smoke)
+            sections = speed.run(suite, arguments.only, arguments.skip, rounds, smoke)
         for section in sections:
             write(section)
         if suite == "cpu" and not smoke and arguments.only in "startup":

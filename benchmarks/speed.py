@@ -21,17 +21,19 @@ ENVIRONMENT = {
 }
 
 
-def run(suite: str, only: str, rounds: int, smoke: bool) -> Iterable[str]:
+def run(suite: str, only: str, skip: str, rounds: int, smoke: bool) -> Iterable[str]:
     """The sections of the report, each as soon as it is measured.
 
     Args:
         suite: "cpu" or "gpu".
         only: part of the name of the work to do; "" for all.
+        skip: part of the names of contenders to leave out.
         rounds: turns of each contender.
         smoke: tiny sizes instead, on whatever device there is.
     """
     works = CPU_WORK if suite == "cpu" else GPU_WORK
     contenders = CPU_CONTENDERS if suite == "cpu" else GPU_CONTENDERS
+    contenders = [contender for contender in contenders if skip not in contender.name]
     if smoke:
         works = tuple(dict.fromkeys(work.tiny() for work in works))
     dtypes = {contender.name: contender.dtype for contender in contenders}

@@ -11,11 +11,16 @@ would starve the device, prepare the set once and train from that:
         --config.data.root=PREPARED --config.data.train=gopro_cut512_raw \\
         --config.data.validation=gopro_cut512_raw
 
+Backpropagation computes every CAB anew (model.remat), for devices with 16 GB. An H100 has room for
+faster steps, which take 44 GB: --config.model.remat=none --config.model.dtype=bfloat16
+
 The variant `sample` needs no data: a narrow network learns on embedded photos with synthetic motion
 blur, in a few minutes on two CPU cores. Deblurring learns slowly: expect a few tenths of a dB.
 
     python -m mprnet_jax.train --config configs/deblur.py:sample
 """
+
+from dataclasses import replace
 
 from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from mprnet_jax.errors import UserError
@@ -31,7 +36,7 @@ def get_config(variant: str = "") -> TrainConfig:
         raise UserError(f"configs/deblur.py:{variant}: has no such variant; use :sample or none")
     return TrainConfig(
         name="deblur",
-        model=ModelConfig.deblur(),
+        model=replace(ModelConfig.deblur(), remat="cab"),
         data=DataConfig(
             root="datasets/deblur",
             train="GoPro/train",

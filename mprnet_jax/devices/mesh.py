@@ -61,8 +61,8 @@ def placement(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
     """What the model's `place` does on this mesh: it spreads whole maps over all devices.
 
     So each device works on its own patches, and no rows have to be exchanged. Left to itself, the
-    compiler gathers whole batches of maps on every device where they are split and joined. It does
-    well by itself where half an image is more than a device's share: there it keeps bands of rows.
+    compiler gathers whole batches of maps on every device where they are split and joined. Where
+    halves of images are fewer than devices it does well, keeping bands of rows, and is left alone.
     """
 
     def place(maps: jax.Array, pieces: int) -> jax.Array:
