@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from logging import LogRecord
@@ -64,7 +65,7 @@ class Checkpoints:
         self._saving = False
         self._scores_file = self._folder.parent / SCORES
         self._scores = read_scores(self._scores_file)
-        logging.get_absl_logger().addFilter(not_of_orbax)
+        silence_libraries()
         if reading:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
@@ -260,9 +261,27 @@ class NewestAndBest:
         return [step in kept for step in steps]
 
 
+def silence_libraries() -> None:
+    """Keeps Orbax and TensorStore from burying the one line that tells of a failure.
+
+    Orbax logs its traceback several times, and TensorStore reports an exception that nobody can
+    catch for every array whose writing a failed save has abandoned.
+    """
+    logging.get_absl_logger().addFilter(not_of_orbax)
+    if sys.unraisablehook is not without_abandoned_writes:
+        without_abandoned_writes.before = sys.unraisablehook
+        sys.unraisablehook = without_abandoned_writes
+
+
 def not_of_orbax(record: LogRecord) -> bool:
-    """Drops Orbax's own log: it prints a failure's traceback several times, which we tell once."""
+    """Whether a log record comes from elsewhere."""
     return "orbax" not in record.pathname
+
+
+def without_abandoned_writes(unraisable: Any) -> None:
+    """Passes all but TensorStore's reports on to the hook that was there before."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        without_abandoned_writes.before(unraisable)
 
 
 def told(error: Exception) -> str:

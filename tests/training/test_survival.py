@@ -181,7 +181,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tiny_run, tmp_path, s
     output = finish(process)
     assert process.returncode == 2, output
     assert "a checkpoint cannot be written" in output.strip().splitlines()[-1]
-    assert "Traceback" not in output
+    assert "Traceback" not in output, output
     assert before in saved_steps(workdir)
     load_params(workdir)
 
