@@ -11,7 +11,7 @@ would starve the device, prepare the set once and train from that:
         --config.data.root=PREPARED --config.data.train=gopro_cut512_raw \\
         --config.data.validation=gopro_cut512_raw
 
-Backpropagation computes every CAB anew (model.remat), for devices with 16 GB. An H100 has room for
+Backpropagation computes every CAB anew (model.remat), to fit smaller devices. An H100 has room for
 faster steps, which take 44 GB: --config.model.remat=none --config.model.dtype=bfloat16
 
 The variant `sample` needs no data: a narrow network learns on embedded photos with synthetic motion

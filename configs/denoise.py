@@ -8,7 +8,7 @@ ValidationNoisyBlocksSrgb.mat and ValidationGtBlocksSrgb.mat. The first command 
 256x256 out of each of the 320 photos. Published score with the authors' weights: 39.71 dB on SIDD's
 validation blocks, 39.80 dB on DND (RGB).
 
-Patches of 256x256 take 38 GB in bfloat16; devices with 16 GB want --config.model.remat=cab then.
+Patches of 256x256 take 38 GB in bfloat16: smaller devices want --config.model.remat=cab then.
 
 The variant `sample` needs no data: a narrow network learns on embedded photos with synthetic
 noise, in a few minutes on two CPU cores.
