@@ -58,6 +58,8 @@ class Prepared(Sequence[Example]):
         return {role: _array(image) for role, image in record.items() if role != "name"}
 
     def _record(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         try:
             return self._records[index]
         except (RuntimeError, ValueError, OSError) as error:

@@ -20,7 +20,7 @@ class TrainState:
     params: Any  # nested dict of float32 arrays
     opt_state: optax.OptState
     ema: Any = None  # moving average of `params`, where the config asks for one
-    norms: jax.Array | None = None  # of the last gradients, NaN before; where spikes are skipped
+    norms: jax.Array | None = None  # of the last gradients; where spikes are skipped
 
     @property
     def weights(self) -> Any:
@@ -38,5 +38,5 @@ def create_state(
         params=params,
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.array, params) if config.ema_decay else None,
-        norms=jnp.full(SPIKE_WINDOW, jnp.nan) if config.spike_factor else None,
+        norms=jnp.full(SPIKE_WINDOW, jnp.inf) if config.spike_factor else None,
     )

@@ -63,7 +63,7 @@ def train_step(
     after = updated(state, gradients, norm, optimizer, optim)
     sound = jnp.isfinite(value) & jnp.isfinite(norm)
     if optim.spike_factor:
-        # The median is NaN, which nothing exceeds, until the window is full.
+        # The median is infinite, which nothing exceeds, until half of the window is full.
         sound &= ~(norm > optim.spike_factor * jnp.median(state.norms))
     after = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state)
 
