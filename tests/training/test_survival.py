@@ -16,7 +16,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.training import loop
 from mprnet_jax.weights.checkpoints import load_params
 
-TIMEOUT = 300  # seconds for a process that is about to end
+TIMEOUT = 300  # seconds for a process that is about to end, or to reach a step
 
 
 @pytest.fixture
@@ -49,8 +49,11 @@ def saved_steps(workdir):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=TIMEOUT)
-    return output
+    try:
+        return process.communicate(timeout=TIMEOUT)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"no end after {TIMEOUT} s: {process.communicate()[0]}") from None
 
 
 def wait_for_step(step, process, workdir):
@@ -96,7 +99,7 @@ def test_kills_at_random_moments_change_nothing(
         long_run = long_config(1000)
     while kills < (100 if exhaustive else 5):
         process = start(long_run, tmp_path / "killed")
-        kill_after_a_save(process, tmp_path / "killed", random.uniform(0, 0.4))
+        kill_after_a_save(process, tmp_path / "killed", random.uniform(0, 0.3))
         kills += 1
     output = finish(start(long_run, tmp_path / "killed"))
     assert "Resuming from step" in output
@@ -241,8 +244,10 @@ def losses(workdir):
 
 
 def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, tmp_path, start):
+    # Images over all devices: bands of rows over two processes may lock up on CPUs, whose
+    # collectives run in no fixed order.
     tiny_run.batch_size = 8
-    tiny_run.mesh = MeshConfig(data=2, height=2)
+    tiny_run.mesh = MeshConfig()
     tiny_run.data.mixup_from_step = 2
     devices = "jax.config.update('jax_num_cpu_devices', 4)"
     one, two, mixed = tmp_path / "one", tmp_path / "two", tmp_path / "mixed"
