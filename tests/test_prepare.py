@@ -116,7 +116,9 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
     assert not report.left_out(entries)
     for entry in entries:
         if entry.benchmark != "dnd":
-            assert [image.name for image in entry.scores.images] == sets[entry.benchmark].names
+            assert [image.name for image in entry.scores.images] == list(
+                sets[entry.benchmark].names
+            )
     assert len(list((tmp_path / "scores/DND_submission").iterdir())) == 2
 
 
