@@ -1,4 +1,3 @@
-import gc
 import logging
 
 import jax
@@ -85,13 +84,6 @@ def lose_arrays(folder):
     for path in (folder / "params").rglob("*"):
         if path.is_file():
             path.unlink()
-
-
-@pytest.fixture
-def _orbax_leaves_coroutines_behind():
-    """Where damage ends its reading; they are collected here, not in the midst of another test."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -1,7 +1,6 @@
 """Saves that are killed, and disks that fail, at each operation on files; damaged checkpoints."""
 
 import errno
-import gc
 import os
 import shutil
 import signal
@@ -145,13 +144,6 @@ def damage(path, kind, random):
         path.write_bytes(data[:place])
     else:  # zeroed from there on, as after a power cut
         path.write_bytes(data[:place] + bytes(len(data) - place))
-
-
-@pytest.fixture
-def _orbax_leaves_coroutines_behind():
-    """Where damage ends its reading; they are collected here, not in the midst of another test."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
