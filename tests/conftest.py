@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,13 @@ import jax
 import pytest
 
 from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+
+# Workers keep to a core each: thread pools of several on the same cores spend most of their time
+# waking each other up. What a test starts inherits it.
+worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+if worker and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 # Eight devices on the CPU, for meshes; what names no mesh runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)

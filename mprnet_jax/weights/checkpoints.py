@@ -8,10 +8,12 @@ best are kept; one is deleted only when a newer one is whole on disk.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import sys
+import types
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from logging import LogRecord
@@ -21,8 +23,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from absl import logging
 from jax.experimental import multihost_utils
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from mprnet_jax.atomic import replacing
 from mprnet_jax.config import ModelConfig
@@ -66,6 +70,7 @@ class Checkpoints:
         self._scores_file = self._folder.parent / SCORES
         self._scores = read_scores(self._scores_file)
         silence_libraries()
+        resolve_places_once()
         if reading:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
@@ -104,14 +109,17 @@ class Checkpoints:
         """
         if checkpoint.step in self._manager.all_steps():
             return
-        digests = {"params": tree_hash(checkpoint.params), "rest": tree_hash(checkpoint.rest)}
+        # Copies on the host: hashed and written from there, which spares Orbax the work of asking
+        # devices for each array (half the time of a save), and training may go on at once.
+        params, rest = jax.tree.map(np.array, (checkpoint.params, checkpoint.rest))
+        digests = {"params": tree_hash(params), "rest": tree_hash(rest)}
         record = checkpoint.record | {"sha256": digests}
         with self._failures_told():
             self._manager.save(
                 checkpoint.step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(checkpoint.params),
-                    rest=ocp.args.StandardSave(checkpoint.rest),
+                    params=ocp.args.StandardSave(params),
+                    rest=ocp.args.StandardSave(rest),
                     record=ocp.args.JsonSave(record),
                 ),
             )
@@ -259,6 +267,37 @@ class NewestAndBest:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*steps[-KEPT:], max(steps, key=lambda step: (self._score(step), step))}
         return [step in kept for step in steps]
+
+
+def resolve_places_once() -> None:
+    """Keeps training's memory flat over any number of saves.
+
+    Orbax asks TensorStore with every array where the checkpoint lies, and each answer of
+    `Spec.to_json` leaks its strings (TensorStore 0.1.86): 0.2 MB in a save of 800 arrays.
+    """
+    kvstore = types.SimpleNamespace(Spec=ResolvedOnce, open=open_kvstore)
+    tensorstore_utils.ts = types.SimpleNamespace(**vars(tensorstore) | {"KvStore": kvstore})
+
+
+class ResolvedOnce:
+    """Stands in for `tensorstore.KvStore.Spec` where Orbax uses it; remembers the last answers."""
+
+    def __init__(self, spec: dict[str, Any]):
+        self.spec = spec
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec with all that TensorStore adds."""
+        return dict(_resolved(json.dumps(self.spec)))
+
+
+@functools.lru_cache(maxsize=16)
+def _resolved(spec: str) -> dict[str, Any]:
+    return tensorstore.KvStore.Spec(json.loads(spec)).to_json()
+
+
+def open_kvstore(spec: ResolvedOnce, **arguments: Any) -> Any:
+    """Stands in for `tensorstore.KvStore.open`."""
+    return tensorstore.KvStore.open(spec.spec, **arguments)
 
 
 def silence_libraries() -> None:
