@@ -1,4 +1,6 @@
+import gc
 import logging
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +52,21 @@ def test_what_was_saved_comes_back(tmp_path):
     assert jax.tree.structure(loaded.params) == jax.tree.structure(tree(3).params)
     for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(tree(3)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_saves_leave_no_memory_behind(tmp_path):
+    params = {f"array{i}": np.zeros(4, np.float32) for i in range(200)}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(12):
+            if step == 2:  # after those that import and fill caches
+                tracemalloc.start()
+            checkpoints.save(Checkpoint(step, params, {"opt": params}, {}))
+            checkpoints.wait()
+    gc.collect()
+    left, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # TensorStore leaks four strings each time it is asked where an array lies: 1.4 MB in ten such saves.
+    assert left < 500_000
 
 
 def test_nothing_saved_is_none(tmp_path):
