@@ -65,7 +65,7 @@ def test_saves_leave_no_memory_behind(tmp_path):
     gc.collect()
     left, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # TensorStore leaks four strings each time it is asked where an array lies: 1.4 MB in ten such saves.
+    # TensorStore leaks four strings each time it is asked where an array lies: 1.4 MB in ten saves.
     assert left < 500_000
 
 
