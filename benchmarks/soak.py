@@ -1,10 +1,16 @@
-"""Trains for an hour on the CPU and kills the run every ten minutes: memory, goodput, position.
+"""Trains for an hour on the CPU and kills the run every ten minutes: memory, goodput, exactness.
 
     python -m benchmarks.soak [--minutes 60] [--kill_every 10] [--width 16]
 
-Goodput is the time of the steps that were kept over all time since the first start: what starting,
-saving and computing lost steps again takes is the rest. Memory is that of the training process
-after each step; its slope leaves out the first minutes after a start, while caches fill.
+Goodput is the median step's time, for each step that was kept, over all time since the first
+start: what starting, saving and computing lost steps again takes is the rest. The compile cache is
+warm, as for any start but a run's first.
+
+Memory is that of the training process after each step. Its slope leaves out the first minutes
+after a start, while caches fill, and is one for all processes, each with a level of its own.
+
+A killed run computes the steps since its last checkpoint again. Where parameters, optimizer, data
+position or random keys came back otherwise than they were, their losses would differ.
 """
 
 import argparse
@@ -16,16 +22,28 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 
 WARM_SECONDS = 180
-SAVED_EVERY = 10  # steps
+SAVED_EVERY = 50  # steps
+FOREVER = 10_000_000  # steps
+
+
+class Sample(NamedTuple):
+    """What was seen after a step."""
+
+    pid: int
+    time: float  # seconds
+    step: int
+    loss: float
+    memory: int  # resident bytes
 
 
 def run(workdir: str, log: str, width: int, total: int) -> None:
-    """Trains in this process and writes (time, step, resident bytes) after each step."""
+    """Trains in this process and writes a sample to `log` after each step."""
     from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from mprnet_jax.training import loop
 
@@ -36,11 +54,11 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
         ),
         data=DataConfig(source="sample_rain"),
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=20, ema_decay=0.999),
-        total_steps=total,
+        total_steps=FOREVER,
         batch_size=4,
         patch_size=64,
         validation_crop=296,
-        validate_every=total,
+        validate_every=FOREVER,
         checkpoint_every=SAVED_EVERY,
         log_every=10,
     )
@@ -50,48 +68,68 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
 
         def update_and_log(bar: loop.Progress, values: dict) -> None:
             update(bar, values)
-            sample = (os.getpid(), time.time(), bar._bar.n, me.memory_info().rss)
+            loss, memory = float(values["loss"]), me.memory_info().rss
+            sample = Sample(me.pid, time.time(), bar._bar.n, loss, memory)
             file.write(json.dumps(sample) + "\n")
+            if sample.step == total:
+                os.kill(me.pid, signal.SIGTERM)
 
         loop.Progress.update = update_and_log
         loop.train(config, workdir)
 
 
-def step_seconds(samples: list) -> dict[int, float]:
-    """How long each step took, of the last time it was computed; saving does not count."""
-    seconds = {}
-    for pid in dict.fromkeys(sample[0] for sample in samples):
-        mine = [sample for sample in samples if sample[0] == pid]
-        took = {after[2]: after[1] - before[1] for before, after in pairwise(mine)}
-        usual = float(np.median(list(took.values())))
-        # The step after a save waited for it; the first one, for the compiler.
-        seconds |= {n: usual if n % SAVED_EVERY == 1 else took.get(n, usual) for *_, n, _ in mine}
-    return seconds
+def by_process(samples: list[Sample]) -> list[list[Sample]]:
+    """The samples of each process."""
+    pids = dict.fromkeys(sample.pid for sample in samples)
+    return [[sample for sample in samples if sample.pid == pid] for pid in pids]
 
 
-def report(samples: list, begin: float, end: float, workdir: Path, kills: int) -> str:
+def memory_slope(samples: list[Sample]) -> float:
+    """Of all processes together, in MB an hour; nan where none ran for long enough."""
+    hours, megabytes = [np.empty(0)], [np.empty(0)]
+    for mine in by_process(samples):
+        warm = [sample for sample in mine if sample.time > mine[0].time + WARM_SECONDS]
+        if warm:
+            times = np.array([sample.time / 3600 for sample in warm])
+            memory = np.array([sample.memory / 1e6 for sample in warm])
+            hours.append(times - times.mean())
+            megabytes.append(memory - memory.mean())
+    times, memory = np.concatenate(hours), np.concatenate(megabytes)
+    return float(times @ memory / (times @ times)) if len(times) > 1 else float("nan")
+
+
+def computed_again(samples: list[Sample]) -> tuple[int, int]:
+    """How many steps were computed twice, and how many of those had the same loss to the bit."""
+    first, again, same = {}, 0, 0
+    for sample in samples:
+        if sample.step in first:
+            again += 1
+            same += first[sample.step] == sample.loss
+        first[sample.step] = sample.loss
+    return again, same
+
+
+def report(samples: list[Sample], begin: float, end: float, workdir: Path, kills: int) -> str:
     """The figures as a table."""
     kept = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     record = json.loads((workdir / f"checkpoints/{kept}/record/metadata").read_text())
-    seconds = step_seconds(samples)
-    useful = sum(took for step, took in seconds.items() if step <= kept)
-    slopes = []
-    for pid in dict.fromkeys(sample[0] for sample in samples):
-        mine = np.array([sample[1:] for sample in samples if sample[0] == pid])
-        warm = mine[mine[:, 0] > mine[0, 0] + WARM_SECONDS]
-        if len(warm) > 10:
-            slopes.append(np.polyfit(warm[:, 0], warm[:, 2], 1)[0] * 3600 / 1e6)
+    processes = by_process(samples)
+    took = [after.time - before.time for mine in processes for before, after in pairwise(mine)]
+    step = float(np.median(took))
+    again, same = computed_again(samples)
     return "\n".join(
         [
             "| what | measured |\n|---|---|",
             f"| time, kills | {(end - begin) / 60:.1f} minutes, {kills} |",
             f"| steps kept, of steps computed | {kept} of {len(samples)} |",
-            f"| median step | {np.median(list(seconds.values())):.3f} s |",
-            f"| goodput | {100 * useful / (end - begin):.1f} % |",
-            "| memory's slope after warm-up, by process | "
-            f"{', '.join(f'{slope:+.1f}' for slope in slopes)} MB/h |",
-            f"| memory at the end | {samples[-1][3] / 1e6:.0f} MB |",
-            f"| data position saved at step {kept} | batch {record['batches']} |",
+            f"| median step; a checkpoint every | {step:.3f} s; {SAVED_EVERY * step:.0f} s |",
+            f"| goodput | {100 * kept * step / (end - begin):.1f} % |",
+            f"| memory's slope after {WARM_SECONDS} s | {memory_slope(samples):+.1f} MB an hour |",
+            "| memory at the end of each process | "
+            f"{', '.join(f'{mine[-1].memory / 1e6:.0f}' for mine in processes)} MB |",
+            f"| steps computed again, with the same loss to the bit | {again}, {same} |",
+            f"| last step, batches drawn according to its checkpoint | "
+            f"{samples[-1].step}, {record['batches']} |",
         ]
     )
 
@@ -105,25 +143,40 @@ def main() -> None:
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        workdir, log = Path(folder) / "run", Path(folder) / "log"
+
+        def start(name: str, total: int) -> multiprocessing.Process:
+            paths = str(Path(folder) / name), str(Path(folder) / f"{name}.log")
+            process = context.Process(target=run, args=(*paths, arguments.width, total))
+            process.start()
+            return process
+
+        def check(process: multiprocessing.Process) -> None:
+            if process.exitcode != 0:
+                raise SystemExit(f"the run ended by itself with status {process.exitcode}")
+
+        warming = start("warming", 2)
+        warming.join()
+        check(warming)
+
         begin, kills = time.time(), 0
         end = begin + 60 * arguments.minutes
-        while time.time() < end:
-            process = context.Process(
-                target=run, args=(str(workdir), str(log), arguments.width, 10_000_000)
-            )
-            process.start()
+        while True:
+            process = start("run", FOREVER)
             process.join(min(60 * arguments.kill_every, end - time.time()))
             if process.exitcode is not None:
                 raise SystemExit(f"the run ended by itself with status {process.exitcode}")
-            if time.time() < end:
-                process.kill()
-                kills += 1
-            else:  # the last one saves, as when it is preempted
-                os.kill(process.pid, signal.SIGTERM)
+            if time.time() >= end:
+                break
+            process.kill()
             process.join()
-        samples = [json.loads(line) for line in log.read_text().splitlines()]
-        print(report(samples, begin, time.time(), workdir, kills))
+            kills += 1
+        process.terminate()  # the last one saves, as when it is preempted
+        process.join()
+        check(process)
+        end = time.time()
+        log = (Path(folder) / "run.log").read_text()
+        samples = [Sample(*json.loads(line)) for line in log.splitlines()]
+        print(report(samples, begin, end, Path(folder) / "run", kills))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ place of max pooling).
 import functools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -263,9 +264,12 @@ def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
         `apply(params, images, **options)`, which returns the stages' images; see `MPRNet.__call__`.
     """
 
-    graph, variables = nnx.split(
-        nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))), nnx.Param
-    )
+    def model() -> MPRNet:
+        # Only shapes count, so one key does for all: counting keys in a trace takes seconds.
+        key = jax.random.key(0)
+        return MPRNet(config, rngs=SimpleNamespace(params=lambda: key))
+
+    graph, variables = nnx.split(nnx.eval_shape(model), nnx.Param)
     shapes = nnx.to_pure_dict(variables)
 
     def apply(params: dict, images: jax.Array, **options):

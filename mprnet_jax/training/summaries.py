@@ -1,6 +1,7 @@
 """What a run shows: event files for TensorBoard, tables and sheets."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ class Validation:
         write_png(path, make_sheet(rows))
 
 
+def import_tensorboardx() -> None:
+    """Imports tensorboardX as if PyTorch were not installed: importing that too takes seconds."""
+    hidden = sys.modules.setdefault("torch", None) is None
+    try:
+        import tensorboardX  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+
+
 class Summaries:
     """An event file for TensorBoard in a run folder; nothing is written where `enabled` is false.
 
@@ -97,7 +108,7 @@ class Summaries:
         self._folder = run_folder
         self._writer = None
         if enabled:
-            # Imported here, for it imports PyTorch where that is installed, which takes seconds.
+            import_tensorboardx()
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import SessionLog
 

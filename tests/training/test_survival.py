@@ -25,7 +25,7 @@ def long_run():
     return long_config()
 
 
-def long_config(total_steps=40):
+def long_config(total_steps=12):
     return TrainConfig(
         name="long",
         model=ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1),
@@ -81,7 +81,7 @@ def whole(start, final_hash, tmp_path_factory):
     """The hash of a run of so many steps that nothing interrupts."""
 
     @functools.cache
-    def train(total_steps=40):
+    def train(total_steps):
         workdir, config = tmp_path_factory.mktemp("whole"), long_config(total_steps)
         output = finish(start(config, workdir))
         assert total_steps in saved_steps(workdir), output
@@ -91,12 +91,11 @@ def whole(start, final_hash, tmp_path_factory):
 
 
 def test_kills_at_random_moments_change_nothing(
-    long_run, tmp_path, start, final_hash, whole, exhaustive, capsys
+    tmp_path, start, final_hash, whole, exhaustive, capsys
 ):
     random = np.random.default_rng()
     kills = 0
-    if exhaustive:
-        long_run = long_config(1000)
+    long_run = long_config(1000 if exhaustive else 30)
     while kills < (100 if exhaustive else 5):
         process = start(long_run, tmp_path / "killed")
         kill_after_a_save(process, tmp_path / "killed", random.uniform(0, 0.3))
@@ -116,7 +115,7 @@ def test_a_random_key_that_is_not_restored_would_be_noticed(
     kill_after_a_save(process, tmp_path / "killed", 0.0)
     other_key = "import jax; key = jax.random.key; jax.random.key = lambda seed: key(seed + 1)"
     finish(start(long_run, tmp_path / "killed", setup=other_key))
-    assert final_hash(tmp_path / "killed", long_run) != whole()
+    assert final_hash(tmp_path / "killed", long_run) != whole(long_run.total_steps)
 
 
 def test_a_save_killed_at_its_operations_on_files_changes_nothing(
@@ -167,9 +166,9 @@ def test_sigterm_to_the_whole_group_saves_and_ends_with_status_0(
     output = finish(process)
     assert process.returncode == 0, output
     stopped = int(re.search(r"Stopped after step (\d+)", output)[1])
-    assert max(saved_steps(tmp_path / "stopped")) == stopped < 40
+    assert max(saved_steps(tmp_path / "stopped")) == stopped < long_run.total_steps
     finish(start(long_run, tmp_path / "stopped"))
-    assert final_hash(tmp_path / "stopped", long_run) == whole()
+    assert final_hash(tmp_path / "stopped", long_run) == whole(long_run.total_steps)
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tiny_run, tmp_path, start):
