@@ -26,7 +26,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--suite", choices=SUITES, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the report, in Markdown")
-    parser.add_argument("--only", default="", help="do what has this in its heading only")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="do what has one of these in its name"
+    )
     parser.add_argument("--skip", default="no one", help="leave out who has this in the name")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
@@ -69,7 +71,7 @@ def main() -> None:
             sections = speed.run(suite, arguments.only, arguments.skip, rounds, smoke)
         for section in sections:
             write(section)
-        if suite == "cpu" and not smoke and arguments.only in "startup":
+        if suite == "cpu" and not smoke and any(part in "startup" for part in arguments.only):
             write(startup.section(rounds))
 
 

@@ -21,12 +21,12 @@ ENVIRONMENT = {
 }
 
 
-def run(suite: str, only: str, skip: str, rounds: int, smoke: bool) -> Iterable[str]:
+def run(suite: str, only: list[str], skip: str, rounds: int, smoke: bool) -> Iterable[str]:
     """The sections of the report, each as soon as it is measured.
 
     Args:
         suite: "cpu" or "gpu".
-        only: part of the name of the work to do; "" for all.
+        only: parts of the names of the work to do; [""] for all.
         skip: part of the names of contenders to leave out.
         rounds: turns of each contender.
         smoke: tiny sizes instead, on whatever device there is.
@@ -43,7 +43,7 @@ def run(suite: str, only: str, skip: str, rounds: int, smoke: bool) -> Iterable[
             outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
             peaks = matmul_peaks(work, dtypes, outcomes)
             yield section(work, outcomes, matmul_rate(work))
-        elif only in str(work):
+        elif any(part in str(work) for part in only):
             outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
             yield section(work, outcomes, share_of_peak(work, dtypes, peaks))
 

@@ -18,6 +18,12 @@ if worker and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
+# Programs are compiled in a third of the time; tests run them a few times only.
+QUICK = "--xla_backend_optimization_level=0"
+if jax.__version_info__ < (0, 11):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+
 # Eight devices on the CPU, for meshes; what names no mesh runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -28,6 +34,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="kills, damages and interrupts runs hundreds of times where the suite takes samples",
     )
+
+
+def pytest_collection_modifyitems(items):
+    """The tests that take longest come first, so that workers end together."""
+    items.sort(key=lambda item: item.path.name != "test_survival.py")
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,8 @@ import pytest
 import torch
 from flax import nnx
 
+from mprnet_jax.config import REMATS
+from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model import layers
 
 
@@ -58,6 +62,27 @@ def test_cab_is_residual_with_scaled_channels(maps, tiny_model):
     # One number for a channel of an image, between 0 and 1; 1e-3 as small y magnify roundings.
     np.testing.assert_allclose(scale, np.broadcast_to(scale[:, :1, :1], y.shape), rtol=1e-3)
     assert ((scale > 0) & (scale < 1)).all()
+
+
+def test_remat_gives_the_same_gradients(maps, tiny_model):
+    def gradients(remat):
+        config = dataclasses.replace(tiny_model, remat=remat, reduction=1)
+        cabs = layers.CABs(3, 3, config, rngs=nnx.Rngs(0))
+        graph, params = nnx.split(cabs)
+
+        def loss(params, slope):
+            return jnp.sum(nnx.merge(graph, params)(maps, layers.Shared(slope)) ** 2)
+
+        return jit(jax.grad(loss, argnums=(0, 1)))(params, jnp.array([0.25]))
+
+    expected = gradients("none")
+    for remat in REMATS[1:]:
+        # 1e-5 of the largest: the same sums, which the compiler may order otherwise.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()),
+            gradients(remat),
+            expected,
+        )
 
 
 def test_sam_restores_and_attends(maps, tiny_model):

@@ -31,10 +31,6 @@ if __name__ == "__main__":
 """
 
 
-# Programs are compiled in half the time, and run only for a few steps.
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
-
 @pytest.fixture(scope="session")
 def run_cache(tmp_path_factory):
     """A compile cache that all of these processes share."""
@@ -49,10 +45,10 @@ def start(run_cache, tmp_path_factory):
 
     def begin(config, workdir, setup="", **environment):
         settings = {"config": dataclasses.asdict(config), "setup": setup}
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(run_cache)}
+        settled = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(run_cache)}
         return subprocess.Popen(
             [sys.executable, str(script), json.dumps(settings), str(workdir)],
-            env=os.environ | ENVIRONMENT | environment | cache,
+            env=os.environ | settled | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -64,7 +64,8 @@ def test_stage_loss_takes_edges_of_both_images(images):
 def test_clipping_forgives_what_is_out_of_range():
     target = jnp.ones((1, 8, 8, 3))
     config = LossConfig(edge_weight=0, clip=True)
-    assert float(losses.stage_loss(1.5 * target, target, config)) == pytest.approx(1e-3)
+    # 1e-5 and 1e-4: some float32 roundings of a root.
+    assert float(losses.stage_loss(1.5 * target, target, config)) == pytest.approx(1e-3, rel=1e-5)
     assert float(losses.stage_loss(0.5 * target, target, config)) == pytest.approx(0.5, rel=1e-4)
 
 

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from mprnet_jax.config import LossConfig, OptimConfig
+from mprnet_jax.config import LossConfig, ModelConfig, OptimConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model.mprnet import pure_functions
@@ -14,6 +14,7 @@ from mprnet_jax.training.optimizer import make_optimizer
 from mprnet_jax.training.state import SPIKE_WINDOW, create_state
 from mprnet_jax.training.step import psnr, train_step, validation_step
 
+MODEL = ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
 OPTIM = OptimConfig(learning_rate=1e-3)
 
 
@@ -26,9 +27,9 @@ def batches():
     ]
 
 
-def make(config, mesh, optim=OPTIM, **options):
+def make(mesh, optim=OPTIM, **options):
     """A compiled step and the state before it."""
-    init, apply = pure_functions(config)
+    init, apply = pure_functions(MODEL)
     apply = functools.partial(apply, place=meshes.placement(mesh))
     optimizer = make_optimizer(optim, total_steps=10)
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
@@ -47,9 +48,16 @@ def make(config, mesh, optim=OPTIM, **options):
     return step, jax.device_put(create_state(init(0), optimizer, optim), copies)
 
 
-def run(config, batches, mesh, **options):
+@pytest.fixture(scope="module")
+def one_device():
+    """The step on one device with a moving average and a limit to spikes, and the state before."""
+    optim = dataclasses.replace(OPTIM, ema_decay=0.25, spike_factor=50.0)
+    return make(meshes.make_mesh(1, 1), optim)
+
+
+def run(made, batches, mesh):
     """The metrics of one step after another."""
-    step, state = make(config, mesh, **options)
+    step, state = made
     history = []
     for batch in batches:
         state, metrics = step(state, meshes.put_batch(batch, mesh))
@@ -58,28 +66,30 @@ def run(config, batches, mesh, **options):
     return history
 
 
-def test_eight_devices_train_as_one_does(tiny_model, batches):
+def test_eight_devices_train_as_one_does(batches):
     mix = functools.partial(mixup, seed=0, from_step=2)
-    single = run(tiny_model, batches, meshes.make_mesh(1, 1), mix=mix)
-    sharded = run(tiny_model, batches, meshes.make_mesh(4, 2), mix=mix)
+    single, sharded = (
+        run(make(mesh, mix=mix), batches, mesh)
+        for mesh in (meshes.make_mesh(1, 1), meshes.make_mesh(4, 2))
+    )
     for one, eight in zip(single, sharded):
         # 1e-5: sums over devices run in another order, and five steps carry that on.
         for name in ("loss", "loss_stage1", "loss_stage2", "loss_stage3"):
             assert eight[name] == pytest.approx(one[name], rel=1e-5)
 
 
-def test_no_maps_are_gathered_where_patches_are_joined(tiny_model):
+def test_no_maps_are_gathered_where_patches_are_joined():
     patches = np.zeros((8, 32, 32, 3), np.uint8)  # the compiler gathered 5 times by itself
     mesh = meshes.make_mesh(4, 2)
-    step, state = make(tiny_model, mesh)
+    step, state = make(mesh)
     batch = meshes.put_batch({"degraded": patches, "target": patches}, mesh)
     text = step.lower(state, batch).compile().as_text()
     assert "all-reduce" in text  # of the gradients
     assert "all-gather" not in text
 
 
-def test_loss_is_the_sum_of_its_stages_and_falls(tiny_model, batches):
-    history = run(tiny_model, batches[:1] * 5, meshes.make_mesh(1, 1))
+def test_loss_is_the_sum_of_its_stages_and_falls(one_device, batches):
+    history = run(one_device, batches[:1] * 5, meshes.make_mesh(1, 1))
     for metrics in history:
         stages = sum(metrics[f"loss_stage{i}"] for i in (1, 2, 3))
         assert metrics["loss"] == pytest.approx(stages, rel=1e-6)
@@ -87,10 +97,10 @@ def test_loss_is_the_sum_of_its_stages_and_falls(tiny_model, batches):
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-def test_parts_of_a_batch_in_turn_train_as_the_whole_does(tiny_model, batches):
+def test_parts_of_a_batch_in_turn_train_as_the_whole_does(one_device, batches):
+    whole = run(one_device, batches, meshes.make_mesh(1, 1))
     mesh = meshes.make_mesh(2, 1)
-    whole = run(tiny_model, batches, mesh)
-    parts = run(tiny_model, batches, mesh, accumulate=2)
+    parts = run(make(mesh, accumulate=2), batches, mesh)
     for one, two in zip(whole, parts):
         # 1e-5: sums in another order, and five steps carry that on.
         for name in ("loss", "loss_stage1", "loss_stage3", "gradient_norm"):
@@ -101,9 +111,8 @@ def as_bytes(state):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
-def test_a_step_that_is_not_finite_changes_nothing(tiny_model, batches):
-    optim = dataclasses.replace(OPTIM, ema_decay=0.9, spike_factor=100.0)
-    step, state = make(tiny_model, meshes.make_mesh(1, 1), optim)
+def test_a_step_that_is_not_finite_changes_nothing(one_device, batches):
+    step, state = one_device
     floats = [{k: np.float32(v) / 255 for k, v in batch.items()} for batch in batches]
     state, metrics = step(state, floats[0])
     assert metrics["skipped"] == 0
@@ -119,9 +128,8 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_model, batches):
     assert as_bytes(state) != before
 
 
-def test_a_spike_is_skipped_once_the_usual_norm_is_known(tiny_model, batches):
-    optim = dataclasses.replace(OPTIM, spike_factor=50.0)
-    step, state = make(tiny_model, meshes.make_mesh(1, 1), optim)
+def test_a_spike_is_skipped_once_the_usual_norm_is_known(one_device, batches):
+    step, state = one_device
     floats = [{k: np.float32(v) / 255 for k, v in batch.items()} for batch in batches]
     spike = floats[0] | {"degraded": 1e4 * floats[0]["degraded"]}
     _, early = step(state, spike)
@@ -137,9 +145,8 @@ def test_a_spike_is_skipped_once_the_usual_norm_is_known(tiny_model, batches):
     assert as_bytes(state) == before
 
 
-def test_moving_average_follows_the_parameters(tiny_model, batches):
-    optim = dataclasses.replace(OPTIM, ema_decay=0.25)
-    step, state = make(tiny_model, meshes.make_mesh(1, 1), optim)
+def test_moving_average_follows_the_parameters(one_device, batches):
+    step, state = one_device
     expected = jax.tree.map(np.float64, state.params)
     for number, batch in enumerate(batches):
         state, _ = step(state, batch)
@@ -158,8 +165,8 @@ def test_psnr():
     np.testing.assert_allclose(psnr(image + 2, np.ones_like(image)), [100, 100])  # clipped, capped
 
 
-def test_validation_scores_input_and_stages(tiny_model, batches):
-    init, apply = pure_functions(tiny_model)
+def test_validation_scores_input_and_stages(batches):
+    init, apply = pure_functions(MODEL)
     result = jax.jit(functools.partial(validation_step, apply=apply))(init(0), batches[0])
     degraded, target = batches[0]["degraded"] / 255, batches[0]["target"] / 255
     images = [degraded, *np.asarray(result["images"], np.float64)]
