@@ -1,9 +1,9 @@
 """Checkpoints of any pytree in a run folder, through Orbax.
 
 A run folder holds `config.json`, `checkpoints/STEP/` and `scores.json`. Each checkpoint has the
-parameters, what else training needs, and a small record. Hashes of the arrays are kept in the
-record and checked on loading, because Orbax restores flipped bits silently. The newest two and the
-best are kept; one is deleted only when a newer one is whole on disk.
+parameters, what else training needs, and a small record. The record keeps hashes of the arrays and
+of itself, which are checked on loading, because Orbax restores flipped bits silently. The newest
+two and the best are kept; one is deleted only when a newer one is whole on disk.
 """
 
 import contextlib
@@ -55,6 +55,11 @@ def tree_hash(*trees: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(array.view(np.uint8))
     return digest.hexdigest()
+
+
+def record_hash(record: dict[str, Any]) -> str:
+    """SHA-256 over a record of JSON values."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:
@@ -113,6 +118,7 @@ class Checkpoints:
         # devices for each array (half the time of a save), and training may go on at once.
         params, rest = jax.tree.map(np.array, (checkpoint.params, checkpoint.rest))
         digests = {"params": tree_hash(params), "rest": tree_hash(rest)}
+        digests["record"] = record_hash(checkpoint.record)
         record = checkpoint.record | {"sha256": digests}
         with self._failures_told():
             self._manager.save(
@@ -182,9 +188,10 @@ class Checkpoints:
         )
         record = dict(restored.record)
         digests = record.pop("sha256")
-        for name in wanted:
-            if tree_hash(restored[name]) != digests[name]:
-                raise ValueError(f"its {name} do not have the hash they were saved with")
+        found = {name: tree_hash(restored[name]) for name in wanted}
+        for name, digest in (found | {"record": record_hash(record)}).items():
+            if digest != digests[name]:
+                raise ValueError(f"the hash of its {name} is not what it was saved with")
         return Checkpoint(step, restored.params, restored.get("rest"), record)
 
     def _set_aside(self, steps: list[int]) -> None:
