@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mprnet_jax.config import ModelConfig
+from mprnet_jax.model.convolution import convolve
 from mprnet_jax.model.pooling import global_mean
 
 # What PyTorch starts convolutions from: uniform in +-1/sqrt(fan_in).
@@ -45,6 +46,7 @@ def conv3x3(c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs) -> nnx.C
         dtype=jnp.dtype(config.dtype),
         kernel_init=kernel_init,
         bias_init=bias_init(9 * c_in),
+        conv_general_dilated=convolve,
         rngs=rngs,
     )
 

@@ -1,0 +1,53 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mprnet_jax.model.convolution import convolve, kernel_for_pairs
+
+conv = functools.partial(
+    convolve,
+    window_strides=(1, 1),
+    padding="SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+)
+
+
+def draw(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_pairs_compute_what_pixels_do():
+    x, kernel = draw(2, 5, 8, 12), draw(3, 3, 12, 9)
+    in_pairs = conv(x.reshape(2, 5, 4, 24), kernel_for_pairs(kernel)).reshape(2, 5, 8, 9)
+    # 1e-5: sums of 108 products around 1 in another order.
+    np.testing.assert_allclose(in_pairs, conv(x, kernel), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "width", "channels", "paired"),
+    [
+        ("tpu", 8, 40, True),
+        ("tpu", 7, 40, False),
+        ("tpu", 8, 72, False),
+        ("tpu", 8, 3, False),
+        ("cpu", 8, 40, False),
+        ("cuda", 8, 40, False),
+    ],
+)
+def test_narrow_maps_go_in_pairs_through_tpus_only(platform, width, channels, paired):
+    x, kernel = jnp.zeros((1, 4, width, channels)), jnp.zeros((3, 3, channels, 40))
+    for function in (conv, jax.grad(lambda x, kernel: conv(x, kernel).sum(), argnums=(0, 1))):
+        text = jax.jit(function).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+        convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+        assert convolutions
+        for line in convolutions:
+            assert ("x80xf32" in line) == paired, line
+
+
+def test_no_choice_is_left_to_the_compiled_program():
+    x, kernel = jnp.zeros((1, 4, 8, 40)), jnp.zeros((3, 3, 40, 40))
+    gradient = jax.jit(jax.grad(lambda x, kernel: conv(x, kernel).sum(), argnums=(0, 1)))
+    assert "conditional" not in gradient.lower(x, kernel).compile().as_text()
