@@ -1,5 +1,6 @@
 """3x3 convolutions in the way that is fast on the device; all ways compute the same function."""
 
+import functools
 from typing import Any
 
 import jax
@@ -14,19 +15,24 @@ def convolve(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -
 
     On a TPU, maps of few channels would leave most lanes empty, so pixels go through in pairs.
     """
-
-    def pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    channels = kernel.shape[2:]
+    # An image's three channels are not worth it, and odd widths have no pairs.
+    if x.shape[2] % 2 or 2 * max(channels) > LANES or min(channels) < 8:
         return conv_general_dilated(x, kernel, *arguments, **options)
+    return _by_platform(x, kernel, arguments, tuple(options.items()))
+
+
+# Traced once for each shape: a choice costs far more to trace than a convolution.
+@functools.partial(jax.jit, static_argnames=("arguments", "options"), inline=True)
+def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tuple) -> jax.Array:
+    def pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return conv_general_dilated(x, kernel, *arguments, **dict(options))
 
     def pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         y = pixels(x.reshape(b, h, w // 2, 2 * c), kernel_for_pairs(kernel))
         return y.reshape(b, h, w, -1)
 
-    channels = kernel.shape[2:]
-    # An image's three channels are not worth it, and odd widths have no pairs.
-    if x.shape[2] % 2 or 2 * max(channels) > LANES or min(channels) < 8:
-        return pixels(x, kernel)
     return jax.lax.platform_dependent(x, kernel, tpu=pairs, default=pixels)
 
 
