@@ -97,7 +97,7 @@ def test_kills_at_random_moments_change_nothing(
 ):
     random = np.random.default_rng()
     kills = 0
-    long_run = long_config(1000 if exhaustive else 30)
+    long_run = long_config(500 if exhaustive else 30)
     while kills < (100 if exhaustive else 5):
         process = start(long_run, tmp_path / "killed")
         kill_after_a_save(process, tmp_path / "killed", random.uniform(0, 0.3))
