@@ -283,21 +283,20 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, t
         assert losses(workdir)[6] == pytest.approx(expected[6], rel=1e-5)
 
 
-def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_path, start):
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_path, start, lost):
     long_run.total_steps, long_run.checkpoint_every = 10_000, 10
     long_run.mesh = MeshConfig()
     long_run.batch_size = 4
-    workdirs = [tmp_path / "first", tmp_path / "second"]  # by the process that is lost
-    runs = [start_two(start, long_run, workdir) for workdir in workdirs]
-    for lost, (workdir, processes) in enumerate(zip(workdirs, runs)):
-        wait_for_step(10, processes[0], workdir)
-        processes[lost].kill()
-    for lost, (workdir, processes) in enumerate(zip(workdirs, runs)):
-        output = finish(processes[1 - lost])
-        assert processes[1 - lost].returncode != 0
-        assert "another process of this run is gone" in output or "another task died" in output
-        processes[lost].communicate()
-        load_params(workdir)
+    processes = start_two(start, long_run, tmp_path)
+    wait_for_step(10, processes[0], tmp_path)
+    processes[lost].kill()
+    other = processes[1 - lost]
+    output = finish(other)
+    assert other.returncode != 0
+    assert "another process of this run is gone" in output or "another task died" in output
+    processes[lost].communicate()
+    load_params(tmp_path)
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(long_run, tmp_path, start):
