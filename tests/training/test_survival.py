@@ -1,6 +1,7 @@
 """Runs that are killed, told to stop, run out of disk, or lose one of their processes."""
 
 import errno
+import fcntl
 import functools
 import re
 import shutil
@@ -218,12 +219,18 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.fixture
+def one_at_a_time(tmp_path_factory):
+    """Keeps two pairs of processes from sharing cores, where gloo's collectives may change places."""
+    with open(tmp_path_factory.getbasetemp().parent / "two_processes.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def start_two(start, config, workdir):
     """Two processes with two devices each."""
     port = free_port()
-    # On all cores, even where the test keeps to one.
-    join = "os.sched_setaffinity(0, range(os.cpu_count()))\n"
-    join += "jax.config.update('jax_num_cpu_devices', 2)\nfrom mprnet_jax.devices import hosts\n"
+    join = "jax.config.update('jax_num_cpu_devices', 2)\nfrom mprnet_jax.devices import hosts\n"
     join += f"hosts.join('127.0.0.1:{port}', 2, {{}})"
     return [start(config, workdir, setup=join.format(index)) for index in (0, 1)]
 
@@ -247,6 +254,7 @@ def losses(workdir):
     return values
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, tmp_path, start):
     # Images over all devices: bands of rows over two processes may lock up on CPUs, whose
     # collectives run in no fixed order.
@@ -283,6 +291,7 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, t
         assert losses(workdir)[6] == pytest.approx(expected[6], rel=1e-5)
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_path, start, lost):
     long_run.total_steps, long_run.checkpoint_every = 10_000, 10
@@ -299,6 +308,7 @@ def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_pat
     load_params(tmp_path)
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 def test_a_signal_to_one_process_stops_all_after_the_same_step(long_run, tmp_path, start):
     long_run.total_steps = 10_000
     long_run.mesh = MeshConfig()
