@@ -221,7 +221,7 @@ def free_port():
 
 @pytest.fixture
 def one_at_a_time(tmp_path_factory):
-    """Keeps two pairs of processes from sharing cores, where gloo's collectives may change places."""
+    """Keeps two pairs of processes from sharing cores: gloo may then mix up collectives."""
     with open(tmp_path_factory.getbasetemp().parent / "two_processes.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
