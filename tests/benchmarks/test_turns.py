@@ -23,10 +23,11 @@ def test_what_fails_is_told_and_the_others_go_on():
     assert sound.seconds
 
 
-def test_a_contender_that_is_not_installed_is_told(tmp_path):
+def test_a_contender_that_is_not_installed_is_told(tmp_path, monkeypatch):
     (tmp_path / "onnxruntime.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)  # which processes of ours inherit
     runtime, work = Contender("ONNX Runtime", "onnx"), Work("forward").tiny()
-    (outcome,) = measure(work, [runtime], 1, CPU | {"PYTHONPATH": str(tmp_path)})
+    (outcome,) = measure(work, [runtime], 1, CPU)
     assert outcome.failure.endswith("is not installed")
 
 
