@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 
 SUITES = ("cpu", "gpu", "compile")
-# What malloc hands out lies in huge pages: a training step on a CPU has 160,000 fewer page faults.
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def parse() -> argparse.Namespace:
@@ -48,7 +46,6 @@ def main() -> None:
     arguments = parse()
     if arguments.suite != "gpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)  # for the contenders, all alike
     import jax
 
     from benchmarks import ahead, speed, startup

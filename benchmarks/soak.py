@@ -100,12 +100,12 @@ def memory_slope(samples: list[Sample]) -> float:
 
 def computed_again(samples: list[Sample]) -> tuple[int, int]:
     """How many steps were computed twice, and how many of those had the same loss to the bit."""
-    first, again, same = {}, 0, 0
+    losses, again, same = {}, 0, 0
     for sample in samples:
-        if sample.step in first:
+        if sample.step in losses:
             again += 1
-            same += first[sample.step] == sample.loss
-        first[sample.step] = sample.loss
+            same += losses[sample.step] == sample.loss
+        losses[sample.step] = sample.loss
     return again, same
 
 
@@ -150,21 +150,20 @@ def main() -> None:
             process.start()
             return process
 
-        def check(process: multiprocessing.Process) -> None:
-            if process.exitcode != 0:
-                raise SystemExit(f"the run ended by itself with status {process.exitcode}")
+        def check(process: multiprocessing.Process, expected: int | None) -> None:
+            if process.exitcode != expected:
+                raise SystemExit(f"the run ended with status {process.exitcode}")
 
         warming = start("warming", 2)
         warming.join()
-        check(warming)
+        check(warming, 0)
 
         begin, kills = time.time(), 0
         end = begin + 60 * arguments.minutes
         while True:
             process = start("run", FOREVER)
             process.join(min(60 * arguments.kill_every, end - time.time()))
-            if process.exitcode is not None:
-                raise SystemExit(f"the run ended by itself with status {process.exitcode}")
+            check(process, None)  # it goes on
             if time.time() >= end:
                 break
             process.kill()
@@ -172,7 +171,7 @@ def main() -> None:
             kills += 1
         process.terminate()  # the last one saves, as when it is preempted
         process.join()
-        check(process)
+        check(process, 0)
         end = time.time()
         log = (Path(folder) / "run.log").read_text()
         samples = [Sample(*json.loads(line)) for line in log.splitlines()]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from unittest.mock import patch
 
 from benchmarks.work import Contender, Work
 
@@ -59,10 +60,9 @@ class Worker:
         self.outcome = Outcome(contender.name)
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(
-            target=serve, args=(other, contender, work, environment), daemon=True
-        )
-        self._process.start()
+        self._process = context.Process(target=serve, args=(other, contender, work), daemon=True)
+        with patch.dict(os.environ, environment):  # malloc reads its part before Python starts
+            self._process.start()
         other.close()
 
     def _ask(self, message: int) -> float | None:
@@ -107,9 +107,8 @@ class Worker:
         return self.outcome
 
 
-def serve(pipe: Connection, contender: Contender, work: Work, environment: dict[str, str]) -> None:
+def serve(pipe: Connection, contender: Contender, work: Work) -> None:
     """The worker's process: answers messages with seconds, bytes, or why it failed."""
-    os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # exporters are talkative
     from benchmarks.contenders import build
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -65,10 +66,16 @@ def _compile_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compile_cache")))
 
 
+@pytest.fixture(scope="session")
+def make_tiny_model() -> Callable[[], ModelConfig]:
+    """Makes the smallest network with all parts and different widths at all levels."""
+    return lambda: ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
+
+
 @pytest.fixture
-def tiny_model() -> ModelConfig:
-    """The smallest network with all parts and different widths at all levels."""
-    return ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
+def tiny_model(make_tiny_model) -> ModelConfig:
+    """Such a network, which a test may change."""
+    return make_tiny_model()
 
 
 @pytest.fixture

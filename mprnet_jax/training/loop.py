@@ -34,13 +34,8 @@ from mprnet_jax.training.state import TrainState, create_state
 from mprnet_jax.training.step import Batch, Metrics, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
 from mprnet_jax.weights import files
-from mprnet_jax.weights.checkpoints import (
-    UNSCORED,
-    Checkpoint,
-    Checkpoints,
-    read_config,
-    write_config,
-)
+from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoint, Checkpoints
+from mprnet_jax.weights.run_folder import read_config, write_config
 
 SHOWN = 4  # pairs on a validation sheet
 

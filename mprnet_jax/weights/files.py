@@ -63,9 +63,9 @@ def read(path: Path | str) -> WeightFile:
     path = Path(path)
     origin = {"source": path.name}
     if path.is_dir():
-        from mprnet_jax.weights import checkpoints  # Orbax takes seconds to import.
+        from mprnet_jax.weights import run_folder  # Orbax takes seconds to import.
 
-        published = names.to_official(*checkpoints.load_params(path))
+        published = names.to_official(*run_folder.load_params(path))
     elif not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
     elif path.suffix == ".safetensors":

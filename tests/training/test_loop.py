@@ -9,7 +9,8 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training import loop
 from mprnet_jax.weights import files
-from mprnet_jax.weights.checkpoints import Checkpoints, load_params
+from mprnet_jax.weights.checkpoints import Checkpoints
+from mprnet_jax.weights.run_folder import load_params
 
 
 def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys):

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from mprnet_jax.config import LossConfig, ModelConfig, OptimConfig
+from mprnet_jax.config import LossConfig, OptimConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model.mprnet import pure_functions
@@ -14,7 +14,6 @@ from mprnet_jax.training.optimizer import make_optimizer
 from mprnet_jax.training.state import SPIKE_WINDOW, create_state
 from mprnet_jax.training.step import psnr, train_step, validation_step
 
-MODEL = ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
 OPTIM = OptimConfig(learning_rate=1e-3)
 
 
@@ -27,9 +26,9 @@ def batches():
     ]
 
 
-def make(mesh, optim=OPTIM, **options):
+def make(config, mesh, optim=OPTIM, **options):
     """A compiled step and the state before it."""
-    init, apply = pure_functions(MODEL)
+    init, apply = pure_functions(config)
     apply = functools.partial(apply, place=meshes.placement(mesh))
     optimizer = make_optimizer(optim, total_steps=10)
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
@@ -49,10 +48,10 @@ def make(mesh, optim=OPTIM, **options):
 
 
 @pytest.fixture(scope="module")
-def one_device():
+def one_device(make_tiny_model):
     """The step on one device with a moving average and a limit to spikes, and the state before."""
     optim = dataclasses.replace(OPTIM, ema_decay=0.25, spike_factor=50.0)
-    return make(meshes.make_mesh(1, 1), optim)
+    return make(make_tiny_model(), meshes.make_mesh(1, 1), optim)
 
 
 def run(made, batches, mesh):
@@ -66,10 +65,10 @@ def run(made, batches, mesh):
     return history
 
 
-def test_eight_devices_train_as_one_does(batches):
+def test_eight_devices_train_as_one_does(tiny_model, batches):
     mix = functools.partial(mixup, seed=0, from_step=2)
     single, sharded = (
-        run(make(mesh, mix=mix), batches, mesh)
+        run(make(tiny_model, mesh, mix=mix), batches, mesh)
         for mesh in (meshes.make_mesh(1, 1), meshes.make_mesh(4, 2))
     )
     for one, eight in zip(single, sharded):
@@ -78,10 +77,10 @@ def test_eight_devices_train_as_one_does(batches):
             assert eight[name] == pytest.approx(one[name], rel=1e-5)
 
 
-def test_no_maps_are_gathered_where_patches_are_joined():
+def test_no_maps_are_gathered_where_patches_are_joined(tiny_model):
     patches = np.zeros((8, 32, 32, 3), np.uint8)  # the compiler gathered 5 times by itself
     mesh = meshes.make_mesh(4, 2)
-    step, state = make(mesh)
+    step, state = make(tiny_model, mesh)
     batch = meshes.put_batch({"degraded": patches, "target": patches}, mesh)
     text = step.lower(state, batch).compile().as_text()
     assert "all-reduce" in text  # of the gradients
@@ -97,10 +96,10 @@ def test_loss_is_the_sum_of_its_stages_and_falls(one_device, batches):
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-def test_parts_of_a_batch_in_turn_train_as_the_whole_does(one_device, batches):
+def test_parts_of_a_batch_in_turn_train_as_the_whole_does(tiny_model, one_device, batches):
     whole = run(one_device, batches, meshes.make_mesh(1, 1))
     mesh = meshes.make_mesh(2, 1)
-    parts = run(make(mesh, accumulate=2), batches, mesh)
+    parts = run(make(tiny_model, mesh, accumulate=2), batches, mesh)
     for one, two in zip(whole, parts):
         # 1e-5: sums in another order, and five steps carry that on.
         for name in ("loss", "loss_stage1", "loss_stage3", "gradient_norm"):
@@ -165,8 +164,8 @@ def test_psnr():
     np.testing.assert_allclose(psnr(image + 2, np.ones_like(image)), [100, 100])  # clipped, capped
 
 
-def test_validation_scores_input_and_stages(batches):
-    init, apply = pure_functions(MODEL)
+def test_validation_scores_input_and_stages(tiny_model, batches):
+    init, apply = pure_functions(tiny_model)
     result = jax.jit(functools.partial(validation_step, apply=apply))(init(0), batches[0])
     degraded, target = batches[0]["degraded"] / 255, batches[0]["target"] / 255
     images = [degraded, *np.asarray(result["images"], np.float64)]

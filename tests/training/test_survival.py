@@ -16,7 +16,7 @@ import pytest
 from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.training import loop
-from mprnet_jax.weights.checkpoints import load_params
+from mprnet_jax.weights.run_folder import load_params
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 TIMEOUT = 300  # seconds for a process that is about to end, or to reach a step

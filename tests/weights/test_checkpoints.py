@@ -171,14 +171,3 @@ def test_hash_tells_values_types_shapes_and_places_apart():
     ]
     assert len({tree_hash(value) for value in different}) == 5
     assert tree_hash({"a": array}) == tree_hash({"a": jnp.asarray(array)})
-
-
-def test_a_folder_that_is_no_run_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"holds no config\.json"):
-        module.load_params(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        module.load_params(tmp_path)
-    (tmp_path / "config.json").write_text('{"model": {}}')
-    with pytest.raises(UserError, match="no checkpoints yet"):
-        module.load_params(tmp_path)

@@ -18,7 +18,7 @@ from flax import nnx
 import mprnet_jax
 from mprnet_jax import ModelConfig
 from mprnet_jax.errors import UserError
-from mprnet_jax.weights import checkpoints, files, names, torch_reference
+from mprnet_jax.weights import checkpoints, files, names, run_folder, torch_reference
 
 
 @dataclasses.dataclass
@@ -110,7 +110,7 @@ def test_run_folder_to_safetensors_keeps_every_bit(tmp_path, config, weights):
     _, params = names.from_official(weights)
     run = tmp_path / "run"
     run.mkdir()
-    checkpoints.write_config(run, Run(config))
+    run_folder.write_config(run, Run(config))
     saved = checkpoints.Checkpoints(run)
     saved.save(checkpoints.Checkpoint(1, params, rest={"step": jax.numpy.ones(())}, record={}))
     saved.close()
