@@ -69,6 +69,13 @@ def test_saves_leave_no_memory_behind(tmp_path):
     assert left < 500_000
 
 
+def test_a_flipped_bit_in_the_record_is_noticed(tmp_path):
+    save(tmp_path, [(1, None), (2, None)])
+    record = tmp_path / "checkpoints/2/record/metadata"
+    record.write_text(record.read_text().replace("batches", "baTches"))
+    assert load(tmp_path).step == 1
+
+
 def test_nothing_saved_is_none(tmp_path):
     assert load(tmp_path) is None
 
