@@ -38,7 +38,23 @@ def run_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def start(run_cache, tmp_path_factory):
+def started():
+    """The processes of the test that runs."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running(started):
+    """Also where a test fails: what it started would take cores and files from the next ones."""
+    yield
+    for process in started:
+        process.kill()
+        process.communicate()
+    started.clear()
+
+
+@pytest.fixture(scope="session")
+def start(run_cache, started, tmp_path_factory):
     """Starts a process: start(config, workdir, setup="", **environment) -> Popen."""
     script = tmp_path_factory.mktemp("script") / "run.py"
     script.write_text(SCRIPT)
@@ -46,13 +62,15 @@ def start(run_cache, tmp_path_factory):
     def begin(config, workdir, setup="", **environment):
         settings = {"config": dataclasses.asdict(config), "setup": setup}
         settled = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(run_cache)}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, str(script), json.dumps(settings), str(workdir)],
             env=os.environ | settled | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        started.append(process)
+        return process
 
     return begin
 
