@@ -85,7 +85,7 @@ def tiny_run(tiny_model) -> TrainConfig:
         name="tiny",
         model=tiny_model,
         data=DataConfig(source="sample_rain"),
-        optim=OptimConfig(learning_rate=1e-3, warmup_steps=2),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=2, decay_steps=4),
         mesh=MeshConfig(data=1),
         total_steps=6,
         batch_size=2,

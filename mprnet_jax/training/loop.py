@@ -73,7 +73,10 @@ class Run:
         apply = functools.partial(apply, place=meshes.placement(self.mesh))
         optimizer = make_optimizer(config.optim, config.total_steps)
         start = load_start(config) if config.init_from else init(config.seed)
-        self.fresh = functools.partial(create_state, start, optimizer, config.optim)
+        copies = meshes.replicated(self.mesh)
+        # One program, since a thousand small ones for the optimizer's arrays take a second.
+        create = functools.partial(create_state, optimizer=optimizer, config=config.optim)
+        self.fresh = functools.partial(jax.jit(create, out_shardings=copies), start)
 
         mix, from_step = None, config.data.mixup_from_step
         if from_step:
@@ -94,7 +97,6 @@ class Run:
             metrics["learning_rate"] = rate(state.step)
             return after, metrics | {"unreadable": jnp.sum(batch["unreadable"])}
 
-        copies = meshes.replicated(self.mesh)
         self.step = jit(step, out_shardings=copies, donate_argnums=0)
         self.validation_step = jit(
             functools.partial(validation_step, apply=apply), out_shardings=copies
@@ -197,7 +199,7 @@ class Run:
         )
         saved = checkpoints.load_newest(shapes.weights, rest_of(shapes))
         if saved is None:
-            state = jax.device_put(self.fresh(), copies)
+            state = self.fresh()
             self.say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
             return state, 0, {}
         self.say(f"Resuming from step {saved.step} in {self.workdir}")

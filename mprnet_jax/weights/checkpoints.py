@@ -89,16 +89,15 @@ class Checkpoints:
         if kind is None:
             self.close()
         else:  # what led here is told, not what follows from it
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError, jax.errors.JaxRuntimeError):
                 self.close()
 
     @contextlib.contextmanager
     def _failures_told(self, what: str = "a checkpoint cannot be written") -> Iterator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # of devices or other hosts, not of the disk
-            raise
         except Exception as error:  # Orbax and TensorStore raise whatever the failure leads to.
+            raise_runtime_error(error)
             raise UserError(
                 f"{self._folder}: {what} ({told(error)}); those that are whole are kept. Make room "
                 "or mend the disk, then start the same command again"
@@ -163,9 +162,8 @@ class Checkpoints:
             loaded, reason = None, "another host cannot read it"
             try:
                 loaded = self._load(step, params, rest)
-            except jax.errors.JaxRuntimeError:  # of devices or other hosts, not of the disk
-                raise
             except Exception as error:  # Orbax and TensorStore raise whatever the damage leads to.
+                raise_runtime_error(error)
                 reason = told(error)
             if multihost_utils.process_allgather(loaded is not None).all():
                 return loaded
@@ -325,6 +323,16 @@ def without_abandoned_writes(unraisable: Any) -> None:
     """Passes all but TensorStore's reports on to the hook that was there before."""
     if str(unraisable.exc_value) != "Event loop is closed":
         without_abandoned_writes.before(unraisable)
+
+
+def raise_runtime_error(error: BaseException | None) -> None:
+    """Raises JAX's error that led to this one, if there is one: devices or other hosts are its
+    reason, not the disk. Orbax turns that of a lost host into a TimeoutError.
+    """
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise error
+        error = error.__cause__ or error.__context__
 
 
 def told(error: Exception) -> str:

@@ -33,8 +33,9 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="session")
 def run_cache(tmp_path_factory):
-    """A compile cache that all of these processes share."""
-    return tmp_path_factory.mktemp("run_cache")
+    """A compile cache that all of these processes share, those of other workers too."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "run_cache"
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,9 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     tiny_run, tmp_path, monkeypatch, capsys, final_hash
 ):
     tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 6, 6, 6
-    whole = loop.train(tiny_run, tmp_path / "whole")
+    run = loop.Run(tiny_run, tmp_path / "whole")
+    whole = run.train()
+    run.workdir = tmp_path / "stopped"
     look = loop.Guard.look_at
 
     def look_and_signal(guard, batch):
@@ -112,12 +114,12 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     for number in (signal.SIGTERM, signal.SIGINT):
         signals = [number]
         handler = signal.getsignal(number)
-        assert loop.train(tiny_run, tmp_path / "stopped") is None
+        assert run.train() is None
         assert signal.getsignal(number) is handler
     told = capsys.readouterr().out
     assert "Stopped after step 1; the same command goes on" in told
     assert "Stopped after step 2; the same command goes on" in told
-    resumed = loop.train(tiny_run, tmp_path / "stopped")
+    resumed = run.train()
     np.testing.assert_array_equal(resumed.psnr, whole.psnr)
     hashes = {str(final_hash(tmp_path / name, tiny_run)) for name in ("whole", "stopped")}
     assert len(hashes) == 1
@@ -133,9 +135,10 @@ def test_a_signal_while_validating_costs_no_score(tiny_run, tmp_path, monkeypatc
             yield batch
 
     monkeypatch.setattr(loop, "validation_batches", validate_and_signal)
-    best = []
+    best, run = [], loop.Run(tiny_run, tmp_path)
     for workdir in (tmp_path / "whole", tmp_path / "stopped"):
-        while loop.train(tiny_run, workdir) is None:
+        run.workdir = workdir
+        while run.train() is None:
             pass
         with Checkpoints(workdir, reading=True) as checkpoints:
             best.append((checkpoints.best_step, checkpoints.score(checkpoints.best_step)))

@@ -69,6 +69,22 @@ def test_saves_leave_no_memory_behind(tmp_path):
     assert left < 500_000
 
 
+def test_a_lost_host_is_not_taken_for_a_failing_disk(tmp_path, monkeypatch):
+    def wait(manager):
+        try:
+            raise jax.errors.JaxRuntimeError("UNAVAILABLE: Connection reset by peer")
+        except jax.errors.JaxRuntimeError as error:  # as Orbax does at its barriers
+            raise TimeoutError("Timed out while waiting for async_commit_complete") from error
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(tree(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(module.Manager, "wait_until_finished", wait)
+            with pytest.raises(jax.errors.JaxRuntimeError, match="reset by peer"):
+                checkpoints.wait()
+    assert load(tmp_path).step == 1
+
+
 def test_a_flipped_bit_in_the_record_is_noticed(tmp_path):
     save(tmp_path, [(1, None), (2, None)])
     record = tmp_path / "checkpoints/2/record/metadata"
