@@ -1,5 +1,6 @@
 """Sheets of pictures side by side, with headings: for people who would rather look than read."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,20 +22,23 @@ def make_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
     Returns:
         The sheet, uint8 [H, W, 3], white where no picture is.
     """
-    heights = [max(picture.shape[0] for _, picture in row) for row in rows]
-    width = max(sum(picture.shape[1] + GAP for _, picture in row) for row in rows) + GAP
-    height = sum(h + TEXT + GAP for h in heights) + GAP
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=TEXT * 0.7)
+
+    def width(caption: str, picture: np.ndarray) -> int:
+        return max(picture.shape[1], math.ceil(font.getlength(caption))) + GAP
+
+    heights = [max(picture.shape[0] for _, picture in row) + TEXT + GAP for row in rows]
+    widths = [sum(width(*cell) for cell in row) for row in rows]
+    sheet = Image.new("RGB", (max(widths) + GAP, sum(heights) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
     y = GAP
     for row, row_height in zip(rows, heights):
         x = GAP
         for caption, picture in row:
             draw.text((x, y), caption, fill="black", font=font)
             sheet.paste(Image.fromarray(to_uint8(picture)), (x, y + TEXT))
-            x += picture.shape[1] + GAP
-        y += row_height + TEXT + GAP
+            x += width(caption, picture)
+        y += row_height
     return np.asarray(sheet)
 
 

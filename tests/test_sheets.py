@@ -1,0 +1,23 @@
+import numpy as np
+
+from mprnet_jax.sheets import GAP, TEXT, make_sheet
+
+
+def test_pictures_lie_under_their_captions():
+    red = np.zeros((4, 300, 3), np.uint8)
+    red[..., 0] = 255
+    sheet = make_sheet([[("a", red), ("b", np.zeros((6, 200, 3), np.float32))]])
+    assert sheet.shape == (6 + TEXT + 2 * GAP, 500 + 3 * GAP, 3)
+    top = GAP + TEXT
+    np.testing.assert_array_equal(sheet[top : top + 4, GAP : GAP + 300], red)
+    assert not sheet[top : top + 6, 2 * GAP + 300 : -GAP].any()
+
+
+def test_captions_of_small_pictures_do_not_overlap():
+    small = np.zeros((4, 4, 3), np.uint8)
+
+    def ink(*captions):
+        sheet = make_sheet([[(caption, small) for caption in captions]])
+        return np.sum(sheet[: GAP + TEXT] < 255)
+
+    assert ink("30.40 dB", "target") == ink("30.40 dB") + ink("target")
