@@ -1,9 +1,10 @@
 """Checkpoints of any pytree in a run folder, through Orbax.
 
 They lie in `checkpoints/STEP/`, how good they are in `scores.json`. Each checkpoint has the
-parameters, what else training needs, and a small record. The record keeps hashes of the arrays and
-of itself, which are checked on loading, because Orbax restores flipped bits silently. The newest
-two and the best are kept; one is deleted only when a newer one is whole on disk.
+parameters, what else training needs as one vector for each dtype, and a small record. The record
+keeps hashes of the arrays and of itself, which are checked on loading, because Orbax restores
+flipped bits silently. The newest two and the best are kept; one is deleted only when a newer one is
+whole on disk.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError
+from mprnet_jax.weights.packing import empty_pack, pack, unpack
 
 KEPT = 2
 SCORES = "scores.json"  # by which the best checkpoint is chosen; higher is better
@@ -112,7 +114,7 @@ class Checkpoints:
             return
         # Copies on the host: hashed and written from there, which spares Orbax the work of asking
         # devices for each array (half the time of a save), and training may go on at once.
-        params, rest = jax.tree.map(np.array, (checkpoint.params, checkpoint.rest))
+        params, rest = jax.tree.map(np.array, checkpoint.params), pack(checkpoint.rest)
         digests = {"params": tree_hash(params), "rest": tree_hash(rest)}
         digests["record"] = record_hash(checkpoint.record)
         record = checkpoint.record | {"sha256": digests}
@@ -173,7 +175,7 @@ class Checkpoints:
         return None
 
     def _load(self, step: int, params: Any, rest: Any) -> Checkpoint:
-        wanted = {"params": params} | ({} if rest is None else {"rest": rest})
+        wanted = {"params": params} | ({} if rest is None else {"rest": empty_pack(rest)})
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -187,7 +189,8 @@ class Checkpoints:
         for name, digest in (found | {"record": record_hash(record)}).items():
             if digest != digests[name]:
                 raise ValueError(f"the hash of its {name} is not what it was saved with")
-        return Checkpoint(step, restored.params, restored.get("rest"), record)
+        rest = None if rest is None else unpack(restored.rest, rest)
+        return Checkpoint(step, restored.params, rest, record)
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves checkpoints out of the way, for whoever wants to know what happened to them."""

@@ -1,0 +1,36 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mprnet_jax.weights.packing import empty_pack, pack, unpack
+
+
+def test_what_was_packed_comes_back():
+    tree = {
+        "a": [jnp.arange(6.0).reshape(2, 3), jnp.int32(7)],
+        "b": (jnp.ones(3, jnp.bfloat16), None, jnp.float32(0.5)),
+    }
+    packed = pack(tree)
+    assert {name: vector.size for name, vector in packed.items()} == {
+        "float32": 7,
+        "int32": 1,
+        "bfloat16": 3,
+    }
+    likewise = empty_pack(jax.eval_shape(lambda: tree))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), likewise) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), packed
+    )
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+    again = unpack(packed, shapes)
+    assert jax.tree.structure(again) == jax.tree.structure(tree)
+    for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(tree), strict=True):
+        assert (ours.dtype, ours.sharding) == (theirs.dtype, place)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_packed_values_are_copies():
+    array = np.zeros(3)
+    packed = pack([array])
+    array[:] = 1
+    assert not packed["float64"].any()
