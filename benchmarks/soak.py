@@ -3,9 +3,9 @@
     python -m benchmarks.soak [--minutes 60] [--kill_every 10] [--width 16]
 
 Goodput is what a step takes on average, for each step that was kept, over all time since the first
-start: what starting, saving and computing lost steps again takes is the rest. The average leaves out
-the steps beside which a checkpoint is written. The compile cache is warm, as for any start but a
-run's first.
+start: what starting, saving and computing lost steps again takes is the rest. The average leaves
+out the steps beside which a checkpoint is written. The compile cache is warm, as for any start but
+a run's first.
 
 Memory is that of the training process after each step. Its slope leaves out the first minutes
 after a start, while caches fill, and is one for all processes, each with a level of its own.
