@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import sys
+import time
 import types
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -131,7 +132,7 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises UserError if a save in the background has failed; costs next to nothing."""
-        if self._saving and not self._manager.is_saving_in_progress():
+        if self._saving and (self._manager.failure or not self._manager.is_saving_in_progress()):
             self.wait()
 
     def load_newest(self, params: Any, rest: Any) -> Checkpoint | None:
@@ -251,13 +252,33 @@ def read_scores(path: Path) -> dict[int, float]:
 
 
 class Manager(ocp.CheckpointManager):
-    """Orbax's manager, which does not answer for preemption.
+    """Orbax's manager, which tells of a failure on this host at once and not of preemption."""
 
-    It would ask JAX at steps of its own, and that breaks the agreement on when all hosts stop.
-    """
+    failure: Exception | None = None  # of a save in the background
+
+    def _wait_for_checkpointers(self) -> None:
+        try:
+            super()._wait_for_checkpointers()
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def wait_until_finished(self) -> None:
+        """Returns when the save in progress is whole, raises what it failed with.
+
+        Orbax tells of a failure when all hosts have come together, which others, waiting for this
+        one to write, would not do for ten minutes.
+        """
+        while self.is_saving_in_progress():
+            if self.failure and jax.process_count() > 1:
+                raise self.failure
+            time.sleep(0.005)
+        super().wait_until_finished()
 
     def reached_preemption(self, step: int) -> bool:
-        """Never: see `training.interrupts`."""
+        """Never, see `training.interrupts`: Orbax would ask JAX at steps of its own, and that
+        breaks the agreement on when all hosts stop.
+        """
         return False
 
 
@@ -332,9 +353,11 @@ def raise_runtime_error(error: BaseException | None) -> None:
     """Raises JAX's error that led to this one, if there is one: devices or other hosts are its
     reason, not the disk. Orbax turns that of a lost host into a TimeoutError.
     """
-    while error is not None:
+    seen = set()  # an error that is raised again may lead back to itself
+    while error is not None and id(error) not in seen:
         if isinstance(error, jax.errors.JaxRuntimeError):
             raise error
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
 
 

@@ -225,13 +225,19 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_two(start, config, workdir, devices=2):
-    """Two processes with so many devices each."""
+def start_two(start, config, workdir, devices=2, main="", **environment):
+    """Two processes with so many devices each; `main` is Python that the first one runs before."""
     port = free_port()
     join = f"jax.config.update('jax_num_cpu_devices', {devices})\n"
     join += "from mprnet_jax.devices import hosts\n"
     join += f"hosts.join('127.0.0.1:{port}', 2, {{}})"
-    return [start(config, workdir, setup=join.format(index)) for index in (0, 1)]
+    setups = main + join.format(0), join.format(1)
+    return [start(config, workdir, setup=setup, **environment) for setup in setups]
+
+
+def gone(output):
+    """Whether a process has said that it lost another one."""
+    return "another process of this run is gone" in output or "another task died" in output
 
 
 def losses(workdir):
@@ -301,8 +307,19 @@ def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_pat
     other = processes[1 - lost]
     output = finish(other)
     assert other.returncode != 0
-    assert "another process of this run is gone" in output or "another task died" in output
+    assert gone(output)
     load_params(tmp_path)
+
+
+def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, start, faults):
+    long_run.mesh = MeshConfig()
+    arm = f"ctypes.CDLL(None).faults_arm(b'{tmp_path}/checkpoints/', 40, {errno.ENOSPC})\n"
+    processes = start_two(start, long_run, tmp_path, devices=1, main=arm, LD_PRELOAD=str(faults))
+    outputs = [finish(process) for process in processes]
+    assert processes[0].returncode == 2, outputs
+    assert "a checkpoint cannot be written" in outputs[0].strip().splitlines()[-1]
+    assert processes[1].returncode != 0
+    assert gone(outputs[1])
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(long_run, tmp_path, start):

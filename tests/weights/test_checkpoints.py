@@ -85,6 +85,12 @@ def test_a_lost_host_is_not_taken_for_a_failing_disk(tmp_path, monkeypatch):
     assert load(tmp_path).step == 1
 
 
+def test_an_error_that_leads_back_to_itself_is_told(tmp_path):
+    first, second = OSError("disk"), OSError("again")
+    first.__context__, second.__context__ = second, first
+    module.raise_runtime_error(first)  # there is none to raise
+
+
 def test_a_flipped_bit_in_the_record_is_noticed(tmp_path):
     save(tmp_path, [(1, None), (2, None)])
     record = tmp_path / "checkpoints/2/record/metadata"
