@@ -269,8 +269,8 @@ class Manager(ocp.CheckpointManager):
         Orbax tells of a failure when all hosts have come together, which others, waiting for this
         one to write, would not do for ten minutes.
         """
-        while self.is_saving_in_progress():
-            if self.failure and jax.process_count() > 1:
+        while jax.process_count() > 1 and self.is_saving_in_progress():
+            if self.failure:
                 raise self.failure
             time.sleep(0.005)
         super().wait_until_finished()

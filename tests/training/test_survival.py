@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from mprnet_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.training import loop
 from mprnet_jax.weights.run_folder import load_params
@@ -22,29 +22,35 @@ ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 TIMEOUT = 300  # seconds for a process that is about to end, or to reach a step
 
 
+@pytest.fixture(scope="session")
+def long_config(make_tiny_model):
+    """Makes runs that save after every other step, and draw random numbers on the device too."""
+
+    def make(total_steps=12):
+        # The cosine's length is given, so that all of these runs are one program.
+        optim = OptimConfig(learning_rate=1e-3, decay_steps=500, ema_decay=0.99, spike_factor=100.0)
+        return TrainConfig(
+            name="long",
+            model=make_tiny_model(),
+            data=DataConfig(source="sample_rain", mixup_from_step=2),
+            optim=optim,
+            mesh=MeshConfig(data=1),
+            total_steps=total_steps,
+            batch_size=2,
+            patch_size=16,
+            validation_crop=32,
+            checkpoint_every=2,
+            validate_every=total_steps,
+            log_every=1,
+        )
+
+    return make
+
+
 @pytest.fixture
-def long_run():
-    """Saves after every other step, and draws random numbers on the device too."""
+def long_run(long_config):
+    """Such a run, which a test may change."""
     return long_config()
-
-
-def long_config(total_steps=12):
-    # The cosine's length is given, so that all of these runs are one program.
-    optim = OptimConfig(learning_rate=1e-3, decay_steps=500, ema_decay=0.99, spike_factor=100.0)
-    return TrainConfig(
-        name="long",
-        model=ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1),
-        data=DataConfig(source="sample_rain", mixup_from_step=2),
-        optim=optim,
-        mesh=MeshConfig(data=1),
-        total_steps=total_steps,
-        batch_size=2,
-        patch_size=16,
-        validation_crop=32,
-        checkpoint_every=2,
-        validate_every=total_steps,
-        log_every=1,
-    )
 
 
 def saved_steps(workdir):
@@ -82,7 +88,7 @@ def kill_after_a_save(process, workdir, delay):
 
 
 @pytest.fixture(scope="module")
-def whole(start, final_hash, tmp_path_factory):
+def whole(start, final_hash, long_config, tmp_path_factory):
     """The hash of a run of so many steps that nothing interrupts."""
 
     @functools.cache
@@ -96,7 +102,7 @@ def whole(start, final_hash, tmp_path_factory):
 
 
 def test_kills_at_random_moments_change_nothing(
-    tmp_path, start, final_hash, whole, exhaustive, capsys
+    long_config, tmp_path, start, final_hash, whole, exhaustive, capsys
 ):
     random = np.random.default_rng()
     kills = 0
@@ -124,7 +130,7 @@ def test_a_random_key_that_is_not_restored_would_be_noticed(
 
 
 def test_a_save_killed_at_its_operations_on_files_changes_nothing(
-    long_run, tmp_path, start, final_hash, whole, exhaustive, faults
+    long_config, long_run, tmp_path, start, final_hash, whole, exhaustive, faults
 ):
     workdir, places = tmp_path / "killed", (60, 180, 300)
     if exhaustive:
@@ -260,8 +266,7 @@ def losses(workdir):
 
 
 def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, tmp_path, start):
-    # Images over all devices: bands of rows over two processes may lock up on CPUs, whose
-    # collectives run in no fixed order.
+    # Images over all devices: bands of rows over two processes were seen to lock up on CPUs.
     tiny_run.batch_size, tiny_run.total_steps = 8, 4
     tiny_run.mesh = MeshConfig()
     tiny_run.data.mixup_from_step = 2

@@ -85,7 +85,7 @@ def test_a_lost_host_is_not_taken_for_a_failing_disk(tmp_path, monkeypatch):
     assert load(tmp_path).step == 1
 
 
-def test_an_error_that_leads_back_to_itself_is_told(tmp_path):
+def test_the_search_for_an_errors_reason_ends():
     first, second = OSError("disk"), OSError("again")
     first.__context__, second.__context__ = second, first
     module.raise_runtime_error(first)  # there is none to raise
