@@ -7,8 +7,9 @@ start: what starting, saving and computing lost steps again takes is the rest. T
 out the steps beside which a checkpoint is written. The compile cache is warm, as for any start but
 a run's first.
 
-Memory is that of the training process after each step. Its slope leaves out the first minutes
-after a start, while caches fill, and is one for all processes, each with a level of its own.
+Memory is the most that the training process held after a step, for every so many steps: each step
+takes some for a moment. Its slope leaves out the first minutes after a start, while caches fill,
+and is one for all processes, each with a level of its own.
 
 A killed run computes the steps since its last checkpoint again. Where parameters, optimizer, data
 position or random keys came back otherwise than they were, their losses would differ.
@@ -21,7 +22,7 @@ import os
 import signal
 import tempfile
 import time
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +48,10 @@ class Sample(NamedTuple):
 def run(workdir: str, log: str, width: int, total: int) -> None:
     """Trains in this process and writes a sample to `log` after each step."""
     from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from mprnet_jax.data.pipeline import end_with_parent
     from mprnet_jax.training import loop
 
+    end_with_parent()
     config = TrainConfig(
         name="soak",
         model=ModelConfig(
@@ -91,6 +94,8 @@ def memory_slope(samples: list[Sample]) -> float:
     hours, megabytes = [np.empty(0)], [np.empty(0)]
     for mine in by_process(samples):
         warm = [sample for sample in mine if sample.time > mine[0].time + WARM_SECONDS]
+        stretches = [list(steps) for _, steps in groupby(warm, lambda s: s.step // SAVED_EVERY)]
+        warm = [max(steps, key=lambda sample: sample.memory) for steps in stretches]
         if warm:
             times = np.array([sample.time / 3600 for sample in warm])
             memory = np.array([sample.memory / 1e6 for sample in warm])

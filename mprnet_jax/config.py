@@ -19,7 +19,8 @@ SOURCES = ("folders", "prepared", "sample_rain", "sample_blur", "sample_noise")
 COUNTS = ("total_steps", "batch_size", "accumulate", "checkpoint_every", "validate_every")
 COUNTS += ("log_every", "optim.max_skipped")
 AMOUNTS = ("data.mixup_from_step", "data.max_unreadable", "optim.weight_decay", "optim.clip_norm")
-AMOUNTS += ("optim.ema_decay", "optim.spike_factor", "profile_steps")
+AMOUNTS += ("optim.ema_decay", "optim.spike_factor", "optim.decay_steps", "data.num_workers")
+AMOUNTS += ("seed", "profile_steps")
 
 
 def free(default: Any) -> Any:
@@ -170,6 +171,8 @@ class TrainConfig:
         for name in AMOUNTS:
             if values[name] < 0:
                 raise UserError(f"{name}={values[name]}: must not be negative")
+        if self.optim.learning_rate <= 0:
+            raise UserError(f"optim.learning_rate={self.optim.learning_rate}: must be above 0")
         if self.optim.ema_decay >= 1:
             raise UserError(f"optim.ema_decay={self.optim.ema_decay}: must be below 1")
         if 0 < self.optim.spike_factor <= 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mprnet_jax.atomic import replacing
+from mprnet_jax.atomic import writing
 
 GAP = 8  # pixels between pictures
 TEXT = 22  # pixels of height for a line of text
@@ -42,6 +42,12 @@ def make_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
     return np.asarray(sheet)
 
 
+def small(image: np.ndarray, largest: int) -> np.ndarray:
+    """A uint8 image reduced by a whole number, so that no side has more than `largest` pixels."""
+    factor = -(-max(image.shape[:2]) // largest)
+    return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
+
+
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Floats in [0, 1], clipped to it, to uint8 by rounding; NaN is black; uint8 passes."""
     if image.dtype == np.uint8:
@@ -50,6 +56,6 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes a uint8 image, whole or not at all."""
-    with replacing(path) as temporary:
+    """Writes a uint8 image, whole or not at all; raises UserError if it cannot be written."""
+    with writing(path) as temporary:
         Image.fromarray(image).save(temporary)

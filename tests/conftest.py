@@ -39,7 +39,8 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(items):
     """The tests that take longest come first, so that workers end together."""
-    items.sort(key=lambda item: item.path.name != "test_survival.py")
+    slow = ("test_survival.py", "test_hosts.py")
+    items.sort(key=lambda item: item.path.name not in slow)
 
 
 @pytest.fixture(scope="session")

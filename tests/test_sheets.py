@@ -1,6 +1,6 @@
 import numpy as np
 
-from mprnet_jax.sheets import GAP, TEXT, make_sheet
+from mprnet_jax.sheets import GAP, TEXT, make_sheet, small
 
 
 def test_pictures_lie_under_their_captions():
@@ -21,3 +21,9 @@ def test_captions_of_small_pictures_do_not_overlap():
         return np.sum(sheet[: GAP + TEXT] < 255)
 
     assert ink("30.40 dB", "target") == ink("30.40 dB") + ink("target")
+
+
+def test_a_sheet_is_reduced_to_what_a_file_can_hold():
+    image = np.arange(7 * 10 * 3, dtype=np.uint8).reshape(7, 10, 3)
+    assert small(image, 10) is image
+    assert small(image, 9).shape == (4, 5, 3)

@@ -26,6 +26,7 @@ def command(*arguments, cwd=ROOT):
 
 
 SAMPLE = f"--config={ROOT}/configs/derain.py:sample"
+TWO = ("--distributed", "--num_processes=2", "--process_id=0")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ SAMPLE = f"--config={ROOT}/configs/derain.py:sample"
         ([], "config"),
         ([SAMPLE, "extra"], "extra"),
         ([SAMPLE, "--distributed"], "--coordinator=HOST:PORT"),
+        ([SAMPLE, *TWO, "--coordinator=host"], "--coordinator=HOST:PORT"),
         ([SAMPLE, "--num_processes=2"], "need --distributed"),
     ],
 )

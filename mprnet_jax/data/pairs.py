@@ -4,16 +4,17 @@ A source is a sequence of dicts of images, uint8 [H, W, 3] RGB: "degraded" and "
 or "target" alone where the degradation is synthetic.
 """
 
-import os
 import re
 import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
@@ -22,19 +23,23 @@ EXTENSIONS = (".png", ".jpg", ".jpeg")
 TARGET_NAMES = ("target", "groundtruth")
 
 
-def decode(path: Path) -> np.ndarray:
+def decode(file: Path | BinaryIO, name: str | None = None) -> np.ndarray:
     """Reads a PNG or JPEG file as uint8 RGB [H, W, 3]; alpha is dropped, grey is repeated.
+
+    Errors call it `name`, by default its path.
 
     Raises:
         UserError: if the file is no whole picture of one of these formats with 8 bits a channel.
     """
+    name = name or str(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG", "JPEG")) as picture:
-                if picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
+            with Image.open(file, formats=("PNG", "JPEG")) as picture:
+                if picture.mode not in ("L", "LA", "P", "RGB", "RGBA") or is_deep(picture):
                     raise UserError(
-                        f"{path}: has mode {picture.mode}; convert it to 8-bit RGB, or remove it"
+                        f"{name}: has 16 bits a channel, or mode {picture.mode}; convert it to "
+                        "8-bit RGB, or remove it"
                     )
                 return np.asarray(picture.convert("RGB"))
     except (
@@ -44,7 +49,18 @@ def decode(path: Path) -> np.ndarray:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error}); replace it") from error
+        raise UserError(f"{name}: cannot be read as a picture ({error}); replace it") from error
+
+
+def is_deep(picture: Image.Image) -> bool:
+    """Whether an opened picture is a PNG of 16 bits a channel: Pillow cuts colours to 8 unasked."""
+    if picture.format != "PNG":
+        return False
+    position = picture.fp.tell()
+    picture.fp.seek(24)  # in the header, after the size
+    depth = picture.fp.read(1)[0]
+    picture.fp.seek(position)
+    return depth == 16
 
 
 def natural_key(name: str) -> list:
@@ -112,12 +128,15 @@ class PairFolder(Sequence[Example]):
 
 
 class Cached(Sequence[Example]):
-    """Keeps the decoded examples of another source, as far as they fit into `budget` bytes."""
+    """Keeps the decoded examples of another source while this leaves the machine `floor` bytes.
 
-    def __init__(self, source: Sequence[Example], budget: int):
+    What the machine has left is looked at each time, for others keep examples as well: reading
+    processes, and further training processes on the same machine.
+    """
+
+    def __init__(self, source: Sequence[Example], floor: int):
         self._source = source
-        self._budget = budget
-        self._used = 0
+        self._floor = floor
         self._kept: dict[int, Example] = {}
         self._lock = threading.Lock()
 
@@ -135,19 +154,12 @@ class Cached(Sequence[Example]):
         example = self._source[index]
         size = sum(image.nbytes for image in example.values())
         with self._lock:
-            if index not in self._kept and self._used + size <= self._budget:
+            if index not in self._kept and memory.host_free() - size >= self._floor:
                 self._kept[index] = example
-                self._used += size
         return example
 
     def __getstate__(self) -> tuple:
-        return self._source, self._budget
+        return self._source, self._floor
 
     def __setstate__(self, state: tuple) -> None:
         self.__init__(*state)
-
-
-def cache_budget(num_workers: int) -> int:
-    """Bytes that each of `num_workers` processes may keep: together half the free memory."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return free // 2 // max(1, num_workers)

@@ -5,6 +5,7 @@ Batches are dicts of uint8 [B, H, W, 3]: "degraded" and "target".
 
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
 from mprnet_jax.data.augment import RandomPatch, center_crop
 from mprnet_jax.data.benchmarks import PREPARED, open_folder
-from mprnet_jax.data.pairs import Cached, Example, cache_budget
+from mprnet_jax.data.pairs import Cached, Example
+from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 
 SAMPLES = {
@@ -36,7 +38,7 @@ def training_source(
     if degrade := SAMPLES.get(config.source):
         return sample.Photos(sample.TRAINING_PHOTOS), degrade
     pairs = _pairs(config, config.train, "train")
-    return Cached(pairs, cache_budget(config.num_workers)), None
+    return Cached(pairs, floor=memory.host_free() // 2), None
 
 
 def validation_source(config: DataConfig) -> Sequence[Example]:
@@ -109,7 +111,9 @@ class TrainingBatches(Iterator[Example]):
                 grain.MultiprocessingOptions(num_workers=num_workers),
                 worker_init_fn=end_with_parent,
             )
-        # Workers start with the first batch, and inherit that they leave these signals to us.
+        # Workers start with the first batch, and inherit that they leave these signals to us. Their
+        # resource tracker comes first: whichever thread starts it gets these signals again.
+        multiprocessing.resource_tracker.ensure_running()
         with blocked(signal.SIGTERM, signal.SIGINT):
             self._iterator = iter(dataset)
             self._first = [next(self._iterator)]
@@ -201,13 +205,24 @@ def end_with_parent(*_: int) -> None:
 
 def validation_batches(
     source: Sequence[Example], batch_size: int, crop: int
-) -> Iterator[tuple[Example, int]]:
-    """The centre crops of all pairs in order, as (batch, number of pairs in it).
+) -> Iterator[tuple[Example, np.ndarray]]:
+    """The centre crops of all pairs in order, as (batch, which of its pairs could be read).
 
-    The last batch repeats its last pair, so that all have one shape.
+    A pair that cannot be read is black, and a warning tells of it. Black also fills the last batch,
+    so that all have one shape; the second value, bool, is as long as there are pairs.
     """
     for first in range(0, len(source), batch_size):
-        indices = range(first, min(first + batch_size, len(source)))
-        patches = [center_crop(source[i], crop) for i in indices]
-        patches += [patches[-1]] * (batch_size - len(patches))
-        yield {name: np.stack([p[name] for p in patches]) for name in patches[0]}, len(indices)
+        batch = {
+            role: np.zeros((batch_size, crop, crop, 3), np.uint8) for role in ("degraded", "target")
+        }
+        readable = np.ones(min(batch_size, len(source) - first), bool)
+        for place in range(len(readable)):
+            try:
+                pair = center_crop(source[first + place], crop)
+            except UserError as error:
+                logging.warning("%s; the validation goes without it", error)
+                readable[place] = False
+                continue
+            for role, image in pair.items():
+                batch[role][place] = image
+        yield batch, readable

@@ -32,7 +32,7 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError, OSError) as error:
         raise UserError(
             f"--distributed: the processes do not come together ({error}); give "
             "--coordinator=HOST:PORT of process 0, --num_processes and --process_id to each"

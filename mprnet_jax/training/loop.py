@@ -20,7 +20,7 @@ from mprnet_jax.data.pipeline import (
     validation_batches,
     validation_source,
 )
-from mprnet_jax.devices import hosts
+from mprnet_jax.devices import hosts, memory
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit, use_compile_cache
 from mprnet_jax.errors import UserError
@@ -35,7 +35,7 @@ from mprnet_jax.training.step import Batch, Metrics, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoint, Checkpoints
-from mprnet_jax.weights.run_folder import read_config, write_config
+from mprnet_jax.weights.run_folder import has_checkpoints, read_config, write_config
 
 SHOWN = 4  # pairs on a validation sheet
 
@@ -49,7 +49,9 @@ def train(config: TrainConfig, workdir: Path | str) -> Validation | None:
         UserError: for a config that cannot run, missing or broken data, a workdir of another run
             or one that cannot be written, and when too many steps in a row had to be skipped.
     """
-    return Run(config, Path(workdir)).train()
+    memory.keep_two_heaps()
+    with Interrupts() as interrupts, hosts.losses_told():
+        return Run(config, Path(workdir)).train(interrupts)
 
 
 class Run:
@@ -72,7 +74,9 @@ class Run:
         init, apply = pure_functions(config.model)
         apply = functools.partial(apply, place=meshes.placement(self.mesh))
         optimizer = make_optimizer(config.optim, config.total_steps)
-        start = load_start(config) if config.init_from else init(config.seed)
+        start = init(config.seed)
+        if config.init_from and not has_checkpoints(workdir):
+            start = load_start(config)
         copies = meshes.replicated(self.mesh)
         # One program, since a thousand small ones for the optimizer's arrays take a second.
         create = functools.partial(create_state, optimizer=optimizer, config=config.optim)
@@ -102,19 +106,19 @@ class Run:
             functools.partial(validation_step, apply=apply), out_shardings=copies
         )
 
-    def train(self) -> Validation | None:
+    def train(self, interrupts: Interrupts) -> Validation | None:
         """See the function `train`."""
-        with Interrupts() as self.interrupts, hosts.losses_told():
-            self.claim_workdir()
-            with Checkpoints(self.workdir) as checkpoints:
-                state, first, counts = self.first_state(checkpoints)
-                if first == self.config.total_steps:
-                    self.say(f"This run is finished: {first} steps. Its result:")
-                    validation = self.validate(state.weights)
-                    if validation and checkpoints.score(first) == UNSCORED:
-                        checkpoints.set_score(first, validation.score)
-                else:
-                    validation = self.steps(state, first, counts, checkpoints)
+        self.interrupts = interrupts
+        self.claim_workdir()
+        with Checkpoints(self.workdir) as checkpoints:
+            state, first, counts = self.first_state(checkpoints)
+            if first == self.config.total_steps:
+                self.say(f"This run is finished: {first} steps. Its result:")
+                validation = self.validate(state.weights)
+                if validation and checkpoints.score(first) == UNSCORED:
+                    checkpoints.set_score(first, validation.score)
+            else:
+                validation = self.steps(state, first, counts, checkpoints)
         if validation:
             self.show(validation, checkpoints.best_step)
         return validation
@@ -225,19 +229,25 @@ class Run:
 
     def validate(self, params: Any) -> Validation | None:
         """Restores the centre crops of the held-out pairs; None if a signal came meanwhile."""
-        scores, shown = [], []
+        scores, read, shown = [], [], []
         data = self.mesh.shape["data"]
         batch_size = min(self.config.batch_size, -(-len(self.held_out) // data) * data)
         crop = self.config.validation_crop
-        for batch, count in validation_batches(self.held_out, batch_size, crop):
+        for batch, readable in validation_batches(self.held_out, batch_size, crop):
             if self.interrupts.stop():
                 return None
             result = self.validation_step(params, meshes.put_batch(batch, self.mesh))
-            scores.append(np.asarray(result["psnr"])[:, :count])
-            for i in range(min(count, SHOWN - len(shown))):
+            scores.append(np.asarray(result["psnr"])[:, : len(readable)])
+            read.append(readable)
+            for i in np.flatnonzero(readable)[: SHOWN - len(shown)]:
                 stages = np.asarray(result["images"][:, i])
                 shown.append([batch["degraded"][i], *stages, batch["target"][i]])
-        return Validation(self.held_out.names, np.concatenate(scores, axis=1), shown)
+        names, psnr, read = self.held_out.names, np.hstack(scores), np.hstack(read)
+        if not read.any():
+            raise UserError("no held-out pair can be read: replace those named above")
+        if not read.all():
+            names, psnr = [names[i] for i in np.flatnonzero(read)], psnr[:, read]
+        return Validation(names, psnr, shown)
 
     def save(
         self,

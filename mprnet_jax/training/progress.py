@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from tqdm import tqdm
 
 from mprnet_jax.config import TrainConfig
@@ -92,4 +93,7 @@ class Trace:
         """Ends a trace that is running."""
         if self._running:
             self._running = False
-            jax.profiler.stop_trace()
+            try:
+                jax.profiler.stop_trace()
+            except (OSError, RuntimeError) as error:  # no reason to end a run
+                logging.warning("%s: the trace cannot be written (%s)", self._folder, error)

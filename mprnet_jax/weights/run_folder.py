@@ -5,9 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from mprnet_jax.atomic import replacing
+from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
@@ -20,12 +18,8 @@ def write_config(run_folder: Path, config: Any) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    path = run_folder / "config.json"
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    with writing(run_folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def read_config(run_folder: Path) -> dict[str, Any]:
@@ -46,24 +40,30 @@ def read_config(run_folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def has_checkpoints(run_folder: Path) -> bool:
+    """Whether there is a checkpoint, sound or not."""
+    folder = run_folder / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def load_params(run_folder: Path | str) -> tuple[ModelConfig, Any]:
-    """The model config and the best parameters (else the newest) of a run folder.
+    """The model config and the best parameters (else the newest) of a run folder, on the host.
 
     Raises:
-        UserError: if the folder holds no sound checkpoint.
+        UserError: if the folder holds no sound checkpoint, or is not that of a run.
     """
     run_folder = Path(run_folder)
-    model = ModelConfig(**read_config(run_folder)["model"])
-    if not (run_folder / "checkpoints").is_dir():
-        raise UserError(f"{run_folder}: holds no checkpoints yet; train first")
-    init, _ = pure_functions(model)
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        init(0),
-    )
-    with Checkpoints(run_folder, reading=True) as checkpoints:
-        checkpoint = checkpoints.load_best(shapes)
+    try:
+        model = ModelConfig(**read_config(run_folder)["model"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{run_folder}/config.json: is not of a run of this package, or of an older version"
+        ) from error
+    checkpoint = None
+    if has_checkpoints(run_folder):
+        init, _ = pure_functions(model)
+        with Checkpoints(run_folder, reading=True) as checkpoints:
+            checkpoint = checkpoints.load_best(init(0))
     if checkpoint is None:
         raise UserError(f"{run_folder}: holds no checkpoints yet; train first")
     return model, checkpoint.params

@@ -1,10 +1,12 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from mprnet_jax.data.pairs import Cached, PairFolder, cache_budget, decode, natural_key
+from mprnet_jax.data.pairs import Cached, PairFolder, decode, natural_key
+from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 
 
@@ -106,10 +108,14 @@ def gif(path):
 
 
 def sixteen_bits(path):
-    Image.fromarray(picture(0)[..., 0].astype(np.uint16) * 257).save(path)
+    cv2.imwrite(str(path), picture(0)[..., 0].astype(np.uint16) * 257)
 
 
-@pytest.mark.parametrize("damage", [truncated, text, empty, gif, sixteen_bits])
+def sixteen_bits_of_rgb(path):
+    cv2.imwrite(str(path), picture(0).astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize("damage", [truncated, text, empty, gif, sixteen_bits, sixteen_bits_of_rgb])
 def test_unreadable_pictures_are_named(tmp_path, damage):
     path = tmp_path / "a.png"
     write(path, picture(0, size=(40, 40)))
@@ -138,14 +144,12 @@ class Counting:
         return {"target": np.full((10, 10, 3), index, np.uint8)}
 
 
-def test_cache_keeps_what_fits_and_no_more():
+def test_cache_leaves_the_machine_what_it_should(monkeypatch):
     source = Counting()
-    cached = Cached(source, budget=2 * 300)
+    free = iter([1000, 700, 400, 400])  # 300 bytes each; the third would leave less than 200
+    monkeypatch.setattr(memory, "host_free", lambda: next(free))
+    cached = Cached(source, floor=200)
     for _ in range(2):
         for index in range(3):
             assert cached[index]["target"][0, 0, 0] == index
     assert source.reads == [0, 1, 2, 2]
-
-
-def test_cache_budget_is_shared_by_workers():
-    assert 0 < cache_budget(4) <= cache_budget(1)

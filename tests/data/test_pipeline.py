@@ -147,7 +147,7 @@ def test_worker_processes_outlive_signals_but_not_their_parent(folders):
         worker.send_signal(signal.SIGTERM)
         worker.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    assert all(worker.is_running() for worker in workers)
+    assert all(worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
     process.kill()
     process.communicate()
     _, alive = psutil.wait_procs(workers, timeout=10)
@@ -186,7 +186,18 @@ def test_saturation_is_the_configs_choice(folders):
 def test_validation_crops_come_in_order_and_the_last_batch_is_filled(folders):
     source = validation_source(folders)
     batches = list(validation_batches(source, batch_size=2, crop=16))
-    assert [count for _, count in batches] == [2, 2, 1]
+    assert [readable.tolist() for _, readable in batches] == [[True] * 2, [True] * 2, [True]]
     assert {batch["target"].shape for batch, _ in batches} == {(2, 16, 16, 3)}
     assert [b["degraded"][0, 0, 0, 0] for b, _ in batches] == [0, 20, 40]
     np.testing.assert_array_equal(batches[0][0]["degraded"][0, 0, :, 1], np.arange(4, 20))
+
+
+def test_held_out_pairs_that_cannot_be_read_are_named_and_marked(folders, caplog):
+    source = validation_source(folders)
+    source.paths[1][0].write_bytes(b"no picture")
+    with caplog.at_level("WARNING", logger="absl"):
+        (batch, readable), *_ = validation_batches(source, batch_size=2, crop=16)
+    assert readable.tolist() == [True, False]
+    assert batch["degraded"][0].any()
+    assert not batch["degraded"][1].any()
+    assert str(source.paths[1][0]) in caplog.text

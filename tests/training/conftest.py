@@ -5,8 +5,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+
+from mprnet_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
+from mprnet_jax.training.interrupts import Interrupts
+
+TIMEOUT = 300  # seconds for a process that is about to end, or to reach a step
 
 # Trains the run whose config comes as JSON; `setup` is Python that runs before.
 SCRIPT = """
@@ -29,6 +36,48 @@ if __name__ == "__main__":
         print("UserError:", error, flush=True)
         os._exit(2)  # as commands do
 """
+
+
+class RunProcess(subprocess.Popen):
+    """A process that trains, and the folder it trains in."""
+
+    def __init__(self, command: list[str], workdir: Path, environment: dict[str, str]):
+        super().__init__(
+            command,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.workdir = workdir
+
+    def saved_steps(self) -> list[int]:
+        """Of the checkpoints that are there."""
+        folder = self.workdir / "checkpoints"
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return [int(name) for name in names if name.isdigit()]
+
+    def last_step(self) -> int:
+        """Of the newest checkpoint; -1 where there is none."""
+        return max(self.saved_steps(), default=-1)
+
+    def finish(self) -> str:
+        """Waits for the end and returns all that was printed."""
+        try:
+            return self.communicate(timeout=TIMEOUT)[0]
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"no end after {TIMEOUT} s: {self.communicate()[0]}") from None
+
+    def wait_for_step(self, step: int) -> None:
+        """Waits until a checkpoint of this step or a later one is there."""
+        deadline = time.monotonic() + TIMEOUT
+        while self.last_step() < step:
+            assert self.poll() is None, self.finish()
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"no step {step} after {TIMEOUT} s: {self.finish()}")
+            time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
@@ -56,24 +105,30 @@ def _nothing_is_left_running(started):
 
 @pytest.fixture(scope="session")
 def start(run_cache, started, tmp_path_factory):
-    """Starts a process: start(config, workdir, setup="", **environment) -> Popen."""
+    """Starts a process: start(config, workdir, setup="", **environment) -> RunProcess."""
     script = tmp_path_factory.mktemp("script") / "run.py"
     script.write_text(SCRIPT)
 
     def begin(config, workdir, setup="", **environment):
         settings = {"config": dataclasses.asdict(config), "setup": setup}
         settled = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(run_cache)}
-        process = subprocess.Popen(
-            [sys.executable, str(script), json.dumps(settings), str(workdir)],
-            env=os.environ | settled | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = [sys.executable, str(script), json.dumps(settings), str(workdir)]
+        process = RunProcess(command, workdir, settled | environment)
         started.append(process)
         return process
 
     return begin
+
+
+@pytest.fixture(scope="session")
+def go_on():
+    """Trains a `loop.Run` in this process to its end, or until a signal comes."""
+
+    def train(run):
+        with Interrupts() as interrupts:
+            return run.train(interrupts)
+
+    return train
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +140,34 @@ def final_hash():
         return json.loads(record.read_text())["sha256"]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def long_config(make_tiny_model):
+    """Makes runs that save after every other step, and draw random numbers on the device too."""
+
+    def make(total_steps=12):
+        # The cosine's length is given, so that all of these runs are one program.
+        optim = OptimConfig(learning_rate=1e-3, decay_steps=500, ema_decay=0.99, spike_factor=100.0)
+        return TrainConfig(
+            name="long",
+            model=make_tiny_model(),
+            data=DataConfig(source="sample_rain", mixup_from_step=2),
+            optim=optim,
+            mesh=MeshConfig(data=1),
+            total_steps=total_steps,
+            batch_size=2,
+            patch_size=16,
+            validation_crop=32,
+            checkpoint_every=2,
+            validate_every=total_steps,
+            log_every=1,
+        )
+
+    return make
+
+
+@pytest.fixture
+def long_run(long_config):
+    """Such a run, which a test may change."""
+    return long_config()

@@ -8,6 +8,8 @@ from PIL import Image
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training import loop
+from mprnet_jax.training.progress import WARM_STEPS, Trace
+from mprnet_jax.training.summaries import Validation
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import Checkpoints
 from mprnet_jax.weights.run_folder import load_params
@@ -98,11 +100,11 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkey
 
 
 def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
-    tiny_run, tmp_path, monkeypatch, capsys, final_hash
+    tiny_run, tmp_path, monkeypatch, capsys, final_hash, go_on
 ):
     tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 6, 6, 6
     run = loop.Run(tiny_run, tmp_path / "whole")
-    whole = run.train()
+    whole = go_on(run)
     run.workdir = tmp_path / "stopped"
     look = loop.Guard.look_at
 
@@ -114,18 +116,18 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     for number in (signal.SIGTERM, signal.SIGINT):
         signals = [number]
         handler = signal.getsignal(number)
-        assert run.train() is None
+        assert go_on(run) is None
         assert signal.getsignal(number) is handler
     told = capsys.readouterr().out
     assert "Stopped after step 1; the same command goes on" in told
     assert "Stopped after step 2; the same command goes on" in told
-    resumed = run.train()
+    resumed = go_on(run)
     np.testing.assert_array_equal(resumed.psnr, whole.psnr)
     hashes = {str(final_hash(tmp_path / name, tiny_run)) for name in ("whole", "stopped")}
     assert len(hashes) == 1
 
 
-def test_a_signal_while_validating_costs_no_score(tiny_run, tmp_path, monkeypatch):
+def test_a_signal_while_validating_costs_no_score(tiny_run, tmp_path, monkeypatch, go_on):
     batches, signals = loop.validation_batches, []
 
     def validate_and_signal(*arguments):
@@ -138,7 +140,7 @@ def test_a_signal_while_validating_costs_no_score(tiny_run, tmp_path, monkeypatc
     best, run = [], loop.Run(tiny_run, tmp_path)
     for workdir in (tmp_path / "whole", tmp_path / "stopped"):
         run.workdir = workdir
-        while run.train() is None:
+        while go_on(run) is None:
             pass
         with Checkpoints(workdir, reading=True) as checkpoints:
             best.append((checkpoints.best_step, checkpoints.score(checkpoints.best_step)))
@@ -153,6 +155,21 @@ def test_a_trace_for_the_profiler_spans_the_steps_asked_for(tiny_run, tmp_path):
     assert list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
 
 
+def test_a_trace_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
+    trace = Trace(tmp_path, first=0, steps=2)
+    trace.before(WARM_STEPS, None)
+    stop = jax.profiler.stop_trace
+
+    def stop_and_fail():
+        stop()
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop_and_fail)
+    with caplog.at_level("WARNING", logger="absl"):
+        trace.close()
+    assert "the trace cannot be written (No space left on device)" in caplog.text
+
+
 def test_fine_tuning_starts_from_weights_of_the_same_network(tiny_run, tmp_path):
     path = tmp_path / "start.safetensors"
     params = pure_functions(tiny_run.model)[0](seed=7)
@@ -161,9 +178,17 @@ def test_fine_tuning_starts_from_weights_of_the_same_network(tiny_run, tmp_path)
     start = loop.Run(tiny_run, tmp_path / "run").fresh()
     jax.tree.map(np.testing.assert_array_equal, start.params, params)
 
+    # Once there is a checkpoint, the weights need not be there any more.
+    path.rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(UserError, match="there is no such file"):
+        loop.Run(tiny_run, tmp_path / "run")
+    (tmp_path / "run/checkpoints/2").mkdir(parents=True)
+    loop.Run(tiny_run, tmp_path / "run")
+    (tmp_path / "elsewhere.safetensors").rename(path)
+
     tiny_run.model.orsnet_growth = 5
     with pytest.raises(UserError, match=r"init_from=.*orsnet_growth=3.*--config.model.orsnet"):
-        loop.Run(tiny_run, tmp_path / "run")
+        loop.Run(tiny_run, tmp_path / "another")
 
 
 def test_workdir_that_is_a_file_is_told(tiny_run, tmp_path):
@@ -171,6 +196,46 @@ def test_workdir_that_is_a_file_is_told(tiny_run, tmp_path):
     path.write_text("")
     with pytest.raises(UserError, match="cannot be made a folder"):
         loop.Run(tiny_run, path).claim_workdir()
+
+
+def test_a_result_that_cannot_be_drawn_is_told(tiny_run, tmp_path):
+    (tmp_path / "before_after.png").mkdir()
+    validation = Validation(["name"], np.zeros((4, 1)), [[np.zeros((8, 8, 3), np.uint8)] * 5])
+    with pytest.raises(UserError, match=r"before_after.png: cannot be written"):
+        loop.Run(tiny_run, tmp_path).show(validation, 6)
+
+
+def test_a_signal_while_a_run_starts_stops_it_too(tiny_run, tmp_path, monkeypatch, capsys):
+    find = loop.training_source
+
+    def find_and_signal(config):
+        signal.raise_signal(signal.SIGTERM)
+        return find(config)
+
+    monkeypatch.setattr(loop, "training_source", find_and_signal)
+    assert loop.train(tiny_run, tmp_path) is None
+    assert "Stopped after step 0; the same command goes on" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints/0").is_dir()
+
+
+def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(tiny_run, tmp_path, go_on):
+    class Spoilt(type(loop.Run(tiny_run, tmp_path).held_out)):
+        def __getitem__(self, index):
+            if index == 0 or self.empty:
+                raise UserError("spoilt.png: cannot be read")
+            return super().__getitem__(index)
+
+    run = loop.Run(tiny_run, tmp_path)
+    names = run.held_out.names
+    run.held_out.__class__, run.held_out.empty = Spoilt, False
+    tiny_run.total_steps = 1
+    result = go_on(run)
+    assert list(result.names) == list(names[1:])
+    assert result.psnr.shape == (4, 1)
+    assert len(result.shown) == 1
+    run.held_out.empty = True
+    with pytest.raises(UserError, match="no held-out pair can be read"):
+        go_on(run)
 
 
 def test_things_happen_when_due():

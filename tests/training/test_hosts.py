@@ -1,0 +1,152 @@
+"""Runs of several processes, which train as one and end together."""
+
+import errno
+import re
+import shutil
+import socket
+
+import numpy as np
+import pytest
+
+from mprnet_jax.config import MeshConfig
+from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints
+from mprnet_jax.weights.run_folder import load_params, write_config
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_two(start, config, workdir, devices=2, main="", **environment):
+    """Two processes with so many devices each; `main` is Python that the first one runs before."""
+    port = free_port()
+    join = f"jax.config.update('jax_num_cpu_devices', {devices})\n"
+    join += "from mprnet_jax.devices import hosts\n"
+    join += f"hosts.join('127.0.0.1:{port}', 2, {{}})"
+    setups = main + join.format(0), join.format(1)
+    return [start(config, workdir, setup=setup, **environment) for setup in setups]
+
+
+CANNOT_READ_4 = """
+from mprnet_jax.weights.checkpoints import Checkpoints
+load = Checkpoints._load
+def cannot_read_4(checkpoints, step, *rest):
+    if step == 4:
+        raise OSError("Stale file handle")
+    return load(checkpoints, step, *rest)
+Checkpoints._load = cannot_read_4
+"""
+
+
+def gone(output):
+    """Whether a process has said that it lost another one."""
+    return "another process of this run is gone" in output or "another task died" in output
+
+
+def losses(workdir):
+    """By step, from the event files."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    values = {}
+    for path in sorted(workdir.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            assert masked_crc32c(data[:8]) == int.from_bytes(data[8:12], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            for value in event.summary.value:
+                if value.tag == "loss":
+                    values[event.step] = value.simple_value
+            data = data[16 + length :]
+    return values
+
+
+def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, tmp_path, start):
+    # Images over all devices: bands of rows over two processes were seen to lock up on CPUs.
+    tiny_run.batch_size, tiny_run.total_steps = 8, 4
+    tiny_run.mesh = MeshConfig()
+    tiny_run.data.mixup_from_step = 2
+    devices = "jax.config.update('jax_num_cpu_devices', 4)"
+    one, two, mixed = tmp_path / "one", tmp_path / "two", tmp_path / "mixed"
+
+    process = start(tiny_run, one, setup=devices)
+    output = process.finish()
+    assert process.last_step() == 4, output
+    processes = start_two(start, tiny_run, two)
+    outputs = [process.finish() for process in processes]
+    assert processes[0].last_step() == 4, outputs
+    expected, found = losses(one), losses(two)
+    assert expected.keys() == found.keys() == {1, 2, 3, 4}
+    for step, loss in expected.items():
+        # 1e-5: sums over devices run in another order, and four steps carry that on.
+        assert found[step] == pytest.approx(loss, rel=1e-5)
+
+    # Each layout goes on from the other's checkpoint.
+    for first, rest in (
+        # What one host cannot read, all pass over.
+        (one, lambda workdir: start_two(start, tiny_run, workdir, main=CANNOT_READ_4)),
+        (two, lambda workdir: [start(tiny_run, workdir, setup=devices)]),
+    ):
+        workdir = mixed / first.name
+        shutil.copytree(first, workdir)
+        if first == two:
+            shutil.rmtree(workdir / "checkpoints/4")
+        for path in workdir.glob("events.out.tfevents.*"):
+            path.unlink()
+        processes = rest(workdir)
+        outputs = [process.finish() for process in processes]
+        assert "Resuming from step 3" in outputs[0]
+        assert processes[0].last_step() == 4, outputs
+        assert losses(workdir).keys() == {4}
+        assert losses(workdir)[4] == pytest.approx(expected[4], rel=1e-5)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_path, start, lost):
+    long_run.total_steps = 10_000
+    long_run.mesh = MeshConfig()
+    # A device each: of two devices on one CPU, the one that meets the loss first goes on, and gloo
+    # ends the process at the other's message, before JAX can say why.
+    processes = start_two(start, long_run, tmp_path, devices=1)
+    processes[0].wait_for_step(4)
+    processes[lost].kill()
+    other = processes[1 - lost]
+    output = other.finish()
+    assert other.returncode != 0
+    assert gone(output)
+    load_params(tmp_path)
+
+
+def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, start, faults):
+    long_run.mesh = MeshConfig()
+    arm = f"ctypes.CDLL(None).faults_arm(b'{tmp_path}/checkpoints/', 40, {errno.ENOSPC})\n"
+    processes = start_two(start, long_run, tmp_path, devices=1, main=arm, LD_PRELOAD=str(faults))
+    outputs = [process.finish() for process in processes]
+    assert processes[0].returncode == 2, outputs
+    assert "a checkpoint cannot be written" in outputs[0].strip().splitlines()[-1]
+    assert processes[1].returncode != 0
+    assert gone(outputs[1])
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(long_run, tmp_path, start):
+    long_run.total_steps = 10_000
+    long_run.mesh = MeshConfig()
+    # And all read the weights of a run folder.
+    long_run.init_from = str(tmp_path / "before")
+    (tmp_path / "before").mkdir()
+    write_config(tmp_path / "before", long_run)
+    params = pure_functions(long_run.model)[0](seed=7)
+    with Checkpoints(tmp_path / "before") as checkpoints:
+        checkpoints.save(Checkpoint(0, params, {"step": np.zeros((), np.int32)}, {}))
+    workdir = tmp_path / "run"
+    processes = start_two(start, long_run, workdir, devices=1)
+    processes[0].wait_for_step(4)
+    processes[1].terminate()
+    outputs = [process.finish() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    stopped = int(re.search(r"Stopped after step (\d+)", outputs[0])[1])
+    assert processes[0].last_step() == stopped
