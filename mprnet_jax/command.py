@@ -4,6 +4,7 @@ Status 0 is success, 2 a mistake of the user's (one line on stderr, no traceback
 a defect and keeps its traceback.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -35,6 +36,10 @@ def run(main: Callable[[], None]) -> None:
             refuse(str(error))
         except KeyError as error:  # from ml_collections, for a field that a config lacks
             refuse(f"{error.args[0]}; the fields are in mprnet_jax/config.py")
+        for name in flags.FLAGS:
+            value = flags.FLAGS[name].value
+            if isinstance(value, float) and not math.isfinite(value):
+                refuse(f"--{name}={value}: must be a finite number")
         if rest[1:]:
             refuse(f"unexpected argument {rest[1]!r}; every argument is a flag, see --help")
         logging.set_verbosity(logging.WARNING)

@@ -95,15 +95,23 @@ def stop(*_: Any) -> None:
 
 
 def import_gradio() -> ModuleType:
-    """Gradio, told to send nothing home and to record nothing; or UserError."""
+    """Gradio, told to send nothing home, to record nothing and to fetch nothing; or UserError."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         import gradio
+        import safehttpx  # through which Gradio would fetch what a request names by address
     except ImportError as error:
         raise UserError("the page needs Gradio: pip install 'mprnet-jax[demo]'") from error
+    safehttpx.async_validate_url = refuse_address
+    gradio.processing_utils.PUBLIC_HOSTNAME_WHITELIST.clear()
     return gradio
+
+
+async def refuse_address(*_: Any) -> str:
+    """Stands in for the check of which addresses may be fetched: none."""
+    raise ValueError("this page fetches nothing from elsewhere")
 
 
 def keep_clean(folder: Path, seconds: float) -> None:

@@ -73,10 +73,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")  # tells of damaged metadata, at length
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
     source, output = Path(INPUT.value), Path(OUTPUT.value)
-    if source.is_file() and source.suffix.lower() in VIDEOS:
+    try:
+        is_video = source.is_file() and source.suffix.lower() in VIDEOS
+        jobs = [] if is_video else folders.plan(source, output, images.EXTENSIONS.get(FORMAT.value))
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be looked at ({error.strerror})") from error
+    if is_video:
         restore_one_video(source, output / source.name)
     else:
-        restore_photos(folders.plan(source, output, images.EXTENSIONS.get(FORMAT.value)), output)
+        restore_photos(jobs, output)
 
 
 def restore_photos(jobs: list[folders.Job], output: Path) -> None:

@@ -156,6 +156,7 @@ def test_files_are_removed_kept_to_themselves_and_limited(tiny_model, tmp_path: 
         secret = tmp_path / "secret.txt"
         secret.write_text("secret")
         assert status(f"{address}/gradio_api/file={secret}") == 403
+        assert status(f"{address}/gradio_api/file=https://example.com/photo.png") == 403
         deadline = time.monotonic() + PATIENCE
         while any(path.is_file() for path in place.rglob("*")):
             assert time.monotonic() < deadline

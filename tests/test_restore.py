@@ -88,6 +88,9 @@ def test_a_video(run, tmp_path: Path):
     assert "skipped" in run(*arguments).stdout
 
 
+INFINITE = ["--max_megapixels=inf"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -101,6 +104,14 @@ def test_a_video(run, tmp_path: Path):
         (
             ["--weights=tiny.safetensors", "--input=photo.png", "--output=out", "--quality=101"],
             "quality",
+        ),
+        (
+            ["--weights=tiny.safetensors", f"--input={'x' * 300}.png", "--output=out"],
+            "xxx.png: ",
+        ),
+        (
+            ["--weights=tiny.safetensors", "--input=photo.png", "--output=out", *INFINITE],
+            "--max_megapixels=inf: must be a finite number",
         ),
     ],
 )

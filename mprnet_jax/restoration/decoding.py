@@ -5,6 +5,7 @@ Pixels are as in `images`.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
     Raises:
         UserError: if its colours are not grey or RGB of up to 16 bits.
     """
-    orientation = orientation_of(picture)
+    orientation = orientation_of(path, picture)
     if is_deep(path, picture):
         return upright(deep_pixels_of(path, picture), orientation)
     mode = MODES.get(picture.mode)
@@ -80,6 +81,9 @@ def pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
         raise UserError(f"{path}: has colours of kind {picture.mode}; convert it to RGB")
     if "transparency" in picture.info:
         mode = WITH_ALPHA.get(mode, mode)
+        if picture.format == "PNG" and picture.mode == "L":
+            # Pillow scales grey of 2 and 4 bits to 8, but not the value that is transparent.
+            picture.info["transparency"] *= 255 // (2 ** png_depth_and_type(path)[0] - 1)
     pixels = np.asarray(picture.convert(mode))
     return upright(pixels.reshape(*pixels.shape[:2], -1), orientation)
 
@@ -105,7 +109,10 @@ def deep_pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
         tags = picture.tag_v2
         channels = tags.get(Base.SamplesPerPixel, 1)
         plain = tags.get(Base.PhotometricInterpretation) == (1 if channels < 3 else 2)
-        if not plain or set(tags.get(Base.SampleFormat, (1,))) != {1} or channels > 4:
+        plain &= set(tags.get(Base.SampleFormat, (1,))) == {1}  # integers
+        plain &= tags.get(Base.PlanarConfiguration, 1) == 1  # channels beside each other
+        plain &= channels not in (2, 4) or tags.get(Base.ExtraSamples, (2,)) == (2,)  # plain alpha
+        if not plain or channels > 4:
             raise UserError(f"{path}: has 16-bit colours of a rare kind; convert it to RGB")
     picture.load()  # complains of damage that OpenCV may pass over
     decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -118,14 +125,25 @@ def deep_pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
     return pixels
 
 
-def orientation_of(picture: Image.Image) -> int:
+def orientation_of(path: Path, picture: Image.Image) -> int:
     """How stored pixels must be turned, EXIF's tag 274; TIFF files are turned by their decoders."""
-    if picture.format == "TIFF":
+    if picture.format == "TIFF" or (picture.format == "PNG" and not may_have_exif(path)):
         return 1
     try:
         return picture.getexif().get(Base.Orientation, 1)
     except Exception:  # damaged metadata must not keep a photo from being restored
         return 1
+
+
+def may_have_exif(path: Path) -> bool:
+    """Whether a PNG file has chunks that Pillow finds EXIF data in, for which it decodes all."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            if header[4:] in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+                return True
+            file.seek(int.from_bytes(header[:4], "big") + 4, os.SEEK_CUR)
+    return False
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
 
+SHEET = ".compare.jpg"  # what the names of sheets end in
+
 
 class Job(NamedTuple):
     """A photo's file, and the file for what it is restored to."""
@@ -19,11 +21,12 @@ class Job(NamedTuple):
 def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
     """The photo itself, or all photos in a folder and its subfolders, mirrored in `output`.
 
-    Hidden files and folders are left out, and `output` itself. `extension` replaces that of every
-    file.
+    Hidden files and folders are left out, sheets of `--compare`, and `output` itself. `extension`
+    replaces that of every file.
 
     Raises:
-        UserError: if there is no photo, or a photo or a result would be overwritten.
+        UserError: if there is no photo, a place that cannot be looked at, or a photo or a result
+            that would be overwritten.
     """
     if source.is_file():
         if source.suffix.lower() not in images.FORMATS:
@@ -53,11 +56,17 @@ def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
 
 
 def walk(folder: Path, left_out: Path) -> Iterator[Path]:
-    """The photos below a folder, but none hidden and none below `left_out`."""
-    for place, folders, names in os.walk(folder):
+    """The photos below a folder, but no sheets, none hidden and none below `left_out`."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=fail):
         here = Path(place)
         folders[:] = [n for n in folders if n[0] != "." and (here / n).resolve() != left_out]
         for name in names:
             path = here / name
-            if name[0] != "." and path.suffix.lower() in images.FORMATS and path.is_file():
+            if name[0] == "." or name.endswith(SHEET):
+                continue
+            if path.suffix.lower() in images.FORMATS and path.is_file():
                 yield path

@@ -45,7 +45,7 @@ def size_of(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """
     with decoding.opened(path, max_pixels) as picture:
         width, height = picture.size
-        turned = decoding.orientation_of(picture) in decoding.TURNED
+        turned = decoding.orientation_of(path, picture) in decoding.TURNED
         return (width, height) if turned else (height, width)
 
 

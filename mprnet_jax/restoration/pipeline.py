@@ -17,15 +17,16 @@ from tqdm import tqdm
 from mprnet_jax.data.ahead import in_advance
 from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
-from mprnet_jax.restoration.folders import Job
+from mprnet_jax.restoration.folders import SHEET, Job
 from mprnet_jax.restoration.images import Photo
 from mprnet_jax.restoration.restorer import Progress, Restorer, ignore, padded_size
-from mprnet_jax.sheets import make_sheet
+from mprnet_jax.sheets import make_sheet, small
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = 4  # that decode and encode
+LARGEST_SHEET = 16_384  # pixels a side; JPEG can hold four times as many
 AHEAD = 2  # batches that are decoded early, and that wait for being encoded
 
 
@@ -103,10 +104,11 @@ class Pipeline:
     def _encode(self, batch: list[tuple[Job, Photo, Photo]]) -> None:
         def write(item: tuple[Job, Photo, Photo]) -> None:
             job, photo, restored = item
-            if self._compare:
-                sheet = Photo(make_sheet([[("before", shown(photo)), ("after", shown(restored))]]))
-                images.write(job.target.with_name(f"{job.target.name}.compare.jpg"), sheet)
             images.write(job.target, restored, self._quality)
+            if self._compare:
+                sheet = make_sheet([[("before", shown(photo)), ("after", shown(restored))]])
+                path = job.target.with_name(f"{job.target.name}{SHEET}")
+                images.write(path, Photo(small(sheet, LARGEST_SHEET)))
             self._bar.update()
 
         for _ in self._each(write, batch):

@@ -273,6 +273,8 @@ def turn_back(image: np.ndarray, symmetry: int) -> np.ndarray:
 
 def check_tile(tile: int | str, overlap: int) -> None:
     """Raises UserError unless tiles of this size can be restored and blended."""
+    if tile == "auto" and not 0 <= 2 * overlap < tiles.SMALLEST:
+        raise UserError(f"overlap={overlap}: must be below {tiles.SMALLEST // 2}, and not negative")
     if tile in ("auto", "off"):
         return
     if not isinstance(tile, int) or tile % SIZE_MULTIPLE or tile <= 2 * overlap:

@@ -51,13 +51,15 @@ def restore_video(
     demuxer, encoder = VIDEOS[source.suffix.lower()]
     try:
         with av.open(str(source), format=demuxer) as reader:
-            first = first_frame(reader, max_pixels)
+            limit_frames(reader, max_pixels)
+            first = first_frame(reader)
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             av.open(str(source), format=demuxer) as reader,
             replacing(target) as temporary,
             av.open(str(temporary), "w") as writer,
         ):
+            limit_frames(reader, max_pixels)
             return copy(reader, writer, add_stream(writer, encoder, reader, first), restorer)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
@@ -66,8 +68,8 @@ def restore_video(
         raise UserError(f"{source}: cannot be restored as a video ({reason})") from error
 
 
-def first_frame(reader, max_pixels: int):
-    """The first frame of an opened video."""
+def limit_frames(reader, max_pixels: int) -> None:
+    """Raises UserError for too large frames, and lets the decoder refuse those that turn up."""
     if not reader.streams.video:
         raise UserError("has no pictures")
     stream = reader.streams.video[0]
@@ -76,7 +78,12 @@ def first_frame(reader, max_pixels: int):
             f"has {stream.width}x{stream.height} pixels, more than {max_pixels / 1e6:g} million; "
             "scale it down or raise --max_megapixels"
         )
-    frame = next(reader.decode(stream), None)
+    stream.codec_context.options = {"max_pixels": str(max_pixels)}
+
+
+def first_frame(reader):
+    """The first frame of an opened video."""
+    frame = next(reader.decode(reader.streams.video[0]), None)
     if frame is None:
         raise UserError("has no frames")
     return frame
@@ -95,6 +102,9 @@ def add_stream(writer, encoder: str, reader, first):
     if width % 2 or height % 2:  # colours of half the size need even sides
         output.pix_fmt = "yuv444p10le" if is_deep(first) else "yuv444p"
     output.codec_context.time_base = stream.time_base
+    if shape := stream.sample_aspect_ratio:  # of pixels that are not square
+        turned = first.rotation // 90 % 2
+        output.codec_context.sample_aspect_ratio = 1 / shape if turned else shape
     for name in COLOURS:
         setattr(output.codec_context, name, getattr(first, name))
     writer.metadata.update(reader.metadata)

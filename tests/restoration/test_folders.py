@@ -33,6 +33,12 @@ def test_a_format_replaces_extensions(tree: Path, tmp_path: Path):
     assert names(plan(tree, tmp_path / "out", ".webp"))[2] == ("c.tiff", "deep/er/c.webp")
 
 
+def test_sheets_are_no_photos(tree: Path, tmp_path: Path):
+    before = plan(tree, tmp_path / "out")
+    (tree / "a.png.compare.jpg").write_bytes(b"")
+    assert plan(tree, tmp_path / "out") == before
+
+
 def test_one_photo(tree: Path, tmp_path: Path):
     assert names(plan(tree / "deep/er/c.tiff", tmp_path / "out")) == [("c.tiff", "c.tiff")]
 

@@ -135,6 +135,47 @@ def test_palettes_and_transparent_colours(tmp_path: Path):
         np.testing.assert_array_equal(read[..., -1] == 0, expected)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_few_bits(tmp_path: Path, bits: int):
+    samples = np.arange(8) % 2 * (2**bits - 1)  # black and white in turn
+    row = np.packbits((samples[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)).tobytes()
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0),
+        b"tRNS": struct.pack(">H", 2**bits - 1),
+        b"IDAT": zlib.compress(b"\0" + row),
+        b"IEND": b"",
+    }
+    path = tmp_path / "photo.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks.items()
+        )
+    )
+    read = images.read(path).pixels
+    np.testing.assert_array_equal(read[0, :, 0], [0, 255] * 4)
+    np.testing.assert_array_equal(read[0, :, 1], [255, 0] * 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"planarconfig": "separate"}, {"extrasamples": ["assocalpha"]}], ids=str
+)
+def test_rare_kinds_of_16_bit_tiff_are_refused(tmp_path: Path, options: dict):
+    pixels = noise(4 if "extrasamples" in options else 3, "u2")
+    if "planarconfig" in options:
+        pixels = pixels.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "photo.tif", pixels, photometric="rgb", **options)
+    with pytest.raises(UserError, match="of a rare kind"):
+        images.read(tmp_path / "photo.tif")
+
+
+def test_the_size_of_a_png_is_known_without_decoding_it(tmp_path: Path, monkeypatch):
+    picture_of(noise(3)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(Image.Image, "load", None)
+    assert images.size_of(tmp_path / "photo.png") == noise(3).shape[:2]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_transparent_colour_of_a_16_bit_png(tmp_path: Path, channels: int):
     path, pixels = tmp_path / "photo.png", noise(channels, "u2")

@@ -206,6 +206,12 @@ def test_impossible_tiles_are_refused(stub, tile):
         Restorer(stub, tile=tile)
 
 
+@pytest.mark.parametrize("overlap", [-1, 64, 128])
+def test_tiles_that_are_mostly_overlap_are_refused(stub, overlap):
+    with pytest.raises(UserError, match=f"overlap={overlap}: must be"):
+        Restorer(stub, overlap=overlap)
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((0, 8, 3), np.uint8), np.zeros((8, 8, 3), int)]
 )

@@ -26,7 +26,14 @@ class Copier:
         return list(photos)
 
 
-def clip(path: Path, pixel_format="yuv420p", size=(120, 160), colourspace=None, colour_range=None):
+def clip(
+    path: Path,
+    pixel_format="yuv420p",
+    size=(120, 160),
+    colourspace=None,
+    colour_range=None,
+    shape=None,
+):
     """Writes a short clip with sound."""
     picture = np.ascontiguousarray(skimage.data.chelsea()[: size[0], : size[1]])
     with av.open(str(path), "w") as container:
@@ -35,6 +42,8 @@ def clip(path: Path, pixel_format="yuv420p", size=(120, 160), colourspace=None, 
         pictures.height, pictures.width = size
         pictures.pix_fmt = pixel_format
         pictures.codec_context.time_base = Fraction(1, 1000)
+        if shape:
+            pictures.codec_context.sample_aspect_ratio = shape
         if colourspace is not None:
             pictures.codec_context.colorspace = colourspace
             pictures.codec_context.color_range = colour_range
@@ -120,6 +129,28 @@ def test_a_telephones_rotation_is_applied(tmp_path: Path):
     assert (after.width, after.height, after.rotation) == (120, 160, 0)
     upright = np.rot90(before.to_ndarray(format="rgb24"), -1)
     assert np.abs(after.to_ndarray(format="rgb24").astype(int) - upright).mean() < 4
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])  # VP9 does not know of it
+def test_pixels_that_are_not_square_stay_so(tmp_path: Path, name: str):
+    source, target = tmp_path / name, tmp_path / "out" / name
+    clip(source, shape=Fraction(4, 3))
+    video.restore_video(source, target, Copier())
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+def test_a_header_that_claims_small_frames_is_not_believed(tmp_path: Path):
+    source, target = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    clip(source)
+    data = bytearray(source.read_bytes())
+    sizes = data.index(b"avc1", data.index(b"stsd")) + 28  # of the entry, after its type
+    assert data[sizes : sizes + 4] == bytes([0, 160, 0, 120])
+    data[sizes : sizes + 4] = bytes([0, 16, 0, 16])
+    source.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.mp4"):
+        video.restore_video(source, target, Copier(), max_pixels=1000)
+    assert not target.exists()
 
 
 def test_files_that_are_no_videos_are_refused(tmp_path: Path):
