@@ -21,7 +21,7 @@ SOURCE = flags.DEFINE_string("source", None, "Folder that the set's folders lie 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared sets.")
 CUT = flags.DEFINE_integer("cut", 0, "Side of the pieces of training pictures; 0: uncut.")
 RAW = flags.DEFINE_bool("raw", False, "Store arrays: larger on disk, but nothing to decode.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the places of SIDD's 300 patches a photo.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the places of SIDD's 300 patches a photo.", 0)
 
 SIDD_PATCHES, SIDD_SIZE = 300, 256
 SMALLEST_CUT = 64

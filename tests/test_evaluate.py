@@ -15,6 +15,7 @@ from PIL import Image
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.data.benchmarks import BENCHMARKS, open_benchmark
+from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.protocols import PROTOCOLS, Scores
@@ -117,6 +118,48 @@ def test_a_dnd_photo_with_a_damaged_box_is_left_out(tmp_path):
     (entry,) = evaluate({"dnd": source}, [Candidate(untouched)], tmp_path / "out", "x")
     assert [path.name for path in (tmp_path / "out/DND_submission").iterdir()] == ["0002.mat"]
     assert len(entry.scores.left_out) == 3
+
+
+def test_images_that_cannot_be_restored_are_named_and_the_rest_scored(tmp_path):
+    mini["write_pairs"](tmp_path / "Rain100L")
+    source = open_benchmark("rain100l", tmp_path)
+    large = source[1]["target"]
+
+    def too_large(example):
+        if np.array_equal(example["target"], large):
+            raise UserError("does not fit into the device's memory")
+        return half_way(example)
+
+    (entry,) = evaluate({"rain100l": source}, [Candidate(too_large)], tmp_path / "out", "x")
+    assert [image.name for image in entry.scores.images] == ["1", "3"]
+    assert entry.scores.left_out == ["Rain100L 2: does not fit into the device's memory"]
+
+
+def test_a_submission_has_no_photo_that_is_not_finite_nor_one_of_an_earlier_network(tmp_path):
+    mini["write_dnd"](tmp_path / "DND")
+    source = open_benchmark("dnd", tmp_path)
+    evaluate({"dnd": source}, [Candidate(untouched)], tmp_path / "out", "x")
+    bad = source[0]["degraded"]
+
+    def sometimes_nan(example):
+        image = untouched(example)
+        return image * np.nan if np.array_equal(example["degraded"], bad) else image
+
+    (entry,) = evaluate({"dnd": source}, [Candidate(sometimes_nan)], tmp_path / "out", "y")
+    assert [path.name for path in (tmp_path / "out/DND_submission").iterdir()] == ["0002.mat"]
+    (line,) = entry.scores.left_out
+    assert line.endswith(": the prediction is not finite")
+
+
+def test_scores_that_cannot_be_written_are_told(tmp_path):
+    mini["write_pairs"](tmp_path / "Rain100L")
+    sets = {"rain100l": open_benchmark("rain100l", tmp_path)}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file: cannot be made a folder"):
+        evaluate(sets, [Candidate(half_way)], tmp_path / "file", "x")
+    (tmp_path / "out/scores.md").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"scores\.md: cannot be written"):
+        evaluate(sets, [Candidate(half_way)], tmp_path / "out", "x")
 
 
 def test_reading_and_scoring_go_on_while_the_device_works(tmp_path):

@@ -122,6 +122,17 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
     assert len(list((tmp_path / "scores/DND_submission").iterdir())) == 2
 
 
+def test_a_damaged_picture_of_a_prepared_set_is_named(tmp_path, monkeypatch):
+    mini["write_pairs"](tmp_path / "HIDE/test")
+    source = open_benchmark("hide", tmp_path)
+    prepared = Prepared(write(tmp_path, "hide", {"test": source}), "test")
+    record = prepared._record(1)
+    monkeypatch.setattr(prepared, "_record", lambda _: record | {"degraded": b"no picture"})
+    name = record["name"].decode()
+    with pytest.raises(UserError, match=rf"hide/.*, {name}, degraded: cannot be read as a picture"):
+        prepared[1]
+
+
 def test_pictures_keep_the_bytes_of_their_files(tmp_path):
     mini["write_pairs"](tmp_path / "HIDE/test")
     path = tmp_path / "HIDE/test/input/2.png"
@@ -218,6 +229,27 @@ def test_sidd_photos_without_a_clean_one_are_listed(tmp_path):
         open_splits("sidd", tmp_path)
 
 
+def test_sidds_training_photos_are_enough(tmp_path):
+    mini["write_sidd_scenes"](tmp_path / "SIDD/train")
+    assert list(open_splits("sidd", tmp_path)) == ["train"]
+    mini["write_sidd"](tmp_path / "test")
+    for path in (tmp_path / "test").iterdir():  # the test set's files beside the folder
+        path.rename(tmp_path / "SIDD" / path.name)
+    assert list(open_splits("sidd", tmp_path)) == ["train", "test"]
+
+
+def test_what_a_killed_run_left_goes_and_a_place_that_cannot_be_written_is_told(tmp_path):
+    mini["write_pairs"](tmp_path / "HIDE/test")
+    source = open_benchmark("hide", tmp_path)
+    left = tmp_path / "mprnet_pairs/hide/incomplete.ABCDEF_1.0.0"
+    left.mkdir(parents=True)
+    write(tmp_path, "hide", {"test": source})
+    assert not left.exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/.*: cannot be prepared"):
+        write(tmp_path / "file", "hide", {"test": source})
+
+
 def run(*flags: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mprnet_jax.prepare", *map(str, flags)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
@@ -245,6 +277,7 @@ def test_the_command_prepares_pieces(tmp_path):
         (["--benchmark=dogs", "--source=.", "--data_dir=x"], "'dogs'"),
         (["--benchmark=gopro", "--source=.", "--data_dir=x"], "GoPro/train"),
         (["--benchmark=hide", "--source=.", "--data_dir=x", "--cut=512"], "--cut=512"),
+        (["--benchmark=sidd", "--source=.", "--data_dir=x", "--seed=-1"], "seed"),
     ],
 )
 def test_a_mistake_is_one_line(flags, message, tmp_path, monkeypatch):

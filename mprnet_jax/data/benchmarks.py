@@ -150,8 +150,17 @@ def open_splits(name: str, root: Path | str) -> dict[str, Sequence[Example]]:
     _find({**TRAINING_SETS, **BENCHMARKS}, name)
     sets = {"train": TRAINING_SETS.get(plain(name)), "test": BENCHMARKS.get(plain(name))}
     sets = {split: published for split, published in sets.items() if published}
-    there = [split for split in sets if _folder(sets[split], Path(root))]
+    there = [split for split in sets if _is_there(split, sets, Path(root))]
     return {split: _open(sets[split], Path(root)) for split in there or sets}
+
+
+def _is_there(split: str, sets: dict[str, PublishedSet], root: Path) -> bool:
+    """Whether a split's folder is there, and not just as the one that the other split lies in."""
+    folder = _folder(sets[split], root)
+    others = [_folder(published, root) for name, published in sets.items() if name != split]
+    if folder is None or any(folder.glob("*.mat")):
+        return folder is not None
+    return not any(other and folder in other.parents for other in others)
 
 
 def _find(sets: dict[str, PublishedSet], name: str) -> PublishedSet:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from mprnet_jax.atomic import replacing
+from mprnet_jax.atomic import writing
 from mprnet_jax.data.pairs import Example, natural_key
 from mprnet_jax.errors import UserError
 
@@ -111,11 +111,14 @@ def write_dnd_submission(path: Path, boxes: Sequence[np.ndarray]) -> None:
     Args:
         path: of the `.mat` file; it bears the photo's name.
         boxes: the restored boxes of the photo in order, floats [H, W, 3] in [0, 1].
+
+    Raises:
+        UserError: if it cannot be written.
     """
     cell = np.empty(len(boxes), dtype=object)
     for number, box in enumerate(boxes):
         cell[number] = np.float32(box)
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         scipy.io.savemat(temporary, {"Idenoised": cell, "israw": False, "eval_version": "1.0"})
 
 

@@ -7,6 +7,7 @@ need no decoding. A prepared set is a folder DATA_DIR/mprnet_pairs/NAME/1.0.0.
 import contextlib
 import functools
 import io
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,10 @@ class Prepared(Sequence[Example]):
 
     def __getitem__(self, index: int) -> Example:
         record = self._record(index)
-        return {role: _array(image) for role, image in record.items() if role != "name"}
+        name = record.pop("name").decode()
+        return {
+            role: _array(image, f"{self.folder}, {name}, {role}") for role, image in record.items()
+        }
 
     def _record(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
@@ -89,8 +93,8 @@ class Names(Sequence[str]):
             return f"record {index}"
 
 
-def _array(image: np.ndarray | bytes) -> np.ndarray:
-    return decode(io.BytesIO(image)) if isinstance(image, bytes) else image
+def _array(image: np.ndarray | bytes, name: str) -> np.ndarray:
+    return decode(io.BytesIO(image), name) if isinstance(image, bytes) else image
 
 
 class Pairs(tfds.core.GeneratorBasedBuilder):
@@ -143,8 +147,8 @@ def write(
         The set's folder, for `Prepared`.
 
     Raises:
-        UserError: if the set is there already, and for the first example that cannot be read; then
-            nothing is left behind.
+        UserError: if the set is there already or cannot be written, and for the first example that
+            cannot be read; then nothing is left behind.
     """
     example = next(iter(splits.values()))[0]
     dtype = example["degraded"].dtype
@@ -163,12 +167,17 @@ def write(
     folder = Path(builder.data_path)
     if folder.exists():
         raise UserError(f"{folder}: is there already; remove it to prepare the set anew")
+    for left in folder.parent.glob("incomplete.*"):  # TFDS's, of a run that was killed
+        shutil.rmtree(left)
     # TFDS would speak of a download, and wants a folder for it.
     with contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as downloads:
         try:
             builder.download_and_prepare(download_dir=downloads)
-        except BaseException:
-            folder.parent.rmdir()
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
+            if isinstance(error, OSError):
+                raise UserError(f"{folder}: cannot be prepared ({error})") from error
             raise
     return folder.parent
 

@@ -1,6 +1,7 @@
 """An evaluation from opened sets to written scores."""
 
 import itertools
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,7 @@ from mprnet_jax.evaluation.scoring import (
     Lpips,
     Restore,
     SetScores,
-    Stopwatch,
-    read_ahead,
+    restored_in_turn,
     score_set,
 )
 
@@ -50,10 +50,7 @@ def evaluate(
         restored_by: says in the report what was scored.
         lpips: adds this distance to the scores.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be made a folder ({error})") from error
+    make_folder(output)  # before hours of work
     entries = []
     for key, source in sets.items():
         title, protocol = BENCHMARKS[key].title, PROTOCOLS[key]
@@ -71,20 +68,30 @@ def evaluate(
 
 
 def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str) -> SetScores:
-    """Writes DND's submission, a file a photo; a photo with an unreadable box is left out."""
-    folder.mkdir(exist_ok=True)
+    """Writes DND's submission, a file a photo; a photo of which a box fails is left out."""
+    make_folder(folder)
     scores = SetScores()
-    stopwatch = Stopwatch()
-    boxes = read_ahead(source, title)
+    boxes = restored_in_turn(source, restore, title, scores)
     for photo, group in itertools.groupby(boxes, lambda box: box[0].rsplit("_", 1)[0]):
-        restored = []
-        for name, example in group:
-            if isinstance(example, UserError):
-                scores.left_out.append(f"{title} {name}: {example}")
-                restored = None
-            elif restored is not None:
-                restored.append(np.clip(stopwatch(restore, example), 0, 1))
-        if restored is not None:
-            write_dnd_submission(folder / f"{photo}.mat", restored)
-    scores.seconds = stopwatch.median
+        images = []
+        for name, _, image in group:
+            if image is not None and not np.isfinite(image).all():
+                scores.left_out.append(f"{title} {name}: the prediction is not finite")
+                image = None
+            images.append(image)
+        path = folder / f"{photo}.mat"
+        if any(image is None for image in images):
+            path.unlink(missing_ok=True)  # of another network
+        else:
+            write_dnd_submission(path, [np.clip(image, 0, 1) for image in images])
     return scores
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that can be written to; raises UserError if that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a folder to write to ({error})") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mprnet_jax.atomic import replacing
+from mprnet_jax.atomic import writing
 from mprnet_jax.data.benchmarks import BENCHMARKS
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.evaluation import metrics
@@ -203,5 +203,5 @@ def _finite(value):
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         temporary.write_text(text)

@@ -116,7 +116,6 @@ def score_set(
     Examples that cannot be read, restored or scored are named in `left_out`.
     """
     scores = SetScores()
-    stopwatch = Stopwatch()
 
     def score(name: str, prediction: np.ndarray, target: np.ndarray) -> ImageScores:
         perceptual = lpips(to_uint8(prediction), target) if lpips else None
@@ -127,21 +126,38 @@ def score_set(
             name, future = waiting.popleft()
             try:
                 scores.images.append(future.result())
-            except (UserError, ValueError) as error:
+            except (UserError, ValueError, RuntimeError) as error:  # the last from LPIPS
                 scores.left_out.append(f"{title} {name}: {error}")
 
     waiting: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as scorers:
-        for name, example in read_ahead(source, title):
-            if isinstance(example, UserError):
-                scores.left_out.append(f"{title} {name}: {example}")
-                continue
-            prediction = stopwatch(restore, example)
-            waiting.append((name, scorers.submit(score, name, prediction, example["target"])))
-            collect(waiting, WAITING)
+        for name, example, image in restored_in_turn(source, restore, title, scores):
+            if image is not None:
+                waiting.append((name, scorers.submit(score, name, image, example["target"])))
+                collect(waiting, WAITING)
         collect(waiting, 0)
-    scores.seconds = stopwatch.median
     return scores
+
+
+def restored_in_turn(
+    source: Sequence[Example], restore: Restore, title: str, scores: SetScores
+) -> Iterator[tuple[str, Example, np.ndarray | None]]:
+    """Restores all examples of a set in order, with a progress bar: (name, example, image).
+
+    One that cannot be read or restored comes with None and is named in `scores.left_out`; at the
+    end `scores.seconds` is set.
+    """
+    stopwatch = Stopwatch()
+    for name, example in read_ahead(source, title):
+        image = None
+        try:
+            if isinstance(example, UserError):
+                raise example
+            image = stopwatch(restore, example)
+        except UserError as error:
+            scores.left_out.append(f"{title} {name}: {error}")
+        yield name, example, image
+    scores.seconds = stopwatch.median
 
 
 def read_ahead(source: Sequence[Example], title: str) -> Iterator[tuple[str, Example | UserError]]:

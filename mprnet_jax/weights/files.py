@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from flax import nnx
 
-from mprnet_jax.atomic import replacing
+from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet
@@ -102,14 +102,11 @@ def write(
     check_extension(path)
     weights = names.to_official(config, params)
     metadata = {"config": json.dumps(dataclasses.asdict(config)), "licence": LICENCE}
-    try:
-        with replacing(path) as temporary:
-            if path.suffix == ".pth":
-                pth.write(temporary, weights)
-            else:
-                write_safetensors(temporary, weights, metadata | dict(origin or {}))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    with writing(path) as temporary:
+        if path.suffix == ".pth":
+            pth.write(temporary, weights)
+        else:
+            write_safetensors(temporary, weights, metadata | dict(origin or {}))
 
 
 def check_extension(path: Path) -> None:

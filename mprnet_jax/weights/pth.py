@@ -4,6 +4,7 @@ A `.pth` file holds a pickle. Before PyTorch opens it, with `weights_only=True`,
 scanned: it may ask for tensors and nothing else. Tensors may claim no more bytes than the file has.
 """
 
+import io
 import pickletools
 import re
 import warnings
@@ -54,8 +55,9 @@ def write(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     """Writes `{"state_dict": weights}`, as the published files are. Raises UserError as `read`."""
     torch = import_torch(path)
     tensors = OrderedDict((name, torch.from_numpy(array)) for name, array in weights.items())
-    with open(path, "wb") as file:
-        torch.save({"state_dict": tensors}, file)
+    file = io.BytesIO()  # where a disk is full, PyTorch tells of what follows from it
+    torch.save({"state_dict": tensors}, file)
+    path.write_bytes(file.getbuffer())
 
 
 def import_torch(path: Path) -> ModuleType:
@@ -88,7 +90,7 @@ def globals_asked(path: Path) -> Iterator[str]:
             if sum(record.file_size for record in records) > path.stat().st_size:
                 raise UserError("it is compressed, which PyTorch's own files are not")
             for record in records:
-                if record.filename.endswith(".pkl"):
+                if record.filename.lower().endswith(".pkl"):
                     check_pickle(record.file_size)
                     with archive.open(record) as pickled:
                         yield from imports(pickled)

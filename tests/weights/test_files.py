@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import subprocess
 import sys
 from collections import OrderedDict
@@ -216,6 +217,18 @@ def test_failed_writing_leaves_nothing_behind(tmp_path, monkeypatch, weights):
         files.write(tmp_path / "model.onnx", *network)
     with pytest.raises(UserError, match="cannot be written"):
         files.write(tmp_path / "absent" / "model.pth", *network)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_a_disk_that_is_too_small_is_told(tmp_path, weights, name):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(UserError, match=rf"{name}: cannot be written \(.*File too large"):
+            files.write(tmp_path / name, *names.from_official(weights))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_importing_the_package_is_light():

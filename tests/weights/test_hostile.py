@@ -119,11 +119,11 @@ def test_hand_written_pickles_are_not_run(tmp_path, pickled):
     marker.unlink()
 
     path = tmp_path / "model.pth"
-    for archived in (False, True):
+    for name in (None, "archive/data.pkl", "archive/DATA.PKL"):  # PyTorch reads the last one too
         path.write_bytes(pickled)
-        if archived:
+        if name:
             with zipfile.ZipFile(path, "w") as archive:
-                archive.writestr("archive/data.pkl", pickled)
+                archive.writestr(name, pickled)
                 archive.writestr("archive/version", "3")
         with pytest.raises(UserError, match="which no tensor needs"):
             files.read(path)
