@@ -52,6 +52,10 @@ def main() -> None:
     from benchmarks.tables import heading
 
     suite, smoke = arguments.suite, arguments.smoke
+
+    def wanted(name: object) -> bool:
+        return any(part in str(name) for part in arguments.only)
+
     rounds = 1 if smoke else arguments.rounds
     if suite == "gpu" and not smoke and jax.default_backend() == "cpu":
         sys.exit("benchmarks: --suite gpu: jax finds no GPU here; --smoke tries the suite on CPUs")
@@ -66,12 +70,12 @@ def main() -> None:
         if smoke:
             write("A trial on tiny sizes: these figures mean nothing.\n")
         if suite == "compile":
-            sections = ahead.run(arguments.only, arguments.h100, smoke)
+            sections = ahead.run(wanted, arguments.h100, smoke)
         else:
-            sections = speed.run(suite, arguments.only, arguments.skip, rounds, smoke)
+            sections = speed.run(suite, wanted, arguments.skip, rounds, smoke)
         for section in sections:
             write(section)
-        if suite == "cpu" and not smoke and any(part in "startup" for part in arguments.only):
+        if suite == "cpu" and not smoke and wanted("startup"):
             write(startup.section(rounds))
 
 

@@ -110,7 +110,7 @@ def main() -> None:
     for name in ("ours", f"ours under {arguments.limit_gb:g} GB", "PyTorch eager"):
         command = [sys.executable, __file__, *sys.argv[1:], f"--contender={name}"]
         outcome = watch(command)
-        print(f"{name:18} peak {outcome['peak'] / 2**30:6.2f} GB {outcome['told']}", flush=True)
+        print(f"{name:18} peak {outcome['peak'] / 2**30:6.2f} GiB {outcome['told']}", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,14 @@ ENVIRONMENT = {
 }
 
 
-def run(suite: str, only: list[str], skip: str, rounds: int, smoke: bool) -> Iterable[str]:
+def run(
+    suite: str, wanted: Callable[[Work], bool], skip: str, rounds: int, smoke: bool
+) -> Iterable[str]:
     """The sections of the report, each as soon as it is measured.
 
     Args:
         suite: "cpu" or "gpu".
-        only: parts of the names of the work to do; [""] for all.
+        wanted: whether to do a piece of work.
         skip: part of the names of contenders to leave out.
         rounds: turns of each contender.
         smoke: tiny sizes instead, on whatever device there is.
@@ -48,7 +50,7 @@ def run(suite: str, only: list[str], skip: str, rounds: int, smoke: bool) -> Ite
             outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
             peaks = matmul_peaks(work, dtypes, outcomes)
             yield section(work, outcomes, matmul_rate(work))
-        elif any(part in str(work) for part in only):
+        elif wanted(work):
             outcomes = measure(work, contenders, rounds, ENVIRONMENT[suite])
             yield section(work, outcomes, share_of_peak(work, dtypes, peaks))
 

@@ -3,7 +3,7 @@
     python -m mprnet_jax.prepare --benchmark SIDD --source DIR --data_dir PREPARED
     python -m mprnet_jax.train --config configs/denoise.py --config.data.root=PREPARED
 
-DIR holds SIDD/train, with SIDD-Medium's 320 scene folders, and SIDD/test, with
+DIR holds SIDD/train, with SIDD-Medium's scene folders (320 photos), and SIDD/test, with
 ValidationNoisyBlocksSrgb.mat and ValidationGtBlocksSrgb.mat. The first command cuts 300 patches of
 256x256 out of each of the 320 photos. Published score with the authors' weights: 39.71 dB on SIDD's
 validation blocks, 39.80 dB on DND (RGB).
