@@ -7,21 +7,24 @@ start: what starting, saving and computing lost steps again takes is the rest. T
 out the steps beside which a checkpoint is written. The compile cache is warm, as for any start but
 a run's first.
 
-Memory is the most that the training process held after a step, for every so many steps: each step
-takes some for a moment. Its slope leaves out the first minutes after a start, while caches fill,
-and is one for all processes, each with a level of its own.
+Memory in use is what glibc's malloc has handed out, the least of each two minutes: steps and saves
+take some for a while. Its slope is one for all processes, each with a level of its own, without the
+first minutes after a start, while caches fill. Resident memory, what the system counts, has the
+heap's free parts too, which move by ten MB up and down: its range is told.
 
 A killed run computes the steps since its last checkpoint again. Where parameters, optimizer, data
 position or random keys came back otherwise than they were, their losses would differ.
 """
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import os
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +33,7 @@ import numpy as np
 import psutil
 
 WARM_SECONDS = 180
+STRETCH = 120  # seconds of which the least memory in use counts
 SAVED_EVERY = 50  # steps
 WRITING = 5  # steps after a start or a save that are not counted as usual ones
 FOREVER = 10_000_000  # steps
@@ -42,7 +46,28 @@ class Sample(NamedTuple):
     time: float  # seconds
     step: int
     loss: float
-    memory: int  # resident bytes
+    in_use: int  # bytes
+    resident: int  # bytes
+
+
+class MallInfo(ctypes.Structure):
+    """What glibc's `mallinfo2` returns, in bytes."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def memory_in_use() -> int:
+    """Bytes that glibc's malloc has handed out, from its heaps and from the system."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = MallInfo
+    info = mallinfo()
+    return info.uordblks + info.hblkhd
 
 
 def run(workdir: str, log: str, width: int, total: int) -> None:
@@ -73,8 +98,8 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
 
         def update_and_log(bar: loop.Progress, values: dict) -> None:
             update(bar, values)
-            loss, memory = float(values["loss"]), me.memory_info().rss
-            sample = Sample(me.pid, time.time(), bar._bar.n, loss, memory)
+            loss, memory = float(values["loss"]), (memory_in_use(), me.memory_info().rss)
+            sample = Sample(me.pid, time.time(), bar._bar.n, loss, *memory)
             file.write(json.dumps(sample) + "\n")
             if sample.step == total:
                 os.kill(me.pid, signal.SIGTERM)
@@ -89,20 +114,22 @@ def by_process(samples: list[Sample]) -> list[list[Sample]]:
     return [[sample for sample in samples if sample.pid == pid] for pid in pids]
 
 
-def memory_slope(samples: list[Sample]) -> float:
-    """Of all processes together, in MB an hour; nan where none ran for long enough."""
-    hours, megabytes = [np.empty(0)], [np.empty(0)]
-    for mine in by_process(samples):
-        warm = [sample for sample in mine if sample.time > mine[0].time + WARM_SECONDS]
-        stretches = [list(steps) for _, steps in groupby(warm, lambda s: s.step // SAVED_EVERY)]
-        warm = [max(steps, key=lambda sample: sample.memory) for steps in stretches]
-        if warm:
-            times = np.array([sample.time / 3600 for sample in warm])
-            memory = np.array([sample.memory / 1e6 for sample in warm])
-            hours.append(times - times.mean())
-            megabytes.append(memory - memory.mean())
-    times, memory = np.concatenate(hours), np.concatenate(megabytes)
-    return float(times @ memory / (times @ times)) if len(times) > 1 else float("nan")
+def warm(process: list[Sample]) -> list[Sample]:
+    """The samples after the first minutes."""
+    return [sample for sample in process if sample.time > process[0].time + WARM_SECONDS]
+
+
+def least_in_use(process: list[Sample]) -> np.ndarray:
+    """[N, 2]: hours, and the least MB in use in each stretch of time."""
+    stretches = groupby(warm(process), lambda s: (s.time - process[0].time) // STRETCH)
+    least = [min(stretch, key=lambda sample: sample.in_use) for _, stretch in stretches]
+    return np.array([(sample.time / 3600, sample.in_use / 1e6) for sample in least]).reshape(-1, 2)
+
+
+def slope(points: Sequence[np.ndarray]) -> float:
+    """Of the line through points [N, 2], in MB an hour, each array with a level of its own."""
+    hours, megabytes = np.concatenate([p - p.mean(axis=0) for p in points if len(p)]).T
+    return float(hours @ megabytes / (hours @ hours))
 
 
 def computed_again(samples: list[Sample]) -> tuple[int, int]:
@@ -132,7 +159,8 @@ def report(samples: list[Sample], begin: float, end: float, workdir: Path, kills
     kept = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     record = json.loads((workdir / f"checkpoints/{kept}/record/metadata").read_text())
     processes = by_process(samples)
-    step = usual_step(processes)
+    step, in_use = usual_step(processes), [least_in_use(process) for process in processes]
+    resident = [s.resident / 1e6 for process in processes for s in warm(process)]
     again, same = computed_again(samples)
     return "\n".join(
         [
@@ -141,9 +169,11 @@ def report(samples: list[Sample], begin: float, end: float, workdir: Path, kills
             f"| steps kept, of steps computed | {kept} of {len(samples)} |",
             f"| usual step; a checkpoint every | {step:.3f} s; {SAVED_EVERY * step:.0f} s |",
             f"| goodput | {100 * kept * step / (end - begin):.1f} % |",
-            f"| memory's slope after {WARM_SECONDS} s | {memory_slope(samples):+.1f} MB an hour |",
-            "| memory at the end of each process | "
-            f"{', '.join(f'{mine[-1].memory / 1e6:.0f}' for mine in processes)} MB |",
+            f"| memory in use, slope after {WARM_SECONDS} s | {slope(in_use):+.1f} MB an hour |",
+            "| memory in use at the end of each process | "
+            f"{', '.join(f'{mine[-1, 1]:.1f}' for mine in in_use if len(mine))} MB |",
+            f"| resident memory after {WARM_SECONDS} s, median and most | "
+            f"{np.median(resident):.0f}, {max(resident):.0f} MB |",
             f"| steps computed again, with the same loss to the bit | {again}, {same} |",
             f"| last step, batches drawn according to its checkpoint | "
             f"{samples[-1].step}, {record['batches']} |",
