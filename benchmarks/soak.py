@@ -19,6 +19,7 @@ position or random keys came back otherwise than they were, their losses would d
 import argparse
 import ctypes
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -37,6 +38,7 @@ STRETCH = 120  # seconds of which the least memory in use counts
 SAVED_EVERY = 50  # steps
 WRITING = 5  # steps after a start or a save that are not counted as usual ones
 FOREVER = 10_000_000  # steps
+EMPTY = np.empty((0, 2))
 
 
 class Sample(NamedTuple):
@@ -127,9 +129,13 @@ def least_in_use(process: list[Sample]) -> np.ndarray:
 
 
 def slope(points: Sequence[np.ndarray]) -> float:
-    """Of the line through points [N, 2], in MB an hour, each array with a level of its own."""
-    hours, megabytes = np.concatenate([p - p.mean(axis=0) for p in points if len(p)]).T
-    return float(hours @ megabytes / (hours @ hours))
+    """Of the line through points [N, 2], in MB an hour, each array with a level of its own; nan
+    where no process ran for long enough.
+    """
+    hours, megabytes = np.concatenate(
+        [p - p.mean(axis=0) for p in points if len(p) > 1] or [EMPTY]
+    ).T
+    return float(hours @ megabytes / (hours @ hours)) if len(hours) else math.nan
 
 
 def computed_again(samples: list[Sample]) -> tuple[int, int]:
@@ -173,7 +179,7 @@ def report(samples: list[Sample], begin: float, end: float, workdir: Path, kills
             "| memory in use at the end of each process | "
             f"{', '.join(f'{mine[-1, 1]:.1f}' for mine in in_use if len(mine))} MB |",
             f"| resident memory after {WARM_SECONDS} s, median and most | "
-            f"{np.median(resident):.0f}, {max(resident):.0f} MB |",
+            f"{np.median(resident or math.nan):.0f}, {max(resident, default=math.nan):.0f} MB |",
             f"| steps computed again, with the same loss to the bit | {again}, {same} |",
             f"| last step, batches drawn according to its checkpoint | "
             f"{samples[-1].step}, {record['batches']} |",
