@@ -74,9 +74,8 @@ class Run:
         init, apply = pure_functions(config.model)
         apply = functools.partial(apply, place=meshes.placement(self.mesh))
         optimizer = make_optimizer(config.optim, config.total_steps)
-        start = init(config.seed)
-        if config.init_from and not has_checkpoints(workdir):
-            start = load_start(config)
+        tuned = config.init_from and not has_checkpoints(workdir)
+        start = load_start(config) if tuned else init(config.seed)
         copies = meshes.replicated(self.mesh)
         # One program, since a thousand small ones for the optimizer's arrays take a second.
         create = functools.partial(create_state, optimizer=optimizer, config=config.optim)

@@ -135,6 +135,11 @@ def test_palettes_and_transparent_colours(tmp_path: Path):
         np.testing.assert_array_equal(read[..., -1] == 0, expected)
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_the_transparent_grey_of_few_bits(tmp_path: Path, bits: int):
     samples = np.arange(8) % 2 * (2**bits - 1)  # black and white in turn
@@ -146,13 +151,7 @@ def test_the_transparent_grey_of_few_bits(tmp_path: Path, bits: int):
         b"IEND": b"",
     }
     path = tmp_path / "photo.png"
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + b"".join(
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-            for name, data in chunks.items()
-        )
-    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*item) for item in chunks.items()))
     read = images.read(path).pixels
     np.testing.assert_array_equal(read[0, :, 0], [0, 255] * 4)
     np.testing.assert_array_equal(read[0, :, 1], [255, 0] * 4)
@@ -181,9 +180,8 @@ def test_the_transparent_colour_of_a_16_bit_png(tmp_path: Path, channels: int):
     path, pixels = tmp_path / "photo.png", noise(channels, "u2")
     images.write(path, Photo(pixels))
     data, header = path.read_bytes(), 33  # the signature and the header chunk
-    chunk = b"tRNS" + pixels[4, 5].astype(">u2").tobytes()
-    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    path.write_bytes(data[:header] + chunk + data[header:])
+    transparent = chunk(b"tRNS", pixels[4, 5].astype(">u2").tobytes())
+    path.write_bytes(data[:header] + transparent + data[header:])
     read = images.read(path).pixels
     np.testing.assert_array_equal(read[..., :-1], pixels)
     assert np.argwhere(read[..., -1] == 0).tolist() == [[4, 5]]
@@ -260,7 +258,7 @@ def bad_files() -> dict[str, bytes]:
     whole = saved(picture_of(noise(3, height=64, width=64)), format="PNG")
     deep = cv2.imencode(".png", noise(3, "u2", 64, 64))[1].tobytes()
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    bomb = whole[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + whole[33:]
+    bomb = whole[:8] + chunk(b"IHDR", header) + whole[33:]
     frames = [picture_of(noise(3)), Image.new("RGB", (14, 9))]
     return {
         "truncated.png": whole[: len(whole) // 2],
