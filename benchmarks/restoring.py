@@ -32,8 +32,7 @@ def restore_ours(config: ModelConfig, photo: np.ndarray, limit: float | None) ->
     from mprnet_jax.model.mprnet import pure_functions
     from mprnet_jax.restoration.restorer import Restorer
 
-    graph = nnx.graphdef(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))))
-    model = nnx.merge(graph, pure_functions(config)[0](0))
+    model = with_params(config, pure_functions(config)[0](0))
     restorer = Restorer(model, memory_limit=limit and int(limit * 2**30))
     start = time.perf_counter()
     grid = restorer.grid_of(photo)

@@ -1,11 +1,15 @@
 """The notebooks run from their first cell to their last, on the CPU with small settings."""
 
+import importlib.metadata
 import os
+import shlex
+import shutil
 from pathlib import Path
 
 import jax
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +66,44 @@ def test_a_notebook_runs_from_end_to_end(path: Path, tmp_path: Path, monkeypatch
         o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
     ]
     assert pictures
+
+
+class Shell:
+    """Stands in for IPython: notes what is installed, and clones by copying."""
+
+    def __init__(self, variables: dict):
+        self.variables = variables
+        self.installed = []
+
+    def system(self, command: str) -> None:
+        *_, address, folder = shlex.split(command.format(**self.variables))
+        shutil.copytree(Path(address) / "configs", Path(folder) / "configs")
+
+    def run_line_magic(self, name: str, line: str, **_) -> None:
+        assert name == "pip"
+        self.installed += shlex.split(line.format(**self.variables))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_installs_its_clone_where_nothing_is(path: Path, tmp_path: Path, monkeypatch):
+    """As in Colab, where the folder of the clone is no reason to think the package installed."""
+    cell = nbformat.read(path, as_version=4).cells[2].source
+    code = TransformerManager().transform_cell(cell)
+    came_with = ("libtpu",)
+    monkeypatch.setattr(
+        importlib.metadata, "distributions", lambda name: [name] * (name in came_with)
+    )
+    monkeypatch.chdir(tmp_path)
+    variables = {"REPOSITORY": ""}
+    shell = Shell(variables)
+    variables["get_ipython"] = lambda: shell
+    with pytest.raises(AssertionError, match="REPOSITORY"):
+        exec(code, variables)
+    for _ in range(2):  # at first there is no clone
+        variables["REPOSITORY"], shell.installed = str(ROOT), []
+        exec(code, variables)
+        assert f"{tmp_path}/mprnet_jax" in [word.split("[")[0] for word in shell.installed]
+        assert "jax[tpu]" in shell.installed
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from flax import nnx
 
 from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
 from mprnet_jax.data.benchmarks import BENCHMARKS, TRAINING_SETS, open_benchmark, open_splits
@@ -20,7 +19,7 @@ from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
-from mprnet_jax.model.mprnet import MPRNet, pure_functions
+from mprnet_jax.model.mprnet import pure_functions, with_params
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.training.optimizer import make_optimizer
 from mprnet_jax.training.state import create_state
@@ -104,7 +103,7 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
         held_out = open_splits(validation, tmp_path)["test"]
         assert_same(validation_source(config), held_out)
 
-    restorer = Restorer(MPRNet(tiny_model, rngs=nnx.Rngs(0)))
+    restorer = Restorer(with_params(tiny_model, init(0)))
 
     def restore(example):
         image = example["degraded"]

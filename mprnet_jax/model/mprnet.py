@@ -256,6 +256,23 @@ class MPRNet(nnx.Module):
         return [restored3, restored2, restored1]
 
 
+def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, dict]:
+    """The network without numbers: its graph, and the shapes of its parameters, a nested dict."""
+
+    def model() -> MPRNet:
+        # Only shapes count, so one key does for all: counting keys in a trace takes seconds.
+        key = jax.random.key(0)
+        return MPRNet(config, rngs=SimpleNamespace(params=lambda: key))
+
+    graph, variables = nnx.split(nnx.eval_shape(model), nnx.Param)
+    return graph, nnx.to_pure_dict(variables)
+
+
+def with_params(config: ModelConfig, params: dict) -> MPRNet:
+    """The network with these parameters, a nested dict of float32 arrays."""
+    return nnx.merge(abstract(config)[0], params)
+
+
 def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
     """The network as functions of its parameters, a nested dict of float32 arrays.
 
@@ -264,13 +281,7 @@ def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
         `apply(params, images, **options)`, which returns the stages' images; see `MPRNet.__call__`.
     """
 
-    def model() -> MPRNet:
-        # Only shapes count, so one key does for all: counting keys in a trace takes seconds.
-        key = jax.random.key(0)
-        return MPRNet(config, rngs=SimpleNamespace(params=lambda: key))
-
-    graph, variables = nnx.split(nnx.eval_shape(model), nnx.Param)
-    shapes = nnx.to_pure_dict(variables)
+    graph, shapes = abstract(config)
 
     def apply(params: dict, images: jax.Array, **options):
         return nnx.merge(graph, params)(images, **options)

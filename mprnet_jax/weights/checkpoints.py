@@ -247,6 +247,7 @@ class Checkpoints:
         """Waits, then lets go of threads."""
         with self._failures_told():
             self._manager.close()
+            self._reader.close()
 
 
 def read_scores(path: Path) -> dict[int, float]:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from flax import nnx
 
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
-from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.model.mprnet import MPRNet, with_params
 from mprnet_jax.weights import names, pth
 from mprnet_jax.weights.names import Params
 
@@ -51,8 +50,7 @@ def load(path: Path | str, dtype: str = "float32") -> MPRNet:
     """
     weights = read(path)
     config = dataclasses.replace(weights.config, dtype=dtype)
-    graph, _ = nnx.split(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))), nnx.Param)
-    return nnx.merge(graph, weights.params)
+    return with_params(config, weights.params)
 
 
 def read(path: Path | str) -> WeightFile:

@@ -17,7 +17,7 @@ from flax import nnx
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
-from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.model.mprnet import with_params
 from mprnet_jax.weights import files, torch_reference
 from mprnet_jax.weights.names import Params
 
@@ -184,11 +184,11 @@ def run_ours(
 @functools.lru_cache(maxsize=4)
 def capturing(sizes: tuple, wanted: tuple[str, ...]) -> Callable:
     """A jitted function from parameters and images to stages and outputs of the wanted modules."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: MPRNet(ModelConfig(*sizes), rngs=nnx.Rngs(0))))
+    config = ModelConfig(*sizes)
 
     @jax.jit
     def run(params: Params, images: jax.Array) -> tuple[list[jax.Array], dict[str, Any]]:
-        model = nnx.merge(graph, params)
+        model = with_params(config, params)
         capture = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)
         stages, captured = capture(images)
         outputs = {

@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
-from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.model.mprnet import abstract
 from mprnet_jax.weights.checkpoints import Checkpoints
 
 
@@ -61,9 +64,10 @@ def load_params(run_folder: Path | str) -> tuple[ModelConfig, Any]:
         ) from error
     checkpoint = None
     if has_checkpoints(run_folder):
-        init, _ = pure_functions(model)
+        _, shapes = abstract(model)
+        on_host = jax.tree.map(lambda shape: np.empty(shape.shape, shape.dtype), shapes)
         with Checkpoints(run_folder, reading=True) as checkpoints:
-            checkpoint = checkpoints.load_best(init(0))
+            checkpoint = checkpoints.load_best(on_host)
     if checkpoint is None:
         raise UserError(f"{run_folder}: holds no checkpoints yet; train first")
     return model, checkpoint.params

@@ -5,13 +5,13 @@ from flax import nnx
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.evaluation.efficiency import parameters_used
-from mprnet_jax.model.mprnet import MPRNet
+from mprnet_jax.model.mprnet import abstract
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_parameters_used_are_those_that_the_image_depends_on(stages):
     config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
-    graph, params = nnx.split(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))))
+    graph, params = abstract(config)
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
 
     def final(params, images):

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from mprnet_jax import ModelConfig, MPRNet
-from mprnet_jax.model.mprnet import check_images, leave, pure_functions
+from mprnet_jax.model.mprnet import check_images, leave, pure_functions, with_params
 
 
 class Stub(nnx.Module):
@@ -29,8 +29,7 @@ def stub() -> Stub:
 def model() -> MPRNet:
     """A small network, untrained."""
     config = ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0))))
-    return nnx.merge(graph, pure_functions(config)[0](0))
+    return with_params(config, pure_functions(config)[0](0))
 
 
 @pytest.fixture

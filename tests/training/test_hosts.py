@@ -4,6 +4,7 @@ import errno
 import re
 import shutil
 import socket
+import subprocess
 
 import numpy as np
 import pytest
@@ -20,10 +21,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_two(start, config, workdir, devices=2, main="", **environment):
-    """Two processes with so many devices each; `main` is Python that the first one runs before."""
+def start_two(start, config, workdir, devices=2, main="", everywhere="", **environment):
+    """Two processes with so many devices each.
+
+    Both run the Python of `everywhere` before, the first one that of `main` too.
+    """
     port = free_port()
-    join = f"jax.config.update('jax_num_cpu_devices', {devices})\n"
+    join = everywhere + f"jax.config.update('jax_num_cpu_devices', {devices})\n"
     join += "from mprnet_jax.devices import hosts\n"
     join += f"hosts.join('127.0.0.1:{port}', 2, {{}})"
     setups = main + join.format(0), join.format(1)
@@ -132,9 +136,11 @@ def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, star
     assert gone(outputs[1])
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step(long_run, tmp_path, start):
+@pytest.mark.parametrize("signalled", ["one process", "both process groups"])
+def test_a_signal_stops_all_processes_after_the_same_step(long_run, tmp_path, start, signalled):
     long_run.total_steps = 10_000
     long_run.mesh = MeshConfig()
+    long_run.data.num_workers = 1
     # And all read the weights of a run folder.
     long_run.init_from = str(tmp_path / "before")
     (tmp_path / "before").mkdir()
@@ -143,9 +149,13 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(long_run, tmp_pat
     with Checkpoints(tmp_path / "before") as checkpoints:
         checkpoints.save(Checkpoint(0, params, {"step": np.zeros((), np.int32)}, {}))
     workdir = tmp_path / "run"
-    processes = start_two(start, long_run, workdir, devices=1)
+    processes = start_two(start, long_run, workdir, devices=1, everywhere="os.setsid()\n")
     processes[0].wait_for_step(4)
-    processes[1].terminate()
+    if signalled == "one process":
+        processes[1].terminate()
+    else:  # with their loader workers, as batch systems do
+        groups = [f"-{process.pid}" for process in processes]
+        subprocess.run(["kill", "-TERM", "--", *groups], check=True)
     outputs = [process.finish() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     stopped = int(re.search(r"Stopped after step (\d+)", outputs[0])[1])

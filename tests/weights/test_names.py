@@ -22,8 +22,7 @@ CONFIGS = {
 
 def our_shapes(config: ModelConfig) -> dict:
     """Shapes of the parameters of our network, nested."""
-    model = nnx.eval_shape(lambda: MPRNet(config, rngs=nnx.Rngs(0)))
-    return jax.tree.map(lambda leaf: leaf.shape, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    return jax.tree.map(lambda leaf: leaf.shape, abstract(config)[1])
 
 
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
