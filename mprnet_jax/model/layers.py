@@ -71,15 +71,22 @@ def chain(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
     """
     kernel = convs[0].kernel[...]
     for conv in convs[1:]:
-        kernel = kernel @ conv.kernel[...]
+        kernel = jnp.matmul(kernel, conv.kernel[...], precision="highest")
     y = x @ kernel.astype(x.dtype)
     bias = convs[-1].bias
     return y if bias is None else y + bias[...].astype(x.dtype)
 
 
+def scale(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """`x` times a factor for many pixels, multiplied in float32: so the factor's gradient is summed
+    up, whose digits a sum of so many terms in bfloat16 would lose.
+    """
+    return (factor.astype(jnp.float32) * x.astype(jnp.float32)).astype(x.dtype)
+
+
 def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
     """x where positive, slope * x elsewhere."""
-    return jnp.where(x > 0, x, slope.astype(x.dtype) * x)
+    return jnp.where(x > 0, x, scale(x, slope))
 
 
 def halve(x: jax.Array) -> jax.Array:
@@ -122,7 +129,7 @@ class ChannelAttention(nnx.Module):
         self.excite = conv1x1(squeezed, channels, config, rngs)
 
     def __call__(self, x: jax.Array, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        return x * nnx.sigmoid(self.excite(nnx.relu(self.squeeze(pool(x)))))
+        return scale(x, nnx.sigmoid(self.excite(nnx.relu(self.squeeze(pool(x))))))
 
 
 class CAB(nnx.Module):
