@@ -26,10 +26,7 @@ SPARED = 2**29  # bytes that must stay free on the machine
 
 def restore_ours(config: ModelConfig, photo: np.ndarray, limit: float | None) -> str:
     """Restores with `Restorer(tile="auto")` and tells how."""
-    from flax import nnx
-
-    from mprnet_jax import MPRNet
-    from mprnet_jax.model.mprnet import pure_functions
+    from mprnet_jax.model.mprnet import pure_functions, with_params
     from mprnet_jax.restoration.restorer import Restorer
 
     model = with_params(config, pure_functions(config)[0](0))

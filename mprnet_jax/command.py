@@ -40,6 +40,8 @@ def run(main: Callable[[], None]) -> None:
             value = flags.FLAGS[name].value
             if isinstance(value, float) and not math.isfinite(value):
                 refuse(f"--{name}={value}: must be a finite number")
+            if flags.FLAGS[name].present and isinstance(value, str) and "://" in value:
+                refuse(f"--{name}={value}: must be a path: mount what it is the address of")
         if rest[1:]:
             refuse(f"unexpected argument {rest[1]!r}; every argument is a flag, see --help")
         logging.set_verbosity(logging.WARNING)

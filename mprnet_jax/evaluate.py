@@ -31,6 +31,10 @@ RESTORED = flags.DEFINE_string(
 NAMES = flags.DEFINE_list("benchmarks", None, "Names of the sets, such as Rain100L,GoPro.")
 DATA_ROOT = flags.DEFINE_string("data_root", None, "Folder that the sets lie in.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the scores.")
+LOCAL_POOLING = flags.DEFINE_bool(
+    "local_pooling", False, "Lets channel attention average around each pixel (TLC)."
+)
+ENSEMBLE = flags.DEFINE_bool("ensemble", False, "Averages over the 8 symmetries of the square.")
 STAGES = flags.DEFINE_bool("stages", False, "Also score stages 1 and 2, with time and size.")
 LPIPS = flags.DEFINE_bool("lpips", False, "Also score LPIPS.")
 
@@ -73,23 +77,36 @@ def check_flags() -> None:
             raise UserError(f"--{flag.name}: is needed, see --help")
     if bool(WEIGHTS.value) == bool(RESTORED.value):
         raise UserError("--weights, --restored: give one of them")
-    if STAGES.value and RESTORED.value:
-        raise UserError("--stages: needs --weights, pictures have no stages")
+    for flag in (STAGES, LOCAL_POOLING, ENSEMBLE):
+        if flag.value and RESTORED.value:
+            raise UserError(f"--{flag.name}: needs --weights, pictures are restored already")
 
 
 def networks(weights: str, compare_stages: bool) -> list[Candidate]:
     """The network of a weight file as a candidate; with `compare_stages`, its first stages too."""
+    import jax
+
+    from mprnet_jax.devices.compiling import use_compile_cache
     from mprnet_jax.restoration.restorer import Restorer
     from mprnet_jax.weights.files import load
 
+    use_compile_cache()
     model = load(weights)
 
     def restore(stages: int) -> Restore:
-        restorer = Restorer(model, stages=stages, tile="off")  # tiles would change scores
+        restorer = Restorer(
+            model,
+            stages=stages,
+            tile="off",  # tiles would change scores
+            local_pooling=LOCAL_POOLING.value,
+            ensemble=ENSEMBLE.value,
+        )
 
         def floats(example: Example) -> np.ndarray:
             image = example["degraded"]
-            return restorer(image if image.dtype == np.float32 else np.float32(image / 255))
+            # By default TPUs and GPUs multiply float32 with fewer digits than it has.
+            with jax.default_matmul_precision("highest"):
+                return restorer(image if image.dtype == np.float32 else np.float32(image / 255))
 
         return floats
 

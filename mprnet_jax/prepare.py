@@ -8,12 +8,13 @@ Example:
 the device, --cut 512 stores overlapping pieces of training pictures, and --raw plain arrays.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from mprnet_jax.command import run
-from mprnet_jax.data.benchmarks import TRAINING_SETS, open_splits, plain
+from mprnet_jax.data.benchmarks import BENCHMARKS, TRAINING_SETS, open_splits, plain
 from mprnet_jax.errors import UserError
 
 BENCHMARK = flags.DEFINE_string("benchmark", None, "Name of the set, such as GoPro.")
@@ -48,6 +49,12 @@ def main() -> None:
     if RAW.value:
         name += "_raw"
     splits = open_splits(key, SOURCE.value)
+    for split, sets in (("train", TRAINING_SETS), ("test", BENCHMARKS)):
+        if key in sets and split not in splits:
+            print(
+                f"{name}: is prepared without split {split}, which {SOURCE.value} does not hold",
+                file=sys.stderr,
+            )
     folder = write(Path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
     print(f"{folder}: {', '.join(splits)}")
 

@@ -65,7 +65,7 @@ def test_a_miniature_of_every_benchmark_is_scored(tmp_path):
     for entry, written in zip(entries, document["sets"]):
         source, protocol = sets[entry.benchmark], PROTOCOLS[entry.benchmark]
         assert [image.name for image in entry.scores.images] == source.names
-        expected = [protocol(half_way(e), e["target"]) for e in (source[i] for i in range(3))]
+        expected = [protocol.score(half_way(e), e["target"]) for e in (source[i] for i in range(3))]
         first = [(image.psnr, image.ssim) for image in entry.scores.images[:3]]
         np.testing.assert_allclose(first, expected, rtol=0, atol=0)
         assert written["images"][1]["psnr"] == expected[1].psnr
@@ -148,7 +148,7 @@ def test_a_submission_has_no_photo_that_is_not_finite_nor_one_of_an_earlier_netw
     (entry,) = evaluate({"dnd": source}, [Candidate(sometimes_nan)], tmp_path / "out", "y")
     assert [path.name for path in (tmp_path / "out/DND_submission").iterdir()] == ["0002.mat"]
     (line,) = entry.scores.left_out
-    assert line.endswith(": the prediction is not finite")
+    assert line.endswith(": the restored image has values that are not finite")
 
 
 def test_scores_that_cannot_be_written_are_told(tmp_path):
@@ -185,7 +185,7 @@ def test_reading_and_scoring_go_on_while_the_device_works(tmp_path):
         return half_way(example)
 
     class Protocol:
-        def __call__(self, prediction, target):
+        def score(self, prediction, target):
             scored.set()
             return Scores(30.0, 0.9)
 
@@ -248,7 +248,7 @@ def test_the_command_scores_restored_pictures(tmp_path):
     assert "36.40, 0.965" in result.stdout
     assert "RGB, 8 bits, volume SSIM" in result.stdout
     source = open_benchmark("gopro", tmp_path / "data")
-    expected = PROTOCOLS["gopro"](floats(source[0]["degraded"]), source[0]["target"])
+    expected = PROTOCOLS["gopro"].score(floats(source[0]["degraded"]), source[0]["target"])
     written = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert written["sets"][1]["images"][0]["psnr"] == expected.psnr
 
@@ -289,7 +289,7 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
     source = open_benchmark("Rain100L", tmp_path)
     model = files.load(tmp_path / "weights.safetensors")
     restored = Restorer(model, stages=2)(floats(source[0]["degraded"]))
-    expected = PROTOCOLS["rain100l"](restored, source[0]["target"])
+    expected = PROTOCOLS["rain100l"].score(restored, source[0]["target"])
     # The same network compiled in two processes: equal up to the rounding of a pixel or two.
     assert stages[1]["images"][0]["psnr"] == pytest.approx(expected.psnr, abs=0.01)
 

@@ -176,7 +176,8 @@ def _open(published: PublishedSet, root: Path) -> Sequence[Example]:
     if folder is None:
         raise UserError(
             f"{root}: has no folder {published.folders[0]} {published.layout}, for "
-            f"{published.title}; it is published at {published.published}"
+            f"{published.title}; it is published at {published.published} and laid out here as "
+            "by MPRNet's authors"
         )
     return published.open(folder)
 

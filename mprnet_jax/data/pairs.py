@@ -6,7 +6,6 @@ or "target" alone where the degradation is synthetic.
 
 import re
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -33,34 +32,26 @@ def decode(file: Path | BinaryIO, name: str | None = None) -> np.ndarray:
     """
     name = name or str(file)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=("PNG", "JPEG")) as picture:
-                if picture.mode not in ("L", "LA", "P", "RGB", "RGBA") or is_deep(picture):
-                    raise UserError(
-                        f"{name}: has 16 bits a channel, or mode {picture.mode}; convert it to "
-                        "8-bit RGB, or remove it"
-                    )
-                return np.asarray(picture.convert("RGB"))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+        with Image.open(file, formats=("PNG", "JPEG")) as picture:
+            # Pillow would cut colours of 16 bits to 8 unasked.
+            deep = picture.format == "PNG" and png_depth_and_type(picture)[0] == 16
+            if deep or picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
+                raise UserError(
+                    f"{name}: has 16 bits a channel, or mode {picture.mode}; convert it to "
+                    "8-bit RGB, or remove it"
+                )
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{name}: cannot be read as a picture ({error}); replace it") from error
 
 
-def is_deep(picture: Image.Image) -> bool:
-    """Whether an opened picture is a PNG of 16 bits a channel: Pillow cuts colours to 8 unasked."""
-    if picture.format != "PNG":
-        return False
+def png_depth_and_type(picture: Image.Image) -> tuple[int, int]:
+    """Bits a channel, and PNG's number for the colour type, of a PNG file not decoded yet."""
     position = picture.fp.tell()
     picture.fp.seek(24)  # in the header, after the size
-    depth = picture.fp.read(1)[0]
+    depth, colour_type = picture.fp.read(2)
     picture.fp.seek(position)
-    return depth == 16
+    return depth, colour_type
 
 
 def natural_key(name: str) -> list:

@@ -37,7 +37,8 @@ class Prepared(Sequence[Example]):
         folder = Path(folder) / VERSION
         if not (folder / "dataset_info.json").is_file():
             raise UserError(
-                f"{folder}: holds no prepared set; make it with python -m mprnet_jax.prepare"
+                f"{folder}: holds no prepared set; make it with python -m mprnet_jax.prepare, or "
+                "give --config.data.source=folders for folders of pairs"
             )
         builder = tfds.builder_from_directory(folder)
         if split not in builder.info.splits:

@@ -40,13 +40,16 @@ def jit(function: Callable, *, forward_only: bool = False, **kwargs: Any) -> Cal
     return jax.jit(function, compiler_options=compiler_options(forward_only), **kwargs)
 
 
-def use_compile_cache() -> None:
+def use_compile_cache(shared: Path | None = None) -> None:
     """Keeps compiled programs on disk, so that the next start of a command skips compiling.
 
-    They lie in JAX_COMPILATION_CACHE_DIR, by default in ~/.cache/mprnet_jax.
+    They lie in JAX_COMPILATION_CACHE_DIR, by default in ~/.cache/mprnet_jax, and in `shared` where
+    there are several processes: only the first one writes what all of them read.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None and shared and jax.process_count() > 1:
+        jax.config.update("jax_compilation_cache_dir", str(shared))
+    elif jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "mprnet_jax"))
         jax.config.update("jax_compilation_cache_max_size", 2 * 1024**3)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

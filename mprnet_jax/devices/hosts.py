@@ -1,14 +1,23 @@
 """Several processes, on one host or many, that train together through `jax.distributed`."""
 
 import contextlib
+import re
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from mprnet_jax.errors import UserError
 
-# How errors begin that have nothing to do with other processes.
-OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+# What JAX's errors speak of when another process has gone, in any of the libraries below it.
+LOST = re.compile(
+    r"^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)|connect|heartbeat|peer|another task"
+    r"|coordination service|gloo|nccl",
+    re.IGNORECASE,
+)
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as gone
 
 
@@ -39,6 +48,38 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
         ) from error
 
 
+def on_all(flags: np.ndarray) -> np.ndarray:
+    """Which of these bool [N] are true in all processes."""
+    return multihost_utils.process_allgather(flags).reshape(-1, len(flags)).all(axis=0)
+
+
+def check_shared(folder: Path) -> None:
+    """Makes sure that all processes see one and the same folder, which is made if need be.
+
+    Raises:
+        UserError: in all of them if one sees another; in one that cannot make or change it.
+    """
+    if jax.process_count() == 1:
+        return
+    number = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
+    mark = folder / f".seen-by-all-{number}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            mark.touch()
+        multihost_utils.sync_global_devices("a mark is in the shared folder")
+        seen = multihost_utils.process_allgather(np.array(mark.exists()))
+        mark.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a folder to write to ({error})") from error
+    if not seen.all():
+        raise UserError(
+            f"{folder}: is not the same folder on all hosts (not on process "
+            f"{', '.join(map(str, np.flatnonzero(~seen)))}): give a --workdir on a file system "
+            "that all of them mount"
+        )
+
+
 @contextlib.contextmanager
 def losses_told() -> Iterator[None]:
     """Turns what happens when another process has gone, which JAX may tell in many words, into a
@@ -47,7 +88,7 @@ def losses_told() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or str(error).startswith(OWN_FAULTS):
+        if jax.process_count() == 1 or not LOST.search(str(error)):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(

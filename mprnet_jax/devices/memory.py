@@ -1,15 +1,19 @@
 """How much memory a compiled program takes on a device, and how much there is to take. In bytes."""
 
+import contextlib
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+
+from mprnet_jax.errors import UserError
 
 # XLA's convolutions on CPUs reserve address space that they never touch: with it, programs were
 # measured to take up to 2.6 times what they hold.
 ADDRESS_SPACE = 3
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in JAX's errors that tell of too little
 M_ARENA_MAX = -8  # of glibc's mallopt
 
 
@@ -32,6 +36,18 @@ def free(devices: Sequence[jax.Device], limit: int | None = None) -> int:
     if devices[0].platform == "cpu":  # all of them share the machine's memory
         room //= len(devices)
     return max(0, room)
+
+
+@contextlib.contextmanager
+def shortage_told(remedy: str) -> Iterator[None]:
+    """Turns JAX's error for too little memory on a device into a UserError that says what to do."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if OUT_OF_MEMORY not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the device's memory is too small ({reason}): {remedy}") from error
 
 
 def host_free() -> int:

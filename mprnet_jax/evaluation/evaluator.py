@@ -73,12 +73,7 @@ def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str
     scores = SetScores()
     boxes = restored_in_turn(source, restore, title, scores)
     for photo, group in itertools.groupby(boxes, lambda box: box[0].rsplit("_", 1)[0]):
-        images = []
-        for name, _, image in group:
-            if image is not None and not np.isfinite(image).all():
-                scores.left_out.append(f"{title} {name}: the prediction is not finite")
-                image = None
-            images.append(image)
+        images = [image for _, _, image in group]
         path = folder / f"{photo}.mat"
         if any(image is None for image in images):
             path.unlink(missing_ok=True)  # of another network

@@ -1,7 +1,7 @@
 """How each benchmark is scored, and what the published weights score there.
 
-A protocol takes a prediction as the network gives it, float32 [H, W, 3] with white at 1, neither
-clipped nor rounded, and its target, uint8 [H, W, 3], and returns PSNR in dB and SSIM.
+A protocol's `score` takes a prediction as the network gives it, float32 [H, W, 3] with white at 1,
+neither clipped nor rounded, and its target, uint8 [H, W, 3], and returns PSNR in dB and SSIM.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import metrics
 from mprnet_jax.sheets import to_uint8
 
@@ -50,15 +49,10 @@ class Protocol:
     """How a benchmark is scored."""
 
     label: str  # channels, rounding and kind of SSIM
-    score: Callable[[np.ndarray, np.ndarray], Scores] | None  # None: targets are not public
+    # Of a prediction, all finite, and its target; None where targets are not public.
+    score: Callable[[np.ndarray, np.ndarray], Scores] | None
     published: Scores | None = None  # of the authors' weights
     source: str = ""  # of the published figures
-
-    def __call__(self, prediction: np.ndarray, target: np.ndarray) -> Scores:
-        """Scores one image; raises UserError for a prediction that is not finite."""
-        if not np.isfinite(prediction).all():
-            raise UserError("the restored image has values that are no numbers")
-        return self.score(prediction, target)
 
 
 LUMA = "Y, 8 bits, SSIM of 2004"

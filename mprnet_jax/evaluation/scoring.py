@@ -5,16 +5,16 @@ Threads read and score; the calling thread keeps the device busy.
 
 import os
 import time
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from mprnet_jax.data.ahead import ahead
+from mprnet_jax.data.ahead import ahead, in_advance
 from mprnet_jax.data.benchmarks import find_folder
 from mprnet_jax.data.pairs import Example, decode, list_pictures
 from mprnet_jax.errors import UserError
@@ -117,25 +117,19 @@ def score_set(
     """
     scores = SetScores()
 
-    def score(name: str, prediction: np.ndarray, target: np.ndarray) -> ImageScores:
-        perceptual = lpips(to_uint8(prediction), target) if lpips else None
-        return ImageScores(name, *protocol(prediction, target), perceptual)
+    def score(restored: tuple[str, Example, np.ndarray]) -> ImageScores | str:
+        name, example, image = restored
+        try:
+            perceptual = lpips(to_uint8(image), example["target"]) if lpips else None
+            return ImageScores(name, *protocol.score(image, example["target"]), perceptual)
+        except (UserError, ValueError, RuntimeError) as error:  # the last from LPIPS
+            return f"{title} {name}: {error}"
 
-    def collect(waiting: deque[tuple[str, Future]], limit: int) -> None:
-        while len(waiting) > limit:
-            name, future = waiting.popleft()
-            try:
-                scores.images.append(future.result())
-            except (UserError, ValueError, RuntimeError) as error:  # the last from LPIPS
-                scores.left_out.append(f"{title} {name}: {error}")
-
-    waiting: deque[tuple[str, Future]] = deque()
+    restored = restored_in_turn(source, restore, title, scores)
+    restored = (item for item in restored if item[2] is not None)
     with ThreadPoolExecutor(os.cpu_count()) as scorers:
-        for name, example, image in restored_in_turn(source, restore, title, scores):
-            if image is not None:
-                waiting.append((name, scorers.submit(score, name, image, example["target"])))
-                collect(waiting, WAITING)
-        collect(waiting, 0)
+        for result in in_advance(scorers, score, restored, WAITING):
+            (scores.left_out if isinstance(result, str) else scores.images).append(result)
     return scores
 
 
@@ -144,20 +138,26 @@ def restored_in_turn(
 ) -> Iterator[tuple[str, Example, np.ndarray | None]]:
     """Restores all examples of a set in order, with a progress bar: (name, example, image).
 
-    One that cannot be read or restored comes with None and is named in `scores.left_out`; at the
-    end `scores.seconds` is set.
+    One that cannot be read or restored, or not to finite numbers, comes with None and is named in
+    `scores.left_out`; at the end `scores.seconds` is set.
     """
-    stopwatch = Stopwatch()
+    seconds = defaultdict(list)  # by size of the image
     for name, example in read_ahead(source, title):
         image = None
         try:
             if isinstance(example, UserError):
                 raise example
-            image = stopwatch(restore, example)
+            start = time.perf_counter()
+            restored = restore(example)
+            seconds[restored.shape].append(time.perf_counter() - start)
+            if not np.isfinite(restored).all():
+                raise UserError("the restored image has values that are not finite")
+            image = restored
         except UserError as error:
             scores.left_out.append(f"{title} {name}: {error}")
         yield name, example, image
-    scores.seconds = stopwatch.median
+    counted = [each for times in seconds.values() for each in times[1:]]  # the first may compile
+    scores.seconds = float(np.median(counted)) if counted else None
 
 
 def read_ahead(source: Sequence[Example], title: str) -> Iterator[tuple[str, Example | UserError]]:
@@ -171,25 +171,3 @@ def read_ahead(source: Sequence[Example], title: str) -> Iterator[tuple[str, Exa
 
     examples = tqdm(ahead(read, len(source)), desc=title, total=len(source), unit="image")
     yield from zip(source.names, examples)
-
-
-class Stopwatch:
-    """Times calls; the first of each image size, which may compile, does not count."""
-
-    def __init__(self):
-        self._known: set[tuple[int, ...]] = set()
-        self._seconds: list[float] = []
-
-    def __call__(self, restore: Restore, example: Example) -> np.ndarray:
-        """Restores an example."""
-        start = time.perf_counter()
-        image = restore(example)
-        if example["degraded"].shape in self._known:
-            self._seconds.append(time.perf_counter() - start)
-        self._known.add(example["degraded"].shape)
-        return image
-
-    @property
-    def median(self) -> float | None:
-        """Seconds a call; None while every call met a new size."""
-        return float(np.median(self._seconds)) if self._seconds else None

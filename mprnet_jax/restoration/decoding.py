@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from mprnet_jax.data.pairs import png_depth_and_type
 from mprnet_jax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # no other is ever tried
@@ -73,9 +74,10 @@ def pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
     Raises:
         UserError: if its colours are not grey or RGB of up to 16 bits.
     """
+    bits, channels = bits_and_channels(picture)  # before EXIF, with which Pillow closes some files
     orientation = orientation_of(path, picture)
-    if is_deep(path, picture):
-        return upright(deep_pixels_of(path, picture), orientation)
+    if bits == 16:
+        return upright(deep_pixels_of(path, picture, channels), orientation)
     mode = MODES.get(picture.mode)
     if mode is None:
         raise UserError(f"{path}: has colours of kind {picture.mode}; convert it to RGB")
@@ -83,31 +85,26 @@ def pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
         mode = WITH_ALPHA.get(mode, mode)
         if picture.format == "PNG" and picture.mode == "L":
             # Pillow scales grey of 2 and 4 bits to 8, but not the value that is transparent.
-            picture.info["transparency"] *= 255 // (2 ** png_depth_and_type(path)[0] - 1)
+            picture.info["transparency"] *= 255 // (2**bits - 1)
     pixels = np.asarray(picture.convert(mode))
     return upright(pixels.reshape(*pixels.shape[:2], -1), orientation)
 
 
-def is_deep(path: Path, picture: Image.Image) -> bool:
-    """Whether an opened file has 16 bits a channel."""
-    if picture.format == "TIFF":
-        return set(picture.tag_v2.get(Base.BitsPerSample, ())) == {16}
-    return picture.format == "PNG" and png_depth_and_type(path)[0] == 16
-
-
-def png_depth_and_type(path: Path) -> bytes:
-    """Bits a channel and colour type, two numbers, from the header of a PNG file."""
-    with path.open("rb") as file:
-        return file.read(26)[24:]
-
-
-def deep_pixels_of(path: Path, picture: Image.Image) -> np.ndarray:
-    """The pixels of a file that `is_deep`, upright if it is TIFF."""
+def bits_and_channels(picture: Image.Image) -> tuple[int, int]:
+    """Bits a channel and channels of an opened file, by its header."""
     if picture.format == "PNG":
-        channels = PNG_CHANNELS[png_depth_and_type(path)[1]]
-    else:
+        bits, colour_type = png_depth_and_type(picture)
+        return bits, PNG_CHANNELS.get(colour_type, 0)
+    if picture.format == "TIFF":
+        bits = set(picture.tag_v2.get(Base.BitsPerSample, ()))
+        return (16 if bits == {16} else 8), picture.tag_v2.get(Base.SamplesPerPixel, 1)
+    return 8, len(picture.getbands())
+
+
+def deep_pixels_of(path: Path, picture: Image.Image, channels: int) -> np.ndarray:
+    """The pixels of a file with 16 bits a channel, upright if it is TIFF."""
+    if picture.format == "TIFF":
         tags = picture.tag_v2
-        channels = tags.get(Base.SamplesPerPixel, 1)
         plain = tags.get(Base.PhotometricInterpretation) == (1 if channels < 3 else 2)
         plain &= set(tags.get(Base.SampleFormat, (1,))) == {1}  # integers
         plain &= tags.get(Base.PlanarConfiguration, 1) == 1  # channels beside each other

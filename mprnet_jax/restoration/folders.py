@@ -18,6 +18,11 @@ class Job(NamedTuple):
     target: Path
 
 
+def sheet_of(job: Job) -> Path:
+    """The file for the photo before and after."""
+    return job.target.with_name(f"{job.target.name}{SHEET}")
+
+
 def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
     """The photo itself, or all photos in a folder and its subfolders, mirrored in `output`.
 
@@ -40,7 +45,7 @@ def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
             raise UserError(f"--input={source}: holds no {', '.join(images.FORMATS)} files")
     else:
         raise UserError(f"--input={source}: there is no such file or folder")
-    if output.exists() and not output.is_dir():
+    if not output.is_dir() and (output.exists() or output.suffix.lower() in images.FORMATS):
         raise UserError(f"--output={output}: is a file; name a folder")
 
     jobs: dict[Path, Job] = {}

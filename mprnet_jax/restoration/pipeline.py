@@ -5,9 +5,8 @@ A photo that fails is told on stderr, and the others go on.
 """
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from mprnet_jax.data.ahead import in_advance
 from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
-from mprnet_jax.restoration.folders import SHEET, Job
+from mprnet_jax.restoration.folders import Job, sheet_of
 from mprnet_jax.restoration.images import Photo
 from mprnet_jax.restoration.restorer import Progress, Restorer, ignore, padded_size
 from mprnet_jax.sheets import make_sheet, small
@@ -59,20 +58,19 @@ class Pipeline:
 
     def run(self, jobs: Sequence[Job]) -> Summary:
         """Restores all files that can be restored."""
-        todo = [job for job in jobs if self._overwrite or not job.target.exists()]
+        todo = [job for job in jobs if self._overwrite or not self._is_done(job)]
         self._failures, self._told = 0, set()
         with (
             ThreadPoolExecutor(THREADS) as pool,
             tqdm(total=len(todo), unit="photo", disable=None) as self._bar,
         ):
-            encoding: deque[Future] = deque()
-            for batch in in_advance(pool, self._decode, self._batches(todo), AHEAD):
-                encoding.append(pool.submit(self._encode, self._restore(batch)))
-                if len(encoding) > AHEAD:
-                    encoding.popleft().result()
-            for future in encoding:
-                future.result()
+            decoded = in_advance(pool, self._decode, self._batches(todo), AHEAD)
+            for _ in in_advance(pool, self._encode, map(self._restore, decoded), AHEAD):
+                pass
         return Summary(len(todo) - self._failures, len(jobs) - len(todo), self._failures)
+
+    def _is_done(self, job: Job) -> bool:
+        return job.target.exists() and (not self._compare or sheet_of(job).exists())
 
     def _batches(self, jobs: list[Job]) -> Iterator[list[Job]]:
         """Jobs whose photos pad to one size, by the files' headers."""
@@ -107,8 +105,7 @@ class Pipeline:
             images.write(job.target, restored, self._quality)
             if self._compare:
                 sheet = make_sheet([[("before", shown(photo)), ("after", shown(restored))]])
-                path = job.target.with_name(f"{job.target.name}{SHEET}")
-                images.write(path, Photo(small(sheet, LARGEST_SHEET)))
+                images.write(sheet_of(job), Photo(small(sheet, LARGEST_SHEET)))
             self._bar.update()
 
         for _ in self._each(write, batch):

@@ -28,7 +28,6 @@ from mprnet_jax.restoration.tiles import Grid
 # and 32 MB.
 MARGIN = 1.1
 SCRATCH_BYTES = 48 * 2**20
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 HOST_BYTES = 60  # a pixel, for the photo's copies in float32 on the way in and out
 
 Progress = Callable[[float], object]  # is told the share of the work that is done, in (0, 1]
@@ -160,18 +159,13 @@ class Restorer:
         Raises:
             UserError: if it does not fit into memory.
         """
-        height, width = images.shape[1:3]
-        try:
+        count, height, width = images.shape[:3]
+        with memory.shortage_told(
+            f"restore {count} x {width}x{height} pixels in smaller tiles or batches"
+        ):
             program = self._program(height, width)
             stages = program(self._parameters, jax.device_put(images, self._sharding))
             return jax.block_until_ready(stages)
-        except jax.errors.JaxRuntimeError as error:
-            if OUT_OF_MEMORY not in str(error):
-                raise
-            raise UserError(
-                f"{len(images)} x {width}x{height} pixels do not fit into the device's memory: "
-                "restore in smaller tiles or batches"
-            ) from error
 
     def _compile(self, height: int, width: int) -> jax.stages.Compiled:
         shape = (self.batch_size, height, width, 3)
@@ -207,7 +201,7 @@ class Restorer:
         try:
             return MARGIN * memory.needed(self._program(height, width))
         except jax.errors.JaxRuntimeError as error:
-            if OUT_OF_MEMORY in str(error):  # some compilers refuse what no device could hold
+            if memory.OUT_OF_MEMORY in str(error):  # refused by compilers that know the device
                 return math.inf
             raise
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from clu import parameter_overview
 
 from mprnet_jax.config import TrainConfig, flatten
@@ -38,6 +39,10 @@ from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoint, Checkpoints
 from mprnet_jax.weights.run_folder import has_checkpoints, read_config, write_config
 
 SHOWN = 4  # pairs on a validation sheet
+TAKES_LESS = (
+    "--config.accumulate=2 or more, --config.model.remat=cab and --config.model.dtype=bfloat16 "
+    "each take less"
+)
 
 
 def train(config: TrainConfig, workdir: Path | str) -> Validation | None:
@@ -50,7 +55,7 @@ def train(config: TrainConfig, workdir: Path | str) -> Validation | None:
             or one that cannot be written, and when too many steps in a row had to be skipped.
     """
     memory.keep_two_heaps()
-    with Interrupts() as interrupts, hosts.losses_told():
+    with Interrupts() as interrupts, hosts.losses_told(), memory.shortage_told(TAKES_LESS):
         return Run(config, Path(workdir)).train(interrupts)
 
 
@@ -59,7 +64,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, workdir: Path):
         config.validate()
-        use_compile_cache()
+        use_compile_cache(shared=workdir / "compiled")
         self.config = config
         self.workdir = workdir
         self.is_main = jax.process_index() == 0
@@ -70,6 +75,7 @@ class Run:
         self.source, self.degrade = training_source(config.data)
         self.held_out = validation_source(config.data)
         self.share = meshes.local_images(self.mesh, config.batch_size)
+        hosts.check_shared(workdir)
 
         init, apply = pure_functions(config.model)
         apply = functools.partial(apply, place=meshes.placement(self.mesh))
@@ -115,7 +121,7 @@ class Run:
                 self.say(f"This run is finished: {first} steps. Its result:")
                 validation = self.validate(state.weights)
                 if validation and checkpoints.score(first) == UNSCORED:
-                    checkpoints.set_score(first, validation.score)
+                    self.score(checkpoints, first, validation)
             else:
                 validation = self.steps(state, first, counts, checkpoints)
         if validation:
@@ -135,6 +141,7 @@ class Run:
         running = None  # the metrics of the step that the devices work on
         # Where a signal came between saving and validating, a resumed run still has to validate.
         validated = first if checkpoints.score(first) > UNSCORED else first - 1
+        saves = validates = False
 
         def report(step: int) -> None:
             """Waits for step number `step`, checks and shows it."""
@@ -150,20 +157,25 @@ class Run:
         try:
             for step in range(first, total + 1):
                 stops = self.interrupts.stop()
-                validates = due(step, config.validate_every, validated, total)
-                if stops or validates or due(step, config.checkpoint_every, first, total):
+                saves |= due(step, config.checkpoint_every, first, total)
+                validates |= due(step, config.validate_every, validated, total)
+                if stops or saves or validates:
                     report(step)
-                    running = None
-                    # Where no step helps any more, what led there should not replace what is sound.
+                    running = validation = None
+                    # After a skipped step both wait for the next sound one: where no step helps any
+                    # more, what led there should not replace what is sound.
                     if stops or step == total or not guard.counts["skipped_in_a_row"]:
                         self.save(checkpoints, step, state, guard.counts)
-                    validation = self.validate(state.weights) if validates and not stops else None
-                    if validation:
-                        checkpoints.set_score(step, validation.score)
-                        summaries.validation(step, validation)
+                        if validates and not stops:
+                            validation = self.validate(state.weights)
+                        if validation:
+                            summaries.validation(step, validation)
+                            self.score(checkpoints, step, validation)
+                        saves = validates = False
                     bar.restart()
                     stops = self.interrupts.stop()  # validating may have taken long
                 if stops:
+                    self.save(checkpoints, step, state, guard.counts)
                     checkpoints.wait()
                     self.say(f"Stopped after step {step}; the same command goes on from there.")
                     return None
@@ -235,6 +247,7 @@ class Run:
         for batch, readable in validation_batches(self.held_out, batch_size, crop):
             if self.interrupts.stop():
                 return None
+            readable = hosts.on_all(readable)
             result = self.validation_step(params, meshes.put_batch(batch, self.mesh))
             scores.append(np.asarray(result["psnr"])[:, : len(readable)])
             read.append(readable)
@@ -246,7 +259,14 @@ class Run:
             raise UserError("no held-out pair can be read: replace those named above")
         if not read.all():
             names, psnr = [names[i] for i in np.flatnonzero(read)], psnr[:, read]
-        return Validation(names, psnr, shown)
+        return Validation(names, psnr, shown, complete=read.all())
+
+    def score(self, checkpoints: Checkpoints, step: int, validation: Validation) -> None:
+        """Tells a checkpoint's score, if it is one to compare with others: of all pairs."""
+        if validation.complete:
+            checkpoints.set_score(step, validation.score)
+        else:
+            logging.warning("step %d does not count for the best checkpoint: pairs lack", step)
 
     def save(
         self,
@@ -308,7 +328,9 @@ def check_same_run(workdir: Path, config: TrainConfig) -> None:
         return
     theirs = read_config(workdir)
     for name, ours in flatten(config, deciding=True).items():
-        value = functools.reduce(lambda node, key: node.get(key, {}), name.split("."), theirs)
+        value = theirs
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
         if value != ours:
             raise UserError(
                 f"workdir {workdir}: belongs to a run with {name}={value}, this one has "

@@ -24,11 +24,13 @@ class Validation:
         names: of the pairs.
         psnr: dB, [4, N], of the degraded images and of stages 1, 2, 3.
         shown: the first few pairs, as lists of degraded, stage 1, stage 2, stage 3, target images.
+        complete: whether no held-out pair is missing, since all could be read.
     """
 
     names: Sequence[str]
     psnr: np.ndarray
     shown: list[list[np.ndarray]]
+    complete: bool = True
 
     @property
     def mean_psnr(self) -> np.ndarray:

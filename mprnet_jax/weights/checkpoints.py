@@ -34,6 +34,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.weights.packing import empty_pack, pack, unpack
 
 KEPT = 2
+MOST = 16  # checkpoints that are looked at; there are KEPT, the best, and what could not be deleted
 SCORES = "scores.json"  # by which the best checkpoint is chosen; higher is better
 UNSCORED = -math.inf
 
@@ -157,7 +158,7 @@ class Checkpoints:
         Raises:
             UserError: if there are checkpoints but all are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = self._as_first_host_sees(sorted(self._manager.all_steps(), reverse=True))
         newest = self._first_sound(steps, params, rest)
         if newest:
             self._set_aside([step for step in steps if step > newest.step])
@@ -168,7 +169,16 @@ class Checkpoints:
         None if there is none at all. `rest` is left out.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        return self._first_sound([self.best_step, *steps] if steps else [], params)
+        steps = self._as_first_host_sees([self.best_step, *steps] if steps else [])
+        return self._first_sound(steps, params)
+
+    def _as_first_host_sees(self, steps: list[int]) -> list[int]:
+        """The first host's steps: the file systems of others may still show what was before."""
+        if jax.process_count() == 1:
+            return steps
+        steps = steps[:MOST]
+        padded = np.array(steps + [-1] * (MOST - len(steps)), np.int32)
+        return [step for step in multihost_utils.broadcast_one_to_all(padded).tolist() if step >= 0]
 
     def _first_sound(self, steps: list[int], params: Any, rest: Any = None) -> Checkpoint | None:
         for step in steps:

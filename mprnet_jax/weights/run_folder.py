@@ -33,7 +33,10 @@ def read_config(run_folder: Path) -> dict[str, Any]:
     """
     path = run_folder / "config.json"
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("holds no config")
+        return config
     except FileNotFoundError as error:
         raise UserError(f"{run_folder}: holds no config.json; is it a run folder?") from error
     except (OSError, ValueError) as error:

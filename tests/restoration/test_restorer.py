@@ -190,7 +190,7 @@ def test_a_program_that_the_compiler_or_the_device_refuses(stub, photo, monkeypa
     assert restorer(image).shape == image.shape
     whole = Restorer(stub, tile="off")
     monkeypatch.setattr(whole, "_program", refuse)
-    with pytest.raises(UserError, match="640x400 pixels do not fit into the device's memory"):
+    with pytest.raises(UserError, match=r"memory is too small .* restore 1 x 640x400 pixels in"):
         whole(image)
 
 

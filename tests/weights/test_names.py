@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-from mprnet_jax import ModelConfig, MPRNet
+from mprnet_jax import ModelConfig
 from mprnet_jax.errors import UserError
+from mprnet_jax.model.mprnet import abstract
 from mprnet_jax.weights import names, torch_reference
 
 SMALL = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
