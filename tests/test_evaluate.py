@@ -302,8 +302,8 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
         (["--benchmarks=dogs", "--output=o", "--data_root=.", "--restored=r"], "'dogs'"),
         (["--benchmarks=gopro", "--output=o", "--data_root=.", "--restored=r"], "GoPro/test"),
         (
-            ["--benchmarks=hide", "--output=o", "--data_root=.", "--restored=r", "--stages"],
-            "stages",
+            ["--benchmarks=hide", "--output=o", "--data_root=.", "--restored=r", "--ensemble"],
+            "--ensemble: needs --weights",
         ),
     ],
 )

@@ -33,7 +33,6 @@ TWO = ("--distributed", "--num_processes=2", "--process_id=0")
     ("arguments", "message"),
     [
         ([f"--config={ROOT}/configs/derain.py"], "Rain13K"),
-        ([f"--config={ROOT}/configs/deblur.py"], "GoPro"),
         ([f"--config={ROOT}/configs/denoise.py"], "mprnet_jax.prepare"),
         ([f"--config={ROOT}/configs/derain.py:sampel"], "derain.py:sampel"),
         ([f"--config={ROOT}/configs/snow.py"], "snow.py"),
@@ -42,9 +41,10 @@ TWO = ("--distributed", "--num_processes=2", "--process_id=0")
         ([SAMPLE, "--config.patch_size=60"], "patch_size=60"),
         ([], "config"),
         ([SAMPLE, "extra"], "extra"),
-        ([SAMPLE, "--distributed"], "--coordinator=HOST:PORT"),
         ([SAMPLE, *TWO, "--coordinator=host"], "--coordinator=HOST:PORT"),
         ([SAMPLE, "--num_processes=2"], "need --distributed"),
+        ([SAMPLE, "--workdir=gs://bucket/run"], "--workdir=gs://bucket/run: must be a path"),
+        ([SAMPLE, "--config.data.root=gs://bucket"], "root=gs://bucket: must be a path"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path):

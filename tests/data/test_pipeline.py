@@ -93,6 +93,22 @@ def test_hosts_load_their_shares_of_each_batch(folders):
         assert same(part, cut)
 
 
+def test_a_stream_that_starts_late_reads_nothing_of_what_was_before(folders):
+    class Counted(list):
+        names = ("a",) * 5
+
+        def __getitem__(self, index):
+            reads.append(index)
+            return super().__getitem__(index)
+
+    reads, source = [], training_source(folders)[0]
+    counted = Counted(source[i] for i in range(5))
+    batches = TrainingBatches(counted, batch_size=5, patch_size=8, seed=1, start=10_000)
+    next(batches)
+    batches.close()
+    assert len(reads) < 500  # the threads' look-ahead
+
+
 def test_batches_know_the_names_of_their_examples(folders):
     batches = TrainingBatches(
         *training_source(folders), batch_size=3, patch_size=8, seed=1, start=2

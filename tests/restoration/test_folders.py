@@ -58,6 +58,7 @@ def test_results_inside_the_folder_are_no_photos(tree: Path):
         ("photos", "photos", None, "is the folder of the photos"),
         ("photos/b.png", "photos", None, "would overwrite .*b.png"),
         ("photos", "photos/notes.txt", None, "is a file; name a folder"),
+        ("photos/b.png", "restored.png", None, "is a file; name a folder"),
     ],
 )
 def test_mistakes_are_refused(tree: Path, source, output, extension, message):

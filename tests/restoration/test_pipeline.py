@@ -62,10 +62,11 @@ def test_900_of_1000_photos_are_restored_and_100_told(
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 100
     assert all(line.startswith(str(folder)) for line in told)
+    alone = Restorer(stub)
     for job in jobs[::50]:
         if job.target.exists():
             after = images.read(job.target).pixels
-            np.testing.assert_array_equal(after, Restorer(stub)(images.read(job.source).pixels))
+            np.testing.assert_array_equal(after, alone(images.read(job.source).pixels))
     assert sum(job.target.exists() for job in jobs) == 900
 
 
@@ -88,6 +89,12 @@ def test_a_sheet_shows_before_and_after(stub, photo, folder, tmp_path):
     sheet = images.read(tmp_path / "out/a.png.compare.jpg").pixels
     assert sheet.shape[0] > 20
     assert sheet.shape[1] > 60
+    # A sheet that lacks is made later, one that is there stays.
+    jobs = plan(folder, tmp_path / "out")
+    assert Pipeline(Restorer(stub), compare=True).run(jobs) == Summary(0, 1, 0)
+    (tmp_path / "out/a.png.compare.jpg").unlink()
+    assert Pipeline(Restorer(stub), compare=True).run(jobs) == Summary(1, 0, 0)
+    assert (tmp_path / "out/a.png.compare.jpg").exists()
 
 
 def test_tiles_are_told(stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture):

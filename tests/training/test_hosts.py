@@ -136,9 +136,9 @@ def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, star
     assert gone(outputs[1])
 
 
-@pytest.mark.parametrize("signalled", ["one process", "both process groups"])
-def test_a_signal_stops_all_processes_after_the_same_step(long_run, tmp_path, start, signalled):
-    long_run.total_steps = 10_000
+def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
+    long_run, tmp_path, start, final_hash
+):
     long_run.mesh = MeshConfig()
     long_run.data.num_workers = 1
     # And all read the weights of a run folder.
@@ -148,15 +148,29 @@ def test_a_signal_stops_all_processes_after_the_same_step(long_run, tmp_path, st
     params = pure_functions(long_run.model)[0](seed=7)
     with Checkpoints(tmp_path / "before") as checkpoints:
         checkpoints.save(Checkpoint(0, params, {"step": np.zeros((), np.int32)}, {}))
-    workdir = tmp_path / "run"
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    for process in start_two(start, long_run, whole, devices=1):
+        process.finish()
+
     processes = start_two(start, long_run, workdir, devices=1, everywhere="os.setsid()\n")
-    processes[0].wait_for_step(4)
-    if signalled == "one process":
-        processes[1].terminate()
-    else:  # with their loader workers, as batch systems do
-        groups = [f"-{process.pid}" for process in processes]
-        subprocess.run(["kill", "-TERM", "--", *groups], check=True)
+    processes[0].wait_for_step(2)
+    # Its loader worker too, as batch systems do.
+    subprocess.run(["kill", "-TERM", "--", f"-{processes[1].pid}"], check=True)
     outputs = [process.finish() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     stopped = int(re.search(r"Stopped after step (\d+)", outputs[0])[1])
-    assert processes[0].last_step() == stopped
+    assert processes[0].last_step() == stopped < long_run.total_steps
+    for process in start_two(start, long_run, workdir, devices=1):
+        process.finish()
+    assert final_hash(workdir, long_run) == final_hash(whole, long_run)
+
+
+def test_a_workdir_that_only_one_host_sees_is_refused_by_all(long_run, tmp_path, start):
+    long_run.mesh = MeshConfig()
+    elsewhere = f"workdir = {str(tmp_path / 'other')!r}\n"
+    processes = start_two(start, long_run, tmp_path / "run", devices=1, main=elsewhere)
+    outputs = [process.finish() for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 2, output
+        assert "not the same folder on all hosts (not on process 1)" in output
+    assert not list(tmp_path.glob("*/.seen*"))

@@ -11,7 +11,7 @@ from mprnet_jax.training import loop
 from mprnet_jax.training.progress import WARM_STEPS, Trace
 from mprnet_jax.training.summaries import Validation
 from mprnet_jax.weights import files
-from mprnet_jax.weights.checkpoints import Checkpoints
+from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
 from mprnet_jax.weights.run_folder import load_params
 
 
@@ -95,8 +95,13 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkey
     batches.close()
     with Checkpoints(tmp_path) as checkpoints:
         state, position, counts = run.first_state(checkpoints)
+        # What was due at the skipped step waited for the next one.
+        assert checkpoints.score(3) == UNSCORED < checkpoints.score(4)
     assert (int(state.step), position, counts["skipped"]) == (5, 6, 1)
-    assert load_params(tmp_path)[1].keys() == state.weights.keys()
+    # The moving average is what is validated and exported, and it is not the parameters.
+    average = jax.tree.leaves(state.ema)
+    assert all(map(np.array_equal, jax.tree.leaves(load_params(tmp_path)[1]), average))
+    assert not any(map(np.array_equal, jax.tree.leaves(state.params), average))
 
 
 def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
@@ -191,6 +196,15 @@ def test_fine_tuning_starts_from_weights_of_the_same_network(tiny_run, tmp_path)
         loop.Run(tiny_run, tmp_path / "another")
 
 
+def test_too_little_memory_is_told_with_what_takes_less(tiny_run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying")
+
+    monkeypatch.setattr(loop, "jit", lambda *_, **__: fail)
+    with pytest.raises(UserError, match=r"memory is too small .*Out of memory.*accumulate=2"):
+        loop.train(tiny_run, tmp_path)
+
+
 def test_workdir_that_is_a_file_is_told(tiny_run, tmp_path):
     path = tmp_path / "file"
     path.write_text("")
@@ -233,6 +247,8 @@ def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(tiny_run, tmp_path,
     assert list(result.names) == list(names[1:])
     assert result.psnr.shape == (4, 1)
     assert len(result.shown) == 1
+    with Checkpoints(tmp_path, reading=True) as checkpoints:
+        assert checkpoints.score(1) == UNSCORED  # not to be compared with scores of all pairs
     run.held_out.empty = True
     with pytest.raises(UserError, match="no held-out pair can be read"):
         go_on(run)

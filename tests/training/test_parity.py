@@ -17,7 +17,7 @@ from mprnet_jax.training.step import train_step
 from mprnet_jax.weights import names, torch_reference
 
 STEPS = 20
-MODEL = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, reduction=2, cabs_per_orb=1)
+MODEL = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, reduction=2, cabs_per_orb=1, bias=True)
 RECIPES = {
     "derain": (LossConfig(), OptimConfig(warmup_steps=3)),
     "denoise": (

@@ -1,6 +1,7 @@
 """Saves that are killed, and disks that fail, at each operation on files; damaged checkpoints."""
 
 import errno
+import itertools
 import os
 import shutil
 import signal
@@ -117,11 +118,12 @@ def test_a_save_that_is_killed_leaves_whole_checkpoints(save, operations, exhaus
     assert newest[0] == 2
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES])
-def test_a_disk_that_fails_is_told_in_one_line(save, operations, exhaustive, error):
+def test_a_disk_that_fails_is_told_in_one_line(save, operations, exhaustive):
+    errors = (errno.ENOSPC, errno.EIO, errno.EACCES)
+    places = some(operations - 5, exhaustive, 3)
+    cases = itertools.product(places, errors) if exhaustive else zip(places, errors, strict=True)
     with ThreadPoolExecutor(2) as pool:
-        runs = pool.map(lambda at: save(at, error), some(operations - 5, exhaustive, 3))
-        for folder, process in runs:
+        for folder, process in pool.map(lambda case: save(*case), cases):
             assert process.returncode == 2, process.stdout
             (line,) = process.stderr.strip().splitlines()
             assert "a checkpoint cannot be written" in line
