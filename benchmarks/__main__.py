@@ -44,8 +44,11 @@ def command(arguments: list[str]) -> str:
 def main() -> None:
     """Runs a suite; the report grows while it runs."""
     arguments = parse()
-    if arguments.suite != "gpu":
+    if arguments.suite == "gpu":
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process only looks
+    else:
         os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask about
     import jax
 
     from benchmarks import ahead, speed, startup
@@ -75,7 +78,7 @@ def main() -> None:
             sections = speed.run(suite, wanted, arguments.skip, rounds, smoke)
         for section in sections:
             write(section)
-        if suite == "cpu" and not smoke and wanted("startup"):
+        if suite != "compile" and not smoke and wanted("startup"):
             write(startup.section(rounds))
 
 

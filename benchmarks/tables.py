@@ -7,8 +7,8 @@ import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda12-plugin")
-PACKAGES += ("torch", "onnxruntime")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+EXTRAS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "triton", "onnxruntime")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -41,11 +41,14 @@ def device() -> str:
 
 
 def versions() -> str:
-    """Python's version and that of each package."""
+    """Python's version, that of each package, and what XLA is told."""
     found = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
+    for package in (*PACKAGES, *EXTRAS):
         try:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            found.append(f"no {package}")
+            if package in PACKAGES:
+                found.append(f"no {package}")
+    if options := os.environ.get("XLA_FLAGS"):
+        found.append(f"XLA_FLAGS={options}")
     return ", ".join(found)

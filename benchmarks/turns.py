@@ -1,7 +1,8 @@
 """Measures contenders in turn (A B A B), each in a process of its own.
 
 Own processes keep one framework's threads and memory out of another's figures, and tell the peak of
-each. Those that wait for their turn sleep.
+each. Those that wait for their turn sleep. Frameworks do not give a GPU's memory back, so there one
+process lives at a time, and each contender has two of them (A B A B).
 """
 
 import math
@@ -10,6 +11,7 @@ import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -38,26 +40,54 @@ class Outcome:
 
 
 def measure(
-    work: Work, contenders: Iterable[Contender], rounds: int, environment: dict[str, str]
+    work: Work,
+    contenders: Iterable[Contender],
+    rounds: int,
+    environment: dict[str, str],
+    alone: bool = False,
 ) -> list[Outcome]:
-    """Lets all contenders do the work in turn, `rounds` times."""
-    workers = []
-    for contender in contenders:
-        if contender.takes_part(work):
-            worker = Worker(contender, work, environment)
+    """Lets all contenders do the work in turn, `rounds` times, or `alone` twice half as often."""
+    outcomes = {contender: Outcome(contender.name) for contender in contenders}
+    outcomes = {contender: o for contender, o in outcomes.items() if contender.takes_part(work)}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def start(number: int, contender: Contender) -> Worker:
+            caches = compile_caches(f"{folder}/{number}")
+            worker = Worker(contender, work, environment | caches, outcomes[contender])
             worker.prepare()  # one after another: they compile on all cores
-            workers.append(worker)
-    for _ in range(rounds):
-        for worker in workers:
-            worker.turn()
-    return [worker.end() for worker in workers]
+            return worker
+
+        if alone:
+            for _ in range(2):
+                for number, contender in enumerate(outcomes):
+                    if not outcomes[contender].failure:
+                        worker = start(number, contender)
+                        for _ in range(-(-rounds // 2)):
+                            worker.turn()
+                        worker.end()
+        else:
+            workers = [start(number, contender) for number, contender in enumerate(outcomes)]
+            for _ in range(rounds):
+                for worker in workers:
+                    worker.turn()
+            for worker in workers:
+                worker.end()
+    return list(outcomes.values())
+
+
+def compile_caches(folder: str) -> dict[str, str]:
+    """Environment by which compilers keep what they compile in a folder: empty for a first call."""
+    names = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    return {name: f"{folder}/{name.lower()}" for name in names}
 
 
 class Worker:
     """A process that does one contender's work when told to."""
 
-    def __init__(self, contender: Contender, work: Work, environment: dict[str, str]):
-        self.outcome = Outcome(contender.name)
+    def __init__(
+        self, contender: Contender, work: Work, environment: dict[str, str], outcome: Outcome
+    ):
+        self.outcome = outcome
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, contender, work), daemon=True)
@@ -80,15 +110,16 @@ class Worker:
             answer = f"ended with status {self._process.exitcode}"  # -9: out of memory, mostly
         if isinstance(answer, str):
             self.outcome.failure = answer
+            self._process.kill()  # its memory is for others
             return None
         return answer
 
     def prepare(self) -> None:
-        """The first call, and one to find out how many fit into a turn."""
-        first = self._ask(1)
-        again = self._ask(1)
+        """The first call, a second since some compilers go on, and one to find out how many fit."""
+        first, _, again = (self._ask(1) for _ in range(3))
         if again is not None:
-            self.outcome.first = first
+            if math.isnan(self.outcome.first):
+                self.outcome.first = first
             self._calls = max(1, int(TURN_SECONDS / again))
 
     def turn(self) -> None:
@@ -102,14 +133,13 @@ class Worker:
         if seconds is not None:
             self.outcome.seconds.append(seconds / self._calls)
 
-    def end(self) -> Outcome:
-        """Ends the process and returns what it achieved."""
+    def end(self) -> None:
+        """Ends the process."""
         peak = self._ask(0)
         if peak is not None:
-            self.outcome.peak = int(peak)
+            self.outcome.peak = max(self.outcome.peak, int(peak))
         self._pipe.close()
         self._process.join()
-        return self.outcome
 
 
 def serve(pipe: Connection, contender: Contender, work: Work) -> None:

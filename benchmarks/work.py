@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from mprnet_jax.config import ModelConfig
 
+NEEDS_GPU = "MPRNET_BENCHMARK_NEEDS_GPU"  # environment: peers must not fall back to the CPU
 TINY = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
 PRESETS = {
     "derain": ModelConfig.derain(),
@@ -48,7 +49,9 @@ class Contender:
     def takes_part(self, work: Work) -> bool:
         """Whether this kind of work can be given to it."""
         if work.kind == "matmul":
-            return not (self.compiled or self.channels_last or self.framework == "onnx")
+            network_only = self.compiled or self.framework == "onnx" or self.remat != "none"
+            same = self.channels_last and self.dtype == "float32"  # as without
+            return not (network_only or same)
         if self.framework == "onnx" or self.compiled == "reduce-overhead":
             return work.kind == "forward" and (self.framework == "onnx" or work.batch == 1)
         return work.kind == "train" or self.remat == "none"
@@ -73,7 +76,7 @@ GPU_CONTENDERS = (
     EAGER,
     Contender("PyTorch channels_last bfloat16", "torch", **FAST),
     Contender("torch.compile channels_last bfloat16", "torch", compiled="default", **FAST),
-    Contender("torch.compile reduce-overhead", "torch", compiled="reduce-overhead", **FAST),
+    Contender("the same, reduce-overhead", "torch", compiled="reduce-overhead", **FAST),
 )
 
 CPU_WORK = (

@@ -31,11 +31,26 @@ def test_section_has_ratios_shares_and_failures():
     work = Work("forward")
     ours = Outcome("ours", first=5, seconds=[1.0, 2.0, 9.0], peak=2_000_000_000)
     peer = Outcome("peer", first=1, seconds=[4.0], peak=1)
-    share = speed.share_of_peak(work, {"ours": "float32", "peer": "bfloat16"}, {"float32": 564e9})
-    text = speed.section(work, [ours, peer, Outcome("gone", "x is not installed")], share)
+    dtypes = {"ours": "float32", "peer": "bfloat16", "gone": "float32"}
+    share = speed.share_of_peak(work, dtypes, {"float32": 564e9})
+    gone = Outcome("gone", "x is not installed")
+    text = speed.section(work, [ours, peer, gone], dtypes, share)
     assert "| ours | 2 | 1 to 9 | 1.00 | 0.25 | 2.00 | 5.0 |" in text  # 282 GFLOP in 2 s
     assert "| peer | 4 | 4 to 4 | 0.50 |  | 0.00 | 1.0 |" in text
     assert "| gone | x is not installed |" in text
+
+
+def test_ratios_are_to_ours_of_the_same_type():
+    ours, fast, peer = (
+        Outcome(name, first=1, seconds=[seconds], peak=1)
+        for name, seconds in (("ours", 4.0), ("ours, fast", 1.0), ("peer", 2.0))
+    )
+    dtypes = {"ours": "float32", "ours, fast": "bfloat16", "peer": "bfloat16"}
+    text = speed.section(Work("train"), [ours, fast, peer], dtypes, lambda _: "")
+    assert "| peer | 2 | 2 to 2 | 0.50 |" in text
+    failed = Outcome("ours, fast", "out of memory")
+    text = speed.section(Work("train"), [ours, failed, peer], dtypes, lambda _: "")
+    assert "| peer | 2 | 2 to 2 |  |" in text
 
 
 def test_a_program_is_compiled_for_a_described_mesh():

@@ -1,13 +1,17 @@
 """Contenders in turn, on matrices of 16x16."""
 
+import pytest
+
 from benchmarks.turns import measure
-from benchmarks.work import EAGER, OURS, Contender, Work
+from benchmarks.work import EAGER, NEEDS_GPU, OURS, Contender, Work
 
 CPU = {"JAX_PLATFORMS": "cpu"}
 
 
-def test_each_contender_has_its_turns_and_a_peak():
-    outcomes = measure(Work("matmul", height=16), [OURS, EAGER], rounds=2, environment=CPU)
+@pytest.mark.parametrize("alone", [False, True])
+def test_each_contender_has_its_turns_and_a_peak(alone):
+    work = Work("matmul", height=16)
+    outcomes = measure(work, [OURS, EAGER], rounds=2, environment=CPU, alone=alone)
     assert [outcome.contender for outcome in outcomes] == ["ours", "PyTorch eager"]
     for outcome in outcomes:
         assert not outcome.failure
@@ -21,6 +25,14 @@ def test_what_fails_is_told_and_the_others_go_on():
     failed, sound = measure(Work("matmul", height=16), [wrong, OURS], rounds=1, environment=CPU)
     assert "float31" in failed.failure
     assert sound.seconds
+
+
+def test_a_peer_that_finds_no_gpu_does_not_use_the_cpu_instead():
+    peer, ours = measure(
+        Work("matmul", height=16), [EAGER, OURS], 2, CPU | {NEEDS_GPU: "1"}, alone=True
+    )
+    assert "finds no GPU" in peer.failure
+    assert len(ours.seconds) == 2
 
 
 def test_a_contender_that_is_not_installed_is_told(tmp_path, monkeypatch):
@@ -41,3 +53,4 @@ def test_who_takes_part():
     assert not overhead.takes_part(Work("forward", batch=8))
     assert remat.takes_part(Work("train"))
     assert not remat.takes_part(Work("forward"))
+    assert not remat.takes_part(Work("matmul"))
