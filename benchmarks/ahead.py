@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import re
+import runpy
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,13 +22,16 @@ from jax.sharding import AxisType, Mesh
 
 from benchmarks.tables import line, table
 from benchmarks.work import PRESETS
-from mprnet_jax.config import REMATS, LossConfig, OptimConfig
+from mprnet_jax.config import REMATS, TrainConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import compiler_options
 from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer
 from mprnet_jax.training.state import create_state
 from mprnet_jax.training.step import train_step
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 # What a GPU of the machine would have found out by trying is not looked for.
 H100_OPTIONS = {"xla_gpu_autotune_level": "0"}
@@ -71,6 +75,8 @@ def tpu_cases(generation: str) -> list[Case]:
         Case(slice4, "derain", **four),
         Case(slice4, "derain", **four, remat="elementwise"),
         Case(slice4, "derain", **four, remat="cab"),
+        Case(slice4, "denoise", **four, size=(128, 128)),
+        Case(slice4, "denoise", **four),
         Case(slice4, "denoise", **four, remat="cab"),
         Case(slice4, "deblur", **four, remat="cab"),
         Case(slice4, "deblur", **four, remat="orb"),
@@ -94,6 +100,7 @@ def cases() -> list[Case]:
     return [
         Case("CPU", "derain", dtype="float32"),  # XLA undoes rematerialisation there
         *(Case("H100", preset, remat=remat) for preset in presets for remat in REMATS),
+        Case("H100", "denoise", size=(128, 128)),
         *(Case("H100", "derain", accumulate=parts) for parts in (2, 4, 16)),
         *(Case("H100", preset, dtype="float32") for preset in presets),
         *(Case("H100", preset, batch=64, remat="cab") for preset in presets),
@@ -191,6 +198,12 @@ def described_mesh(case: Case, h100: Path | None) -> Mesh:
     )
 
 
+def recipe_of(preset: str) -> TrainConfig:
+    """The config that trains the preset."""
+    path = CONFIGS / f"{'derain' if preset == 'tiny' else preset}.py"
+    return runpy.run_path(str(path))["get_config"]()
+
+
 def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
     """The program, ready to be compiled for the mesh's devices."""
     config = dataclasses.replace(PRESETS[case.preset], dtype=case.dtype, remat=case.remat)
@@ -201,15 +214,19 @@ def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
         batch = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.float32)
         forward = jax.jit(apply, in_shardings=(copies, images), out_shardings=images)
         return forward.lower(jax.eval_shape(lambda: init(0)), batch)
-    optimizer = make_optimizer(OptimConfig(), total_steps=1000)
+    recipe = recipe_of(case.preset)
+    optimizer = make_optimizer(recipe.optim, recipe.total_steps)
+    from_step = recipe.data.mixup_from_step
     step = functools.partial(
         train_step,
         apply=apply,
         optimizer=optimizer,
-        loss=LossConfig(),
+        loss=recipe.loss,
+        optim=recipe.optim,
         accumulate=case.accumulate,
+        mix=functools.partial(mixup, seed=0, from_step=from_step) if from_step else None,
     )
     patches = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.uint8)
     step = jax.jit(step, in_shardings=(copies, images), out_shardings=copies, donate_argnums=0)
-    state = jax.eval_shape(lambda: create_state(init(0), optimizer))
+    state = jax.eval_shape(lambda: create_state(init(0), optimizer, recipe.optim))
     return step.lower(state, {"degraded": patches, "target": patches})

@@ -19,7 +19,7 @@ ALLOWED = {
 }
 # Package -> the only places that may import it; "" stands for the top of the package.
 ONLY = {
-    "orbax": ("weights/checkpoints.py",),
+    "orbax": ("weights/store.py",),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "gradio": ("demo.py",),

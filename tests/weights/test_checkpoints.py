@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.weights import checkpoints as module
-from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, tree_hash
+from mprnet_jax.weights import store
+from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoint, Checkpoints, tree_hash
 
 
 def tree(step):
@@ -79,7 +79,7 @@ def test_a_lost_host_is_not_taken_for_a_failing_disk(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(tree(1))
         with monkeypatch.context() as patch:
-            patch.setattr(module.Manager, "wait_until_finished", wait)
+            patch.setattr(store.Manager, "wait_until_finished", wait)
             with pytest.raises(jax.errors.JaxRuntimeError, match="reset by peer"):
                 checkpoints.wait()
     assert load(tmp_path).step == 1
@@ -88,7 +88,7 @@ def test_a_lost_host_is_not_taken_for_a_failing_disk(tmp_path, monkeypatch):
 def test_the_search_for_an_errors_reason_ends():
     first, second = OSError("disk"), OSError("again")
     first.__context__, second.__context__ = second, first
-    module.raise_runtime_error(first)  # there is none to raise
+    store.raise_runtime_error(first)  # there is none to raise
 
 
 def test_a_flipped_bit_in_the_record_is_noticed(tmp_path):
@@ -108,7 +108,7 @@ def test_newest_two_and_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.best_step == 2
     assert checkpoints.score(2) == 30.0
-    assert checkpoints.score(6) == module.UNSCORED
+    assert checkpoints.score(6) == UNSCORED
     assert checkpoints.load_best(shapes(tree(0).params)).step == 2
     checkpoints.close()
 
