@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, in_short
 
 # What JAX's errors speak of when another process has gone, in any of the libraries below it.
 LOST = re.compile(
@@ -90,9 +90,8 @@ def losses_told() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1 or not LOST.search(str(error)):
             raise
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"process {jax.process_index()}: another process of this run is gone, or cannot be "
-            f"reached ({reason}). The checkpoints are kept: start the same command on all hosts "
-            "again"
+            f"reached ({in_short(error)}). The checkpoints are kept: start the same command on all "
+            "hosts again"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, in_short
 
 # XLA's convolutions on CPUs reserve address space that they never touch: with it, programs were
 # measured to take up to 2.6 times what they hold.
@@ -46,8 +46,9 @@ def shortage_told(remedy: str) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the device's memory is too small ({reason}): {remedy}") from error
+        raise UserError(
+            f"the device's memory is too small ({in_short(error)}): {remedy}"
+        ) from error
 
 
 def host_free() -> int:

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from mprnet_jax.data.pairs import png_depth_and_type
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, in_short
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # no other is ever tried
 
@@ -64,8 +64,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: is not a PNG, JPEG, WebP, TIFF or BMP picture") from error
     except Exception as error:  # decoders raise whatever the damage leads to
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}); replace it") from error
+        raise UserError(f"{path}: cannot be read ({in_short(error)}); replace it") from error
 
 
 def pixels_of(path: Path, picture: Image.Image) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mprnet_jax.atomic import replacing
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, in_short
 from mprnet_jax.restoration import decoding
 from mprnet_jax.restoration.encoding import encode
 
@@ -80,5 +80,4 @@ def write(path: Path, photo: Photo, quality: int = QUALITY) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(data)
     except Exception as error:  # encoders complain of sizes and metadata in many ways
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be written ({reason})") from error
+        raise UserError(f"{path}: cannot be written ({in_short(error)})") from error

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mprnet_jax.atomic import replacing
 from mprnet_jax.data.ahead import in_advance
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, in_short
 from mprnet_jax.restoration.images import MAX_PIXELS
 from mprnet_jax.restoration.pipeline import AHEAD
 from mprnet_jax.restoration.restorer import Restorer
@@ -40,7 +40,7 @@ def restore_video(
         The number of frames.
 
     Raises:
-        UserError: if PyAV is missing, the file is no sound video of one of `VIDEOS`, or its frames
+        UserError: if PyAV is missing, the file is no whole video of one of `VIDEOS`, or its frames
             have too many pixels.
     """
     try:
@@ -64,8 +64,7 @@ def restore_video(
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source}: cannot be restored as a video ({reason})") from error
+        raise UserError(f"{source}: cannot be restored as a video ({in_short(error)})") from error
 
 
 def limit_frames(reader, max_pixels: int) -> None:

@@ -36,7 +36,7 @@ from mprnet_jax.training.step import Batch, Metrics, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoint, Checkpoints
-from mprnet_jax.weights.run_folder import has_checkpoints, read_config, write_config
+from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
 
 SHOWN = 4  # pairs on a validation sheet
 TAKES_LESS = (
@@ -320,19 +320,3 @@ def load_start(config: TrainConfig) -> Any:
 def due(step: int, every: int, first: int, last: int) -> bool:
     """Whether something that happens every so many steps happens now; at the end it does."""
     return (step > max(first, 0) and step % every == 0) or step == last
-
-
-def check_same_run(workdir: Path, config: TrainConfig) -> None:
-    """Raises UserError if `workdir` holds a run that computes something else."""
-    if not (workdir / "config.json").exists():
-        return
-    theirs = read_config(workdir)
-    for name, ours in flatten(config, deciding=True).items():
-        value = theirs
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value != ours:
-            raise UserError(
-                f"workdir {workdir}: belongs to a run with {name}={value}, this one has "
-                f"{name}={ours}; choose another --workdir, or the same value"
-            )

@@ -22,9 +22,9 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from mprnet_jax.atomic import replacing
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, in_short
 from mprnet_jax.weights.packing import empty_pack, pack, unpack
-from mprnet_jax.weights.store import Store, raise_runtime_error, told
+from mprnet_jax.weights.store import Store, raise_runtime_error
 
 KEPT = 2
 MOST = 16  # checkpoints that are looked at; there are KEPT, the best, and what could not be deleted
@@ -87,8 +87,8 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise whatever the failure leads to.
             raise_runtime_error(error)
             raise UserError(
-                f"{self._folder}: {what} ({told(error)}); those that are whole are kept. Make room "
-                "or mend the disk, then start the same command again"
+                f"{self._folder}: {what} ({in_short(error)}); those that are whole are kept. Make "
+                "room or mend the disk, then start the same command again"
             ) from error
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -154,7 +154,7 @@ class Checkpoints:
                 loaded = self._load(step, params, rest)
             except Exception as error:  # Orbax and TensorStore raise whatever the damage leads to.
                 raise_runtime_error(error)
-                reason = told(error)
+                reason = in_short(error)
             if multihost_utils.process_allgather(loaded is not None).all():
                 return loaded
             logging.warning("%s is damaged, passed over: %s", self._folder / str(step), reason)
@@ -232,5 +232,5 @@ def read_scores(path: Path) -> dict[int, float]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        logging.warning("%s is damaged, passed over: %s", path, told(error))
+        logging.warning("%s is damaged, passed over: %s", path, in_short(error))
         return {}

@@ -7,16 +7,16 @@ licence note.
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, in_short
 from mprnet_jax.model.mprnet import MPRNet, with_params
 from mprnet_jax.weights import names, pth
 from mprnet_jax.weights.names import Params
@@ -81,7 +81,7 @@ def read(path: Path | str) -> WeightFile:
         raise UserError(f"{path}: {error}") from error
     wrong = [name for name, array in published.items() if not np.isfinite(array).all()]
     if wrong:
-        warnings.warn(f"{path}: {names.told('NaN or infinite', wrong)[0]}", stacklevel=2)
+        logging.warning("%s: %s", path, names.told("NaN or infinite", wrong)[0])
     return WeightFile(config, params, origin, published)
 
 
@@ -125,8 +125,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a sound .safetensors file: {reason[:200]}") from error
+        raise UserError(f"{path}: not a sound .safetensors file: {in_short(error)}") from error
 
 
 def write_safetensors(

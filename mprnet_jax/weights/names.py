@@ -1,4 +1,4 @@
-"""The one table between our parameters and the names of the published weights.
+"""The table between our parameters and the names of the published weights.
 
 Our paths are dotted here, as in `encoder1.level1.cabs.0.conv1.kernel`; our kernels are
 [3, 3, in, out], or [in, out] where the convolution is 1x1. The published names are those of a

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from mprnet_jax.atomic import writing
-from mprnet_jax.config import ModelConfig
+from mprnet_jax.config import ModelConfig, flatten
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import abstract
 from mprnet_jax.weights.checkpoints import Checkpoints
@@ -44,6 +44,22 @@ def read_config(run_folder: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error}); if it is damaged, remove it: training "
             "with the same command writes it anew"
         ) from error
+
+
+def check_same_run(run_folder: Path, config: Any) -> None:
+    """Raises UserError if the folder holds a run that computes something else."""
+    if not (run_folder / "config.json").exists():
+        return
+    theirs = read_config(run_folder)
+    for name, ours in flatten(config, deciding=True).items():
+        value = theirs
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value != ours:
+            raise UserError(
+                f"workdir {run_folder}: belongs to a run with {name}={value}, this one has "
+                f"{name}={ours}; choose another --workdir, or the same value"
+            )
 
 
 def has_checkpoints(run_folder: Path) -> bool:

@@ -195,8 +195,3 @@ def raise_runtime_error(error: BaseException | None) -> None:
             raise error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-
-
-def told(error: Exception) -> str:
-    """An exception of Orbax or TensorStore in a few words."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

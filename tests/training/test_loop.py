@@ -12,7 +12,7 @@ from mprnet_jax.training.progress import WARM_STEPS, Trace
 from mprnet_jax.training.summaries import Validation
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
-from mprnet_jax.weights.run_folder import load_params
+from mprnet_jax.weights.run_folder import check_same_run, load_params
 
 
 def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys):
@@ -48,10 +48,10 @@ def test_another_config_is_refused_with_the_field_that_differs(tiny_run, tmp_pat
     run = loop.Run(tiny_run, tmp_path)
     run.claim_workdir()
     tiny_run.log_every = 5  # free to change
-    loop.check_same_run(tmp_path, tiny_run)
+    check_same_run(tmp_path, tiny_run)
     tiny_run.optim.learning_rate = 5e-4
     with pytest.raises(UserError, match=r"optim\.learning_rate=0\.001, .*=0\.0005"):
-        loop.check_same_run(tmp_path, tiny_run)
+        check_same_run(tmp_path, tiny_run)
 
 
 def test_steps_that_are_not_finite_end_the_run_and_leave_its_checkpoints(

@@ -146,13 +146,14 @@ def test_other_floats_become_float32(tmp_path, weights, dtype, extension):
     assert_same(found, {name: array.astype(np.float32) for name, array in cast.items()})
 
 
-def test_weights_that_are_not_finite_are_named_in_a_warning(tmp_path, weights):
+def test_weights_that_are_not_finite_are_named_in_a_warning(tmp_path, weights, caplog):
     weights["tail.weight"][0, 0, 0, 0] = np.nan
     weights["sam12.conv1.weight"][0, 0] = -np.inf
     path = tmp_path / "model.safetensors"
     files.write(path, *names.from_official(weights))
-    with pytest.warns(UserWarning, match=r"2 NaN or infinite: sam12.conv1.weight, tail.weight"):
+    with caplog.at_level("WARNING", logger="absl"):
         files.read(path)
+    assert "2 NaN or infinite: sam12.conv1.weight, tail.weight" in caplog.text
 
 
 @pytest.mark.parametrize(
