@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from mprnet_jax import command
+from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import files, parity
 
@@ -38,6 +39,7 @@ def main() -> None:
     check_output(output)
     weights = files.read(INPUT.value)
     if VALIDATE.value or REFERENCE.value:
+        use_compile_cache()
         report = parity.validate(weights, REFERENCE.value)
         print(report)
         report.demand_agreement()

@@ -1,8 +1,11 @@
 """The command, and what its reports say."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from benchmarks import ahead, speed
 from benchmarks.tables import table
@@ -58,6 +61,17 @@ def test_a_program_is_compiled_for_a_described_mesh():
     preset, mesh, *_, memory, cycles, collectives, _ = ahead.row(case, None)
     assert (preset, mesh, cycles) == ("tiny", "4x2", "")
     assert 0 < float(memory) < 1
+    assert "all-gather" not in collectives
+
+
+def test_no_maps_are_gathered_by_a_tpus_compiler():
+    pytest.importorskip("libtpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    case = ahead.Case("v5e:2x4", "tiny", mesh=(4, 2), batch=8, size=(64, 64))
+    *_, memory, cycles, collectives, _ = ahead.row(case, None)
+    assert float(memory) < 1
+    assert int(cycles) > 0
+    assert "all-reduce" in collectives
     assert "all-gather" not in collectives
 
 
