@@ -48,6 +48,8 @@ def build_ours(contender: Contender, work: Work) -> tuple[Run, Callable]:
     from mprnet_jax.devices.compiling import jit
 
     device = jax.local_devices()[0]
+    if device.platform == "cpu" and NEEDS_GPU in os.environ:
+        raise RuntimeError("this JAX finds no GPU")
     if work.kind == "matmul":
         x = jnp.asarray(matrix_of(work), contender.dtype)
         call = functools.partial(jit(lambda x: x @ x, forward_only=True), x)

@@ -96,7 +96,8 @@ def section(
     ours = {}
     for outcome in outcomes:
         if outcome.contender.startswith("ours"):
-            ours.setdefault(dtypes[outcome.contender], outcome.median)
+            median = math.nan if outcome.failure else outcome.median
+            ours.setdefault(dtypes[outcome.contender], median)
 
     def ratio(outcome: Outcome) -> str:
         dtype = dtypes[outcome.contender]

@@ -49,7 +49,7 @@ def measure(
     """Lets all contenders do the work in turn, `rounds` times, or `alone` twice half as often."""
     outcomes = {contender: Outcome(contender.name) for contender in contenders}
     outcomes = {contender: o for contender, o in outcomes.items() if contender.takes_part(work)}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
 
         def start(number: int, contender: Contender) -> Worker:
             caches = compile_caches(f"{folder}/{number}")

@@ -76,7 +76,7 @@ GPU_CONTENDERS = (
     EAGER,
     Contender("PyTorch channels_last bfloat16", "torch", **FAST),
     Contender("torch.compile channels_last bfloat16", "torch", compiled="default", **FAST),
-    Contender("the same, reduce-overhead", "torch", compiled="reduce-overhead", **FAST),
+    Contender("torch.compile reduce-overhead", "torch", compiled="reduce-overhead", **FAST),
 )
 
 CPU_WORK = (

@@ -58,7 +58,7 @@ def main() -> None:
         sets,
         candidates,
         Path(OUTPUT.value),
-        restored_by=WEIGHTS.value or RESTORED.value,
+        restored_by=restored_by(),
         lpips=load_lpips() if LPIPS.value else None,
     )
     print(report.table(entries), report.notes(entries), sep="\n\n")
@@ -68,6 +68,12 @@ def main() -> None:
             f"left out {len(missing)} images, listed in {OUTPUT.value}/scores.md; the first: "
             + missing[0]
         )
+
+
+def restored_by() -> str:
+    """What is scored, in words."""
+    ways = [flag.name for flag in (LOCAL_POOLING, ENSEMBLE) if flag.value]
+    return " --".join([WEIGHTS.value or RESTORED.value, *ways])
 
 
 def check_flags() -> None:

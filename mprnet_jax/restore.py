@@ -34,7 +34,9 @@ QUALITY = flags.DEFINE_integer(
     "quality", images.QUALITY, "Of JPEG and WebP; 100 makes WebP lossless.", 1, 100
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Restores again what is in --output already.")
-COMPARE = flags.DEFINE_bool("compare", False, "Writes a sheet with each photo before and after.")
+COMPARE = flags.DEFINE_bool(
+    "compare", False, "Writes a sheet, before and after, with each photo that is restored."
+)
 STAGES = flags.DEFINE_integer("stages", 3, "Of the network; fewer are faster.", 1, 3)
 LOCAL_POOLING = flags.DEFINE_bool(
     "local_pooling",

@@ -49,7 +49,8 @@ def write_all(root: Path) -> None:
 
 def run(*flags: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mprnet_jax.evaluate", *map(str, flags)]
-    environment = os.environ | {"COLUMNS": "80"}
+    cache = jax.config.jax_compilation_cache_dir
+    environment = os.environ | {"COLUMNS": "80", "JAX_COMPILATION_CACHE_DIR": cache}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
 
 
@@ -279,16 +280,19 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
         f"--data_root={tmp_path}",
         f"--output={tmp_path / 'out'}",
         "--stages",
+        "--ensemble",
     )
     assert result.returncode == 0, result.stderr
-    *stages, dnd = json.loads((tmp_path / "out/scores.json").read_text())["sets"]
+    document = json.loads((tmp_path / "out/scores.json").read_text())
+    assert document["restored_by"].endswith("weights.safetensors --ensemble")
+    *stages, dnd = document["sets"]
     assert [entry["stages"] for entry in stages] == [1, 2, 3]
     assert stages[2]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert len(list((tmp_path / "out/DND_submission").iterdir())) == 2
     assert dnd["images"] == []
     source = open_benchmark("Rain100L", tmp_path)
     model = files.load(tmp_path / "weights.safetensors")
-    restored = Restorer(model, stages=2)(floats(source[0]["degraded"]))
+    restored = Restorer(model, stages=2, ensemble=True)(floats(source[0]["degraded"]))
     expected = PROTOCOLS["rain100l"].score(restored, source[0]["target"])
     # The same network compiled in two processes: equal up to the rounding of a pixel or two.
     assert stages[1]["images"][0]["psnr"] == pytest.approx(expected.psnr, abs=0.01)

@@ -93,7 +93,9 @@ def test_a_notebook_installs_its_clone_where_nothing_is(path: Path, tmp_path: Pa
     monkeypatch.setattr(
         importlib.metadata, "distributions", lambda name: [name] * (name in came_with)
     )
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "My Drive"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     variables = {"REPOSITORY": ""}
     shell = Shell(variables)
     variables["get_ipython"] = lambda: shell
@@ -102,7 +104,7 @@ def test_a_notebook_installs_its_clone_where_nothing_is(path: Path, tmp_path: Pa
     for _ in range(2):  # at first there is no clone
         variables["REPOSITORY"], shell.installed = str(ROOT), []
         exec(code, variables)
-        assert f"{tmp_path}/mprnet_jax" in [word.split("[")[0] for word in shell.installed]
+        assert f"{folder}/mprnet_jax" in [word.split("[")[0] for word in shell.installed]
         assert "jax[tpu]" in shell.installed
 
 

@@ -18,11 +18,6 @@ class Job(NamedTuple):
     target: Path
 
 
-def sheet_of(job: Job) -> Path:
-    """The file for the photo before and after."""
-    return job.target.with_name(f"{job.target.name}{SHEET}")
-
-
 def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
     """The photo itself, or all photos in a folder and its subfolders, mirrored in `output`.
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mprnet_jax.data.ahead import in_advance
 from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
-from mprnet_jax.restoration.folders import Job, sheet_of
+from mprnet_jax.restoration.folders import SHEET, Job
 from mprnet_jax.restoration.images import Photo
 from mprnet_jax.restoration.restorer import Progress, Restorer, ignore, padded_size
 from mprnet_jax.sheets import make_sheet, small
@@ -58,7 +58,7 @@ class Pipeline:
 
     def run(self, jobs: Sequence[Job]) -> Summary:
         """Restores all files that can be restored."""
-        todo = [job for job in jobs if self._overwrite or not self._is_done(job)]
+        todo = [job for job in jobs if self._overwrite or not job.target.exists()]
         self._failures, self._told = 0, set()
         with (
             ThreadPoolExecutor(THREADS) as pool,
@@ -68,9 +68,6 @@ class Pipeline:
             for _ in in_advance(pool, self._encode, map(self._restore, decoded), AHEAD):
                 pass
         return Summary(len(todo) - self._failures, len(jobs) - len(todo), self._failures)
-
-    def _is_done(self, job: Job) -> bool:
-        return job.target.exists() and (not self._compare or sheet_of(job).exists())
 
     def _batches(self, jobs: list[Job]) -> Iterator[list[Job]]:
         """Jobs whose photos pad to one size, by the files' headers."""
@@ -105,7 +102,8 @@ class Pipeline:
             images.write(job.target, restored, self._quality)
             if self._compare:
                 sheet = make_sheet([[("before", shown(photo)), ("after", shown(restored))]])
-                images.write(sheet_of(job), Photo(small(sheet, LARGEST_SHEET)))
+                path = job.target.with_name(f"{job.target.name}{SHEET}")
+                images.write(path, Photo(small(sheet, LARGEST_SHEET)))
             self._bar.update()
 
         for _ in self._each(write, batch):

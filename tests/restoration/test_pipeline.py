@@ -89,12 +89,6 @@ def test_a_sheet_shows_before_and_after(stub, photo, folder, tmp_path):
     sheet = images.read(tmp_path / "out/a.png.compare.jpg").pixels
     assert sheet.shape[0] > 20
     assert sheet.shape[1] > 60
-    # A sheet that lacks is made later, one that is there stays.
-    jobs = plan(folder, tmp_path / "out")
-    assert Pipeline(Restorer(stub), compare=True).run(jobs) == Summary(0, 1, 0)
-    (tmp_path / "out/a.png.compare.jpg").unlink()
-    assert Pipeline(Restorer(stub), compare=True).run(jobs) == Summary(1, 0, 0)
-    assert (tmp_path / "out/a.png.compare.jpg").exists()
 
 
 def test_tiles_are_told(stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture):
