@@ -13,6 +13,8 @@ from absl import app, flags, logging
 
 from mprnet_jax.errors import UserError
 
+BUCKETS = ("gs://", "s3://")
+
 
 def run(main: Callable[[], None]) -> None:
     """Parses sys.argv into absl flags, calls `main`, and exits."""
@@ -40,8 +42,8 @@ def run(main: Callable[[], None]) -> None:
             value = flags.FLAGS[name].value
             if isinstance(value, float) and not math.isfinite(value):
                 refuse(f"--{name}={value}: must be a finite number")
-            if flags.FLAGS[name].present and isinstance(value, str) and "://" in value:
-                refuse(f"--{name}={value}: must be a path: mount what it is the address of")
+            if isinstance(value, str) and value.startswith(BUCKETS):
+                refuse(f"--{name}={value}: is no path; mount the bucket and name its folder")
         if rest[1:]:
             refuse(f"unexpected argument {rest[1]!r}; every argument is a flag, see --help")
         logging.set_verbosity(logging.WARNING)

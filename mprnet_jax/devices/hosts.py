@@ -3,6 +3,7 @@
 import contextlib
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mprnet_jax.errors import UserError, in_short
 # What JAX's errors speak of when another process has gone, in any of the libraries below it.
 LOST = re.compile(
     r"^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)|connect|heartbeat|peer|another task"
-    r"|coordination service|gloo|nccl",
+    r"|coordination service|barrier|in error|gloo|nccl",
     re.IGNORECASE,
 )
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as gone
@@ -57,27 +58,34 @@ def check_shared(folder: Path) -> None:
     """Makes sure that all processes see one and the same folder, which is made if need be.
 
     Raises:
-        UserError: in all of them if one sees another; in one that cannot make or change it.
+        UserError: in all of them if one sees another, or cannot make it.
     """
     if jax.process_count() == 1:
         return
     number = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
     mark = folder / f".seen-by-all-{number}"
+    sees, reason = False, "it is another one"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             mark.touch()
-        multihost_utils.sync_global_devices("a mark is in the shared folder")
-        seen = multihost_utils.process_allgather(np.array(mark.exists()))
-        mark.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made a folder to write to ({error})") from error
-    if not seen.all():
-        raise UserError(
-            f"{folder}: is not the same folder on all hosts (not on process "
-            f"{', '.join(map(str, np.flatnonzero(~seen)))}): give a --workdir on a file system "
-            "that all of them mount"
-        )
+        reason = in_short(error)
+    multihost_utils.sync_global_devices("a mark is in the shared folder")
+    with contextlib.suppress(OSError):
+        sees = mark.exists()
+    seen = on_all(np.array([sees]))[0]
+    with contextlib.suppress(OSError):
+        mark.unlink(missing_ok=True)
+    if seen:
+        return
+    if jax.process_index() == 0:
+        time.sleep(2)  # others come to tell it too: they end when this process does
+    raise UserError(
+        f"{folder}: is not one and the same folder on all hosts"
+        + ("" if sees else f" (here: {reason})")
+        + "; give a --workdir on a file system that all of them mount"
+    )
 
 
 @contextlib.contextmanager

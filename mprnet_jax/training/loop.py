@@ -40,8 +40,8 @@ from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write
 
 SHOWN = 4  # pairs on a validation sheet
 TAKES_LESS = (
-    "--config.accumulate=2 or more, --config.model.remat=cab and --config.model.dtype=bfloat16 "
-    "each take less"
+    "--config.accumulate=2 or more and --config.model.remat=cab take less each, and in a new "
+    "workdir --config.model.dtype=bfloat16"
 )
 
 
@@ -116,32 +116,33 @@ class Run:
         self.interrupts = interrupts
         self.claim_workdir()
         with Checkpoints(self.workdir) as checkpoints:
-            state, first, counts = self.first_state(checkpoints)
+            state, record = self.first_state(checkpoints)
+            first = record["batches"]
             if first == self.config.total_steps:
                 self.say(f"This run is finished: {first} steps. Its result:")
                 validation = self.validate(state.weights)
                 if validation and checkpoints.score(first) == UNSCORED:
                     self.score(checkpoints, first, validation)
             else:
-                validation = self.steps(state, first, counts, checkpoints)
+                validation = self.steps(state, record, checkpoints)
         if validation:
             self.show(validation, checkpoints.best_step)
         return validation
 
     def steps(
-        self, state: TrainState, first: int, counts: dict, checkpoints: Checkpoints
+        self, state: TrainState, record: dict[str, Any], checkpoints: Checkpoints
     ) -> Validation | None:
-        """Trains from `state` and batch number `first` to the end, or until a signal."""
-        config, total = self.config, self.config.total_steps
+        """Trains from a checkpoint's state and record to the end, or until a signal."""
+        config, first, total = self.config, record["batches"], self.config.total_steps
         bar = Progress(config, first, enabled=self.is_main)
-        guard = Guard(config, self.source, bar.tell, counts)
+        guard = Guard(config, self.source, bar.tell, record["counts"])
         summaries = Summaries(self.workdir, first, enabled=self.is_main)
         trace = Trace(self.workdir, first, config.profile_steps)
         batches = self.batches(first)
         running = None  # the metrics of the step that the devices work on
-        # Where a signal came between saving and validating, a resumed run still has to validate.
-        validated = first if checkpoints.score(first) > UNSCORED else first - 1
-        saves = validates = False
+        saves = False
+        # What was due when the checkpoint was saved may not have been done any more.
+        validates = record["validates"] and checkpoints.score(first) == UNSCORED
 
         def report(step: int) -> None:
             """Waits for step number `step`, checks and shows it."""
@@ -158,14 +159,14 @@ class Run:
             for step in range(first, total + 1):
                 stops = self.interrupts.stop()
                 saves |= due(step, config.checkpoint_every, first, total)
-                validates |= due(step, config.validate_every, validated, total)
+                validates |= due(step, config.validate_every, first, total)
                 if stops or saves or validates:
                     report(step)
                     running = validation = None
                     # After a skipped step both wait for the next sound one: where no step helps any
                     # more, what led there should not replace what is sound.
                     if stops or step == total or not guard.counts["skipped_in_a_row"]:
-                        self.save(checkpoints, step, state, guard.counts)
+                        self.save(checkpoints, step, state, guard.counts, validates)
                         if validates and not stops:
                             validation = self.validate(state.weights)
                         if validation:
@@ -175,7 +176,7 @@ class Run:
                     bar.restart()
                     stops = self.interrupts.stop()  # validating may have taken long
                 if stops:
-                    self.save(checkpoints, step, state, guard.counts)
+                    self.save(checkpoints, step, state, guard.counts, validates)
                     checkpoints.wait()
                     self.say(f"Stopped after step {step}; the same command goes on from there.")
                     return None
@@ -205,8 +206,8 @@ class Run:
         if self.is_main:
             write_config(self.workdir, self.config)
 
-    def first_state(self, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, int]]:
-        """The newest checkpoint's state, data position and counts, or those of a fresh run."""
+    def first_state(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint's state and record, or those of a fresh run; see `save`."""
         copies = meshes.replicated(self.mesh)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies),
@@ -216,12 +217,12 @@ class Run:
         if saved is None:
             state = self.fresh()
             self.say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-            return state, 0, {}
+            return state, {"batches": 0, "counts": {}, "validates": False}
         self.say(f"Resuming from step {saved.step} in {self.workdir}")
         fields = {"params": saved.params, **saved.rest}
         if shapes.ema is not None:
             fields["ema"] = saved.params
-        return TrainState(**fields), saved.record["batches"], saved.record.get("counts", {})
+        return TrainState(**fields), saved.record
 
     def batches(self, start: int) -> TrainingBatches:
         """The training batches from number `start` on."""
@@ -274,10 +275,13 @@ class Run:
         step: int,
         state: TrainState,
         counts: dict[str, int],
+        validates: bool,
     ) -> None:
-        """Saves a checkpoint."""
-        # The data position and what went wrong; copied, for it is written in the background.
-        record = {"batches": step, "counts": dict(counts)}
+        """Saves a checkpoint, whose record holds the data position, what went wrong, and whether a
+        validation is due.
+        """
+        # Copied, for it is written in the background.
+        record = {"batches": step, "counts": dict(counts), "validates": validates}
         checkpoints.save(Checkpoint(step, state.weights, rest_of(state), record))
 
     def show(self, validation: Validation, best_step: int | None) -> None:

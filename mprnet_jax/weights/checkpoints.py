@@ -27,7 +27,6 @@ from mprnet_jax.weights.packing import empty_pack, pack, unpack
 from mprnet_jax.weights.store import Store, raise_runtime_error
 
 KEPT = 2
-MOST = 16  # checkpoints that are looked at; there are KEPT, the best, and what could not be deleted
 SCORES = "scores.json"  # by which the best checkpoint is chosen; higher is better
 UNSCORED = -math.inf
 
@@ -66,7 +65,9 @@ class Checkpoints:
         """`reading` changes nothing in the folder, where a run may be saving at the time."""
         self._folder = Path(run_folder).absolute() / "checkpoints"
         self._scores_file = self._folder.parent / SCORES
-        self._scores = read_scores(self._scores_file)
+        self._scores = dict(
+            map(tuple, as_first_host_sees([*read_scores(self._scores_file).items()]))
+        )
         with self._failures_told("its checkpoints cannot be listed"):
             self._store = Store(self._folder, None if reading else self._kept)
 
@@ -125,7 +126,7 @@ class Checkpoints:
         Raises:
             UserError: if there are checkpoints but all are damaged.
         """
-        steps = self._as_first_host_sees(self._store.steps()[::-1])
+        steps = self._store.steps()[::-1]
         newest = self._first_sound(steps, params, rest)
         if newest:
             self._set_aside([step for step in steps if step > newest.step])
@@ -136,16 +137,7 @@ class Checkpoints:
         None if there is none at all. `rest` is left out.
         """
         steps = self._store.steps()[::-1]
-        steps = self._as_first_host_sees([self.best_step, *steps] if steps else [])
-        return self._first_sound(steps, params)
-
-    def _as_first_host_sees(self, steps: list[int]) -> list[int]:
-        """The first host's steps: the file systems of others may still show what was before."""
-        if jax.process_count() == 1:
-            return steps
-        steps = steps[:MOST]
-        padded = np.array(steps + [-1] * (MOST - len(steps)), np.int32)
-        return [step for step in multihost_utils.broadcast_one_to_all(padded).tolist() if step >= 0]
+        return self._first_sound([self.best_step, *steps] if steps else [], params)
 
     def _first_sound(self, steps: list[int], params: Any, rest: Any = None) -> Checkpoint | None:
         for step in steps:
@@ -222,6 +214,18 @@ class Checkpoints:
         """Waits, then lets go of threads."""
         with self._failures_told():
             self._store.close()
+
+
+def as_first_host_sees(value: Any) -> Any:
+    """The JSON value that the first host has for this one: where hosts share files, those of others
+    may still be what was there before. To be called by all hosts.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    text = multihost_utils.broadcast_one_to_all(np.resize(text, size))
+    return json.loads(np.asarray(text, np.uint8).tobytes())
 
 
 def read_scores(path: Path) -> dict[int, float]:

@@ -12,7 +12,7 @@ from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig, flatten
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import abstract
-from mprnet_jax.weights.checkpoints import Checkpoints
+from mprnet_jax.weights.checkpoints import Checkpoints, as_first_host_sees
 
 
 def write_config(run_folder: Path, config: Any) -> None:
@@ -63,9 +63,11 @@ def check_same_run(run_folder: Path, config: Any) -> None:
 
 
 def has_checkpoints(run_folder: Path) -> bool:
-    """Whether there is a checkpoint, sound or not."""
+    """Whether there is a checkpoint, sound or not; to be asked by all hosts."""
     folder = run_folder / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return as_first_host_sees(
+        folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    )
 
 
 def load_params(run_folder: Path | str) -> tuple[ModelConfig, Any]:

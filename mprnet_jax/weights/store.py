@@ -32,12 +32,12 @@ class Store:
         self._folder = folder
         self._saving = False
         if kept is None:
-            options = ocp.CheckpointManagerOptions(read_only=True)
+            options = {"read_only": True}
         else:
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=Kept(kept), cleanup_tmp_directories=True
-            )
-        self._manager = Manager(folder, options=options)
+            options = {"preservation_policy": Kept(kept), "cleanup_tmp_directories": True}
+        # All hosts go by the first one's list: the file systems of others may be a little behind.
+        options["single_host_load_and_broadcast"] = True
+        self._manager = Manager(folder, options=ocp.CheckpointManagerOptions(**options))
         # Each host reads alone, and all agree afterwards on whether they could: at a barrier of
         # Orbax's they would wait for one that cannot.
         me = jax.process_index()

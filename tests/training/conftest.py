@@ -23,7 +23,8 @@ from mprnet_jax.config import *
 from mprnet_jax.errors import UserError
 settings = json.loads(sys.argv[1])
 workdir = sys.argv[2]
-exec(settings["setup"])
+if __name__ == "__main__":  # not in loader workers
+    exec(settings["setup"])
 from mprnet_jax.training.loop import train
 fields = settings["config"]
 for name, kind in dict(model=ModelConfig, data=DataConfig, loss=LossConfig, optim=OptimConfig,

@@ -139,6 +139,8 @@ def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, star
 def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
     long_run, tmp_path, start, final_hash
 ):
+    # JAX looks for a signal once a second.
+    long_run.total_steps = long_run.validate_every = 60
     long_run.mesh = MeshConfig()
     long_run.data.num_workers = 1
     # And all read the weights of a run folder.
@@ -172,5 +174,6 @@ def test_a_workdir_that_only_one_host_sees_is_refused_by_all(long_run, tmp_path,
     outputs = [process.finish() for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 2, output
-        assert "not the same folder on all hosts (not on process 1)" in output
+        assert "is not one and the same folder on all hosts" in output
+    assert "(here: it is another one)" in outputs[1]
     assert not list(tmp_path.glob("*/.seen*"))
