@@ -45,6 +45,18 @@ Checkpoints._load = cannot_read_4
 """
 
 
+# JAX looks for a signal once a second only.
+SLOW = """
+import time
+from mprnet_jax.training.guard import Guard
+look_at = Guard.look_at
+def look_at_leisure(guard, batch):
+    time.sleep(0.2)
+    return look_at(guard, batch)
+Guard.look_at = look_at_leisure
+"""
+
+
 def gone(output):
     """Whether a process has said that it lost another one."""
     return "another process of this run is gone" in output or "another task died" in output
@@ -139,10 +151,9 @@ def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, star
 def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
     long_run, tmp_path, start, final_hash
 ):
-    # JAX looks for a signal once a second.
-    long_run.total_steps = long_run.validate_every = 60
+    long_run.total_steps = long_run.validate_every = 30
+    long_run.checkpoint_every = 10
     long_run.mesh = MeshConfig()
-    long_run.data.num_workers = 1
     # And all read the weights of a run folder.
     long_run.init_from = str(tmp_path / "before")
     (tmp_path / "before").mkdir()
@@ -154,14 +165,17 @@ def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
     for process in start_two(start, long_run, whole, devices=1):
         process.finish()
 
-    processes = start_two(start, long_run, workdir, devices=1, everywhere="os.setsid()\n")
-    processes[0].wait_for_step(2)
+    long_run.data.num_workers = 1
+    alone = "os.setsid()\n" + SLOW
+    processes = start_two(start, long_run, workdir, devices=1, everywhere=alone)
+    processes[0].wait_for_step(10)
     # Its loader worker too, as batch systems do.
     subprocess.run(["kill", "-TERM", "--", f"-{processes[1].pid}"], check=True)
     outputs = [process.finish() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     stopped = int(re.search(r"Stopped after step (\d+)", outputs[0])[1])
     assert processes[0].last_step() == stopped < long_run.total_steps
+    long_run.data.num_workers = 0
     for process in start_two(start, long_run, workdir, devices=1):
         process.finish()
     assert final_hash(workdir, long_run) == final_hash(whole, long_run)
