@@ -8,9 +8,11 @@ out the steps beside which a checkpoint is written. The compile cache is warm, a
 a run's first.
 
 Memory in use is what glibc's malloc has handed out, the least of each two minutes: steps and saves
-take some for a while. Its slope is one for all processes, each with a level of its own, without the
-first minutes after a start, while caches fill. Resident memory, what the system counts, has the
-heap's free parts too, which move by ten MB up and down: its range is told.
+take some for a while, and the loader's queue may be fuller or emptier by a few MB. Its slope is one
+for all processes, each with a level of its own, without the first minutes after a start, while
+caches fill. Ten minutes are too short to see 5 MB an hour: `--kill_every 100` kills none. Resident
+memory, what the system counts, has the heap's free parts too, which move by ten MB up and down: its
+range is told.
 
 A killed run computes the steps since its last checkpoint again. Where parameters, optimizer, data
 position or random keys came back otherwise than they were, their losses would differ.
@@ -129,14 +131,18 @@ def least_in_use(process: list[Sample]) -> np.ndarray:
     return np.array([(sample.time / 3600, sample.in_use / 1e6) for sample in least]).reshape(-1, 2)
 
 
-def slope(points: Sequence[np.ndarray]) -> float:
-    """Of the line through points [N, 2], in MB an hour, each array with a level of its own; nan
-    where no process ran for long enough.
+def slope(points: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Of the line through points [N, 2], in MB an hour, each array with a level of its own, and its
+    standard error; nan where no process ran for long enough.
     """
-    hours, megabytes = np.concatenate(
-        [p - p.mean(axis=0) for p in points if len(p) > 1] or [EMPTY]
-    ).T
-    return float(hours @ megabytes / (hours @ hours)) if len(hours) else math.nan
+    centred = [p - p.mean(axis=0) for p in points if len(p) > 1]
+    hours, megabytes = np.concatenate(centred or [EMPTY]).T
+    free = len(hours) - len(centred) - 1  # what levels and slope leave free
+    if free < 1:
+        return math.nan, math.nan
+    fitted = hours @ megabytes / (hours @ hours)
+    left = megabytes - fitted * hours
+    return fitted, math.sqrt(left @ left / free / (hours @ hours))
 
 
 def computed_again(samples: list[Sample]) -> tuple[int, int]:
@@ -168,6 +174,7 @@ def report(samples: list[Sample], starts: list[float], end: float, workdir: Path
     record = json.loads((workdir / f"checkpoints/{kept}/record/metadata").read_text())
     processes = by_process(samples)
     step, in_use = usual_step(processes), [least_in_use(process) for process in processes]
+    growth, error = slope(in_use)
     resident = [s.resident / 1e6 for process in processes for s in warm(process)]
     again, same = computed_again(samples)
     return "\n".join(
@@ -179,7 +186,8 @@ def report(samples: list[Sample], starts: list[float], end: float, workdir: Path
             f"| steps kept, of steps computed | {kept} of {len(samples)} |",
             f"| usual step; a checkpoint every | {step:.3f} s; {SAVED_EVERY * step:.0f} s |",
             f"| goodput | {100 * kept * step / (end - begin):.1f} % |",
-            f"| memory in use, slope after {WARM_SECONDS} s | {slope(in_use):+.1f} MB an hour |",
+            f"| memory in use, slope after {WARM_SECONDS} s, with its standard error | "
+            f"{growth:+.1f} +- {error:.1f} MB an hour |",
             "| memory in use at the end of each process | "
             f"{', '.join(f'{mine[-1, 1]:.1f}' for mine in in_use if len(mine))} MB |",
             f"| resident memory after {WARM_SECONDS} s, median and most | "
