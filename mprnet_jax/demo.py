@@ -161,8 +161,8 @@ def make_page(gradio: ModuleType, model: Any) -> Any:
                     max_height=700,
                 )
                 download = gradio.DownloadButton("Download", interactive=False)
-        photo.change(
-            lambda: (None, gradio.DownloadButton("Download", value=None, interactive=False)),
+        clearing = photo.change(
+            lambda: nothing_restored(gradio),
             outputs=[slider, download],
             api_visibility="private",
         )
@@ -171,10 +171,16 @@ def make_page(gradio: ModuleType, model: Any) -> Any:
             [photo, stages, pooling, tile],
             [slider, download],
             concurrency_limit=1,  # one photo at a time has all the memory
+            cancels=[clearing],  # which on a busy machine might end last, and take the result away
             show_progress_on=slider,
             api_visibility="private",
         )
     return page
+
+
+def nothing_restored(gradio: ModuleType) -> tuple:
+    """What the slider and the button for the download show before there is a result."""
+    return None, gradio.DownloadButton("Download", value=None, interactive=False)
 
 
 def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple]]:
@@ -197,6 +203,7 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
             message = f"Drop a photo first; photos are removed after {KEEP.value:g} minutes."
             raise gradio.Error(message, print_exception=False)
         source = Path(path)
+        yield nothing_restored(gradio)
         progress(0, desc="Reading")
         try:
             before = images.read(source, int(MAX_MEGAPIXELS.value * 1e6))
