@@ -19,6 +19,8 @@ from mprnet_jax.errors import UserError
 Example = dict[str, np.ndarray]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
+MAX_PIXELS = 89_478_485  # as Pillow's own limit: 256 MiB in RGB
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # an error by some filters
 TARGET_NAMES = ("target", "groundtruth")
 
 
@@ -33,6 +35,9 @@ def decode(file: Path | BinaryIO, name: str | None = None) -> np.ndarray:
     name = name or str(file)
     try:
         with Image.open(file, formats=("PNG", "JPEG")) as picture:
+            # Pillow only warns, up to twice as many; filters of warnings are not for threads.
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UserError(f"{name}: has more than {MAX_PIXELS} pixels; cut or remove it")
             # Pillow would cut colours of 16 bits to 8 unasked.
             deep = picture.format == "PNG" and png_depth_and_type(picture)[0] == 16
             if deep or picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
@@ -41,7 +46,7 @@ def decode(file: Path | BinaryIO, name: str | None = None) -> np.ndarray:
                     "8-bit RGB, or remove it"
                 )
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, *BOMBS) as error:
         raise UserError(f"{name}: cannot be read as a picture ({error}); replace it") from error
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mprnet_jax.data import pairs
 from mprnet_jax.data.pairs import Cached, PairFolder, decode, natural_key
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
@@ -113,6 +114,13 @@ def sixteen_bits(path):
 
 def sixteen_bits_of_rgb(path):
     cv2.imwrite(str(path), picture(0).astype(np.uint16) * 257)
+
+
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "MAX_PIXELS", 80)
+    Image.new("RGB", (9, 9)).save(tmp_path / "large.png")
+    with pytest.raises(UserError, match=r"large\.png: has more than 80 pixels"):
+        decode(tmp_path / "large.png")
 
 
 @pytest.mark.parametrize("damage", [truncated, text, empty, gif, sixteen_bits, sixteen_bits_of_rgb])

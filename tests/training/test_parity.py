@@ -126,3 +126,5 @@ def test_twenty_steps_as_in_pytorch(recipe, torch_loss, batches):
         given = gradient + optim.weight_decay * weights[name]
         error, size = np.linalg.norm(our_gradients[name] - given), np.linalg.norm(given)
         assert error <= 1e-4 * size, f"{name}: {error} of {size}"
+    silent = [name for name, gradient in their_gradients.items() if not gradient.any()]
+    assert len(silent) < 0.1 * len(their_gradients)  # ReLU blocks a few
