@@ -7,12 +7,11 @@ start: what starting, saving and computing lost steps again takes is the rest. T
 out the steps beside which a checkpoint is written. The compile cache is warm, as for any start but
 a run's first.
 
-Memory in use is what glibc's malloc has handed out, the least of each two minutes: steps and saves
-take some for a while, and the loader's queue may be fuller or emptier by a few MB. Its slope is one
-for all processes, each with a level of its own, without the first minutes after a start, while
-caches fill. Ten minutes are too short to see 5 MB an hour: `--kill_every 100` kills none. Resident
-memory, what the system counts, has the heap's free parts too, which move by ten MB up and down: its
-range is told.
+Memory in use is what glibc's malloc has handed out, seen between two steps halfway between two
+saves. Its slope is the median of those between any two sightings of a process (Theil-Sen), since
+now and then a buffer of a few MB is held for longer; the first minutes, while caches fill, do not
+count. Resident memory, what the system counts, has the heap's free parts too, which move by ten MB
+up and down: its range is told.
 
 A killed run computes the steps since its last checkpoint again. Where parameters, optimizer, data
 position or random keys came back otherwise than they were, their losses would differ.
@@ -27,21 +26,21 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import psutil
+from scipy.stats import theilslopes
 
-WARM_SECONDS = 180
+WARM_SECONDS = 240
 LAST = 60  # seconds too short for another start
-STRETCH = 120  # seconds of which the least memory in use counts
 SAVED_EVERY = 50  # steps
+SIGHTINGS = 5
 WRITING = 5  # steps after a start or a save that are not counted as usual ones
 FOREVER = 10_000_000  # steps
-EMPTY = np.empty((0, 2))
 
 
 class Sample(NamedTuple):
@@ -51,7 +50,7 @@ class Sample(NamedTuple):
     time: float  # seconds
     step: int
     loss: float
-    in_use: int  # bytes
+    in_use: int | None  # bytes, seen at some steps only
     resident: int  # bytes
 
 
@@ -68,11 +67,18 @@ class MallInfo(ctypes.Structure):
 
 
 def memory_in_use() -> int:
-    """Bytes that glibc's malloc has handed out, from its heaps and from the system."""
+    """Bytes that glibc's malloc has handed out, from its heaps and from the system, to all but the
+    steps that were on their way.
+    """
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = MallInfo
-    info = mallinfo()
-    return info.uordblks + info.hblkhd
+    jax.block_until_ready(jax.live_arrays())
+    seen = []
+    for _ in range(SIGHTINGS):  # a step's buffers are freed a moment after its results are there
+        time.sleep(0.01)
+        info = mallinfo()
+        seen.append(info.uordblks + info.hblkhd)
+    return min(seen)
 
 
 def run(workdir: str, log: str, width: int, total: int) -> None:
@@ -103,8 +109,10 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
 
         def update_and_log(bar: loop.Progress, values: dict) -> None:
             update(bar, values)
-            loss, memory = float(values["loss"]), (memory_in_use(), me.memory_info().rss)
-            sample = Sample(me.pid, time.time(), bar._bar.n, loss, *memory)
+            step, loss, resident = bar._bar.n, float(values["loss"]), me.memory_info().rss
+            now = time.time()
+            in_use = memory_in_use() if step % SAVED_EVERY == SAVED_EVERY // 2 else None
+            sample = Sample(me.pid, now, step, loss, in_use, resident)
             file.write(json.dumps(sample) + "\n")
             if sample.step == total:
                 os.kill(me.pid, signal.SIGTERM)
@@ -124,25 +132,18 @@ def warm(process: list[Sample]) -> list[Sample]:
     return [sample for sample in process if sample.time > process[0].time + WARM_SECONDS]
 
 
-def least_in_use(process: list[Sample]) -> np.ndarray:
-    """[N, 2]: hours, and the least MB in use in each stretch of time."""
-    stretches = groupby(warm(process), lambda s: (s.time - process[0].time) // STRETCH)
-    least = [min(stretch, key=lambda sample: sample.in_use) for _, stretch in stretches]
-    return np.array([(sample.time / 3600, sample.in_use / 1e6) for sample in least]).reshape(-1, 2)
+def seen_in_use(process: list[Sample]) -> list[tuple[float, float]]:
+    """Hours and MB in use of each sighting after the first minutes."""
+    seen = (sample for sample in warm(process) if sample.in_use is not None)
+    return [(sample.time / 3600, sample.in_use / 1e6) for sample in seen]
 
 
-def slope(points: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Of the line through points [N, 2], in MB an hour, each array with a level of its own, and its
-    standard error; nan where no process ran for long enough.
-    """
-    centred = [p - p.mean(axis=0) for p in points if len(p) > 1]
-    hours, megabytes = np.concatenate(centred or [EMPTY]).T
-    free = len(hours) - len(centred) - 1  # what levels and slope leave free
-    if free < 1:
-        return math.nan, math.nan
-    fitted = hours @ megabytes / (hours @ hours)
-    left = megabytes - fitted * hours
-    return fitted, math.sqrt(left @ left / free / (hours @ hours))
+def slope(sightings: list[tuple[float, float]]) -> float:
+    """In MB an hour; nan where a process did not run for long enough."""
+    if len(sightings) < 2:
+        return math.nan
+    hours, megabytes = zip(*sightings, strict=True)
+    return theilslopes(megabytes, hours).slope
 
 
 def computed_again(samples: list[Sample]) -> tuple[int, int]:
@@ -173,8 +174,8 @@ def report(samples: list[Sample], starts: list[float], end: float, workdir: Path
     kept = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     record = json.loads((workdir / f"checkpoints/{kept}/record/metadata").read_text())
     processes = by_process(samples)
-    step, in_use = usual_step(processes), [least_in_use(process) for process in processes]
-    growth, error = slope(in_use)
+    step, in_use = usual_step(processes), [seen_in_use(process) for process in processes]
+    slopes = [slope(sightings) for sightings in in_use]
     resident = [s.resident / 1e6 for process in processes for s in warm(process)]
     again, same = computed_again(samples)
     return "\n".join(
@@ -186,10 +187,11 @@ def report(samples: list[Sample], starts: list[float], end: float, workdir: Path
             f"| steps kept, of steps computed | {kept} of {len(samples)} |",
             f"| usual step; a checkpoint every | {step:.3f} s; {SAVED_EVERY * step:.0f} s |",
             f"| goodput | {100 * kept * step / (end - begin):.1f} % |",
-            f"| memory in use, slope after {WARM_SECONDS} s, with its standard error | "
-            f"{growth:+.1f} +- {error:.1f} MB an hour |",
+            f"| memory in use, slope in each process after {WARM_SECONDS} s; their median | "
+            f"{', '.join(f'{mine:+.1f}' for mine in slopes)}; "
+            f"{np.nanmedian(slopes):+.1f} MB an hour |",
             "| memory in use at the end of each process | "
-            f"{', '.join(f'{mine[-1, 1]:.1f}' for mine in in_use if len(mine))} MB |",
+            f"{', '.join(f'{mine[-1][1]:.1f}' for mine in in_use if mine)} MB |",
             f"| resident memory after {WARM_SECONDS} s, median and most | "
             f"{np.median(resident or math.nan):.0f}, {max(resident, default=math.nan):.0f} MB |",
             f"| steps computed again, with the same loss to the bit | {again}, {same} |",
