@@ -7,7 +7,8 @@
 Contenders take turns (A B A B), each in a process of its own; medians count. Peers that are not
 installed are told in the tables. `--smoke` tries the suite on tiny sizes: its figures mean nothing.
 `compile` needs no accelerator: it compiles for TPUs (pip install '.[compile]', Python 3.12 or
-newer) and, with XLA's description of the device in a file (h100_sxm.txtpb), for an H100.
+newer) and, with XLA's description of the device in a file (h100_sxm.txtpb), for an H100. All its
+cases take a day on two cores; --only 'H100, training step, derain' takes some.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def parse() -> argparse.Namespace:
         "--only", nargs="+", default=[""], help="do what has one of these in its name"
     )
     parser.add_argument("--skip", default="no one", help="leave out who has this in the name")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each; even on a GPU")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--h100", type=Path, help="XLA's description of an H100, for compile")
     return parser.parse_args()

@@ -1,12 +1,12 @@
 """How long the training command takes from its start to its first finished step.
 
-    python -m benchmarks.startup
+    python -m benchmarks.startup WORKDIR
 
-does one start of the sample config with the compile cache as it is, and prints nothing.
+is that command with the sample config, which ends there, with the compile cache as it is.
 """
 
-import contextlib
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -18,39 +18,30 @@ from benchmarks.tables import table
 CONFIG = Path(__file__).parents[1] / "configs" / "derain.py"
 
 
-class FirstStepDone(Exception):
-    """Ends the run."""
-
-
-def start() -> None:
-    """Trains until the metrics of the first step are on the host."""
-    import importlib.util
-
+def start(workdir: str) -> None:
+    """The training command, until the metrics of the first step are on the host."""
     from mprnet_jax.training import loop
 
-    spec = importlib.util.spec_from_file_location("config", CONFIG)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
     def update(*_) -> None:
-        raise FirstStepDone
+        os._exit(0)
 
     loop.Progress.update = update  # called with the metrics of each step
-    with tempfile.TemporaryDirectory() as workdir, contextlib.suppress(FirstStepDone):
-        loop.train(module.get_config("sample"), Path(workdir))
+    sys.argv = ["train", "--config", f"{CONFIG}:sample", "--workdir", workdir]
+    runpy.run_module("mprnet_jax.train", run_name="__main__", alter_sys=True)
 
 
 def seconds_to_first_step(cache: str) -> float:
     """Of a new process with its compile cache in this folder."""
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-    begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.startup"],
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
-    return time.perf_counter() - begin
+    with tempfile.TemporaryDirectory() as workdir:
+        begin = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.startup", workdir],
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        return time.perf_counter() - begin
 
 
 def section(rounds: int) -> str:
@@ -68,4 +59,4 @@ def section(rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    start()
+    start(sys.argv[1])

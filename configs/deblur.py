@@ -1,4 +1,4 @@
-"""Deblurring, as in the paper: GoPro, 256x256 patches, batch 16, 3000 epochs.
+"""Deblurring, as the published weights were trained: GoPro, 256x256 patches, batch 16, 3000 epochs.
 
     python -m mprnet_jax.train --config configs/deblur.py --config.data.root=DIR
 

@@ -1,4 +1,4 @@
-"""Denoising, as in the paper: SIDD, 128x128 patches, batch 16, 80 epochs.
+"""Denoising, as the published weights were trained: SIDD, 128x128 patches, batch 16, 80 epochs.
 
     python -m mprnet_jax.prepare --benchmark SIDD --source DIR --data_dir PREPARED
     python -m mprnet_jax.train --config configs/denoise.py --config.data.root=PREPARED

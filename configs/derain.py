@@ -1,12 +1,12 @@
-"""Deraining, as in the paper: Rain13K, 256x256 patches, batch 16, 250 epochs.
+"""Deraining, as the published weights were trained: Rain13K, 256x256 patches, batch 16, 250 epochs.
 
     python -m mprnet_jax.train --config configs/derain.py --config.data.root=DIR
 
 DIR holds train/{input,target} (Rain13K) and test/Rain100L/{input,target}. Published score with the
 authors' weights: 36.40 dB on Rain100L, 32.73 dB on the mean of the five test sets (Y channel).
 
-A step takes 40 GB in float32: smaller devices want --config.model.remat=cab, --config.accumulate=4
-or --config.model.dtype=bfloat16.
+A step takes 40 GB in float32 (as compiled for a CPU): smaller devices want --config.accumulate=4,
+--config.model.dtype=bfloat16 or, GPUs and TPUs, --config.model.remat=cab.
 
 The variant `sample` needs no data: a narrow network learns on embedded photos with synthetic rain,
 in a few minutes on two CPU cores.

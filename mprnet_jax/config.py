@@ -87,7 +87,7 @@ class ModelConfig:
 
 @dataclass(slots=True)
 class DataConfig:
-    """Where image pairs come from, and how training varies them (paper, section 4.2)."""
+    """Where image pairs come from, and how training varies them."""
 
     # "folders"; "prepared": sets that mprnet_jax.prepare wrote; or "sample_rain", "sample_blur",
     # "sample_noise": embedded photos that are degraded anew at each use.
@@ -114,7 +114,7 @@ class LossConfig:
 
 @dataclass(slots=True)
 class OptimConfig:
-    """Adam under a linear warm-up and a cosine decay (paper, section 4.2)."""
+    """Adam under a linear warm-up and a cosine decay (paper, section 4.2, but for the warm-up)."""
 
     learning_rate: float = 2e-4
     final_learning_rate: float = 1e-6

@@ -49,7 +49,7 @@ def saturate(image: np.ndarray, factor: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class RandomPatch:
-    """The training augmentation of the paper, section 4.2: a random crop in a random symmetry.
+    """The training augmentation: a random crop in one of the 8 symmetries of the square.
 
     Where the source holds clean photos only, `degrade` makes the degraded side out of each patch;
     it comes after the turn, so that rain falls from above. With `saturation`, as for deblurring,

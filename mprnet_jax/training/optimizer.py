@@ -1,4 +1,4 @@
-"""Adam and its learning rate, as in the paper, section 4.2."""
+"""Adam and its learning rate (paper, section 4.2; the warm-up is its authors')."""
 
 import optax
 
