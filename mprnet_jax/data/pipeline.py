@@ -18,6 +18,7 @@ from absl import flags, logging
 
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
+from mprnet_jax.data.ahead import ahead
 from mprnet_jax.data.augment import RandomPatch, center_crop
 from mprnet_jax.data.benchmarks import PREPARED, open_folder
 from mprnet_jax.data.pairs import Cached, Example
@@ -211,16 +212,23 @@ def validation_batches(
     A pair that cannot be read is black, and a warning tells of it. Black also fills the last batch,
     so that all have one shape; the second value, bool, is as long as there are pairs.
     """
+
+    def cropped(number: int) -> Example | UserError:
+        try:
+            return center_crop(source[number], crop)
+        except UserError as error:
+            return error
+
+    pairs = ahead(cropped, len(source))
     for first in range(0, len(source), batch_size):
         batch = {
             role: np.zeros((batch_size, crop, crop, 3), np.uint8) for role in ("degraded", "target")
         }
         readable = np.ones(min(batch_size, len(source) - first), bool)
         for place in range(len(readable)):
-            try:
-                pair = center_crop(source[first + place], crop)
-            except UserError as error:
-                logging.warning("%s; the validation goes without it", error)
+            pair = next(pairs)
+            if isinstance(pair, UserError):
+                logging.warning("%s; the validation goes without it", pair)
                 readable[place] = False
                 continue
             for role, image in pair.items():

@@ -16,6 +16,8 @@ from mprnet_jax.errors import UserError
 def make_mesh(data: int = -1, height: int = 1) -> Mesh:
     """A mesh of data x height devices; -1 for one of them means as many as the other leaves.
 
+    Those of a host follow each other, along "height" first: neighbours share images.
+
     Raises:
         UserError: if there are too few devices, or with several processes too many.
     """
@@ -39,12 +41,11 @@ def make_mesh(data: int = -1, height: int = 1) -> Mesh:
             f"mesh.data={data} x mesh.height={height} leaves some of the {len(devices)} devices "
             "idle, which processes that train together cannot do: use all"
         )
-    return jax.make_mesh(
-        (data, height),
-        ("data", "height"),
-        axis_types=(AxisType.Auto,) * 2,
-        devices=devices[: data * height],
-    )
+    # Not jax.make_mesh: that refuses GPUs of several hosts and height axes that a TPU's topology
+    # lacks, and scatters a host's images over the batch, so that the host would load most of it.
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    grid = np.array(devices[: data * height]).reshape(data, height)
+    return Mesh(grid, ("data", "height"), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

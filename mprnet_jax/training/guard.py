@@ -67,9 +67,9 @@ class Guard:
             if counts["skipped_in_a_row"] >= config.optim.max_skipped:
                 raise UserError(
                     f"step {step}: {counts['skipped_in_a_row']} steps in a row were skipped, the "
-                    f"last with {what}; the checkpoints are sound. Start anew in another workdir "
-                    "with --config.init_from=WORKDIR and a lower --config.optim.learning_rate, or "
-                    "--config.optim.clip_norm=0.01"
+                    f"last with {what}; the checkpoints so far are sound. Start anew in another "
+                    "workdir, if there is one with --config.init_from=WORKDIR, and a lower "
+                    "--config.optim.learning_rate, or --config.optim.clip_norm=0.01"
                 )
         # In the first epoch what counts is the share of the whole set.
         seen = max(len(self._source), step * config.batch_size)

@@ -122,6 +122,9 @@ class Run:
                 self.say(f"This run is finished: {first} steps. Its result:")
                 validation = self.validate(state.weights)
                 if validation and checkpoints.score(first) == UNSCORED:
+                    summaries = Summaries(self.workdir, first, enabled=self.is_main)
+                    summaries.validation(first, validation)
+                    summaries.close()
                     self.score(checkpoints, first, validation)
             else:
                 validation = self.steps(state, record, checkpoints)
@@ -137,7 +140,8 @@ class Run:
         bar = Progress(config, first, enabled=self.is_main)
         guard = Guard(config, self.source, bar.tell, record["counts"])
         summaries = Summaries(self.workdir, first, enabled=self.is_main)
-        trace = Trace(self.workdir, first, config.profile_steps)
+        # One host's, since the files of several on one machine would bear one name.
+        trace = Trace(self.workdir, first, config.profile_steps if self.is_main else 0)
         batches = self.batches(first)
         running = None  # the metrics of the step that the devices work on
         saves = False

@@ -27,6 +27,7 @@ from mprnet_jax.weights.packing import empty_pack, pack, unpack
 from mprnet_jax.weights.store import Store, raise_runtime_error
 
 KEPT = 2
+ATTEMPTS = 2  # to read a checkpoint: what a network's disk refuses once need not be damaged
 SCORES = "scores.json"  # by which the best checkpoint is chosen; higher is better
 UNSCORED = -math.inf
 
@@ -142,16 +143,21 @@ class Checkpoints:
     def _first_sound(self, steps: list[int], params: Any, rest: Any = None) -> Checkpoint | None:
         for step in steps:
             loaded, reason = None, "another host cannot read it"
-            try:
-                loaded = self._load(step, params, rest)
-            except Exception as error:  # Orbax and TensorStore raise whatever the damage leads to.
-                raise_runtime_error(error)
-                reason = in_short(error)
+            for _ in range(ATTEMPTS):
+                try:
+                    loaded = self._load(step, params, rest)
+                    break
+                except Exception as error:  # Orbax and TensorStore raise whatever damage leads to.
+                    raise_runtime_error(error)
+                    reason = in_short(error)
             if multihost_utils.process_allgather(loaded is not None).all():
                 return loaded
             logging.warning("%s is damaged, passed over: %s", self._folder / str(step), reason)
         if steps:
-            raise UserError(f"{self._folder}: all checkpoints are damaged; train in a new workdir")
+            raise UserError(
+                f"{self._folder}: all checkpoints are damaged, or cannot be read ({reason}); mend "
+                "the disk, or train in a new workdir"
+            )
         return None
 
     def _load(self, step: int, params: Any, rest: Any) -> Checkpoint:

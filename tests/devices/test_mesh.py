@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import jax
 import numpy as np
 import pytest
@@ -28,6 +30,24 @@ def test_minus_one_takes_the_rest(data, height, shape):
 def test_impossible_meshes_are_told(data, height, message):
     with pytest.raises(UserError, match=message):
         meshes.make_mesh(data, height)
+
+
+def test_a_hosts_devices_follow_each_other(monkeypatch):
+    # In whatever order a TPU pod lists them, and on however many machines GPUs are.
+    @dataclass(frozen=True)
+    class Device:
+        id: int
+        process_index: int
+
+        @property
+        def slice_index(self):
+            return self.process_index
+
+    listed = [Device(id=i, process_index=i % 2) for i in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda: listed)
+    mesh = meshes.make_mesh(4, 2)
+    found = [[device.id for device in row] for row in mesh.devices]
+    assert found == [[0, 2], [4, 6], [1, 3], [5, 7]]
 
 
 def test_batches_and_rows_must_divide():

@@ -21,17 +21,28 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_two(start, config, workdir, devices=2, main="", everywhere="", **environment):
-    """Two processes with so many devices each.
+@pytest.fixture
+def start_two(start, faults, tmp_path):
+    """start_two(config, workdir, devices=2, main="", everywhere="", **environment) starts two
+    processes with so many devices each, which take themselves for ones on two machines.
 
     Both run the Python of `everywhere` before, the first one that of `main` too.
     """
-    port = free_port()
-    join = everywhere + f"jax.config.update('jax_num_cpu_devices', {devices})\n"
-    join += "from mprnet_jax.devices import hosts\n"
-    join += f"hosts.join('127.0.0.1:{port}', 2, {{}})"
-    setups = main + join.format(0), join.format(1)
-    return [start(config, workdir, setup=setup, **environment) for setup in setups]
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("another machine's")
+
+    def begin(config, workdir, devices=2, main="", everywhere="", **environment):
+        port = free_port()
+        join = everywhere + f"jax.config.update('jax_num_cpu_devices', {devices})\n"
+        join += "from mprnet_jax.devices import hosts\n"
+        join += f"hosts.join('127.0.0.1:{port}', 2, {{}})"
+        elsewhere = environment | {"LD_PRELOAD": str(faults), "BOOT_ID_FILE": str(boot_id)}
+        return [
+            start(config, workdir, setup=main + join.format(0), **environment),
+            start(config, workdir, setup=join.format(1), **elsewhere),
+        ]
+
+    return begin
 
 
 CANNOT_READ_4 = """
@@ -81,7 +92,9 @@ def losses(workdir):
     return values
 
 
-def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, tmp_path, start):
+def test_two_processes_train_as_one_and_read_each_others_checkpoints(
+    tiny_run, tmp_path, start, start_two
+):
     # Images over all devices: bands of rows over two processes were seen to lock up on CPUs.
     tiny_run.batch_size, tiny_run.total_steps = 8, 4
     tiny_run.mesh = MeshConfig()
@@ -92,7 +105,7 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, t
     process = start(tiny_run, one, setup=devices)
     output = process.finish()
     assert process.last_step() == 4, output
-    processes = start_two(start, tiny_run, two)
+    processes = start_two(tiny_run, two)
     outputs = [process.finish() for process in processes]
     assert processes[0].last_step() == 4, outputs
     expected, found = losses(one), losses(two)
@@ -104,7 +117,7 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, t
     # Each layout goes on from the other's checkpoint.
     for first, rest in (
         # What one host cannot read, all pass over.
-        (one, lambda workdir: start_two(start, tiny_run, workdir, main=CANNOT_READ_4)),
+        (one, lambda workdir: start_two(tiny_run, workdir, main=CANNOT_READ_4)),
         (two, lambda workdir: [start(tiny_run, workdir, setup=devices)]),
     ):
         workdir = mixed / first.name
@@ -122,12 +135,12 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(tiny_run, t
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_path, start, lost):
+def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_path, start_two, lost):
     long_run.total_steps = 10_000
     long_run.mesh = MeshConfig()
     # A device each: of two devices on one CPU, the one that meets the loss first goes on, and gloo
     # ends the process at the other's message, before JAX can say why.
-    processes = start_two(start, long_run, tmp_path, devices=1)
+    processes = start_two(long_run, tmp_path, devices=1)
     processes[0].wait_for_step(4)
     processes[lost].kill()
     other = processes[1 - lost]
@@ -137,10 +150,10 @@ def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_pat
     load_params(tmp_path)
 
 
-def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, start, faults):
+def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, start_two, faults):
     long_run.mesh = MeshConfig()
     arm = f"ctypes.CDLL(None).faults_arm(b'{tmp_path}/checkpoints/', 40, {errno.ENOSPC})\n"
-    processes = start_two(start, long_run, tmp_path, devices=1, main=arm, LD_PRELOAD=str(faults))
+    processes = start_two(long_run, tmp_path, devices=1, main=arm, LD_PRELOAD=str(faults))
     outputs = [process.finish() for process in processes]
     assert processes[0].returncode == 2, outputs
     assert "a checkpoint cannot be written" in outputs[0].strip().splitlines()[-1]
@@ -149,7 +162,7 @@ def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, star
 
 
 def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
-    long_run, tmp_path, start, final_hash
+    long_run, tmp_path, start_two, final_hash
 ):
     long_run.total_steps = long_run.validate_every = 30
     long_run.checkpoint_every = 10
@@ -162,12 +175,12 @@ def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
     with Checkpoints(tmp_path / "before") as checkpoints:
         checkpoints.save(Checkpoint(0, params, {"step": np.zeros((), np.int32)}, {}))
     whole, workdir = tmp_path / "whole", tmp_path / "run"
-    for process in start_two(start, long_run, whole, devices=1):
+    for process in start_two(long_run, whole, devices=1):
         process.finish()
 
     long_run.data.num_workers = 1
     alone = "os.setsid()\n" + SLOW
-    processes = start_two(start, long_run, workdir, devices=1, everywhere=alone)
+    processes = start_two(long_run, workdir, devices=1, everywhere=alone)
     processes[0].wait_for_step(10)
     # Its loader worker too, as batch systems do.
     subprocess.run(["kill", "-TERM", "--", f"-{processes[1].pid}"], check=True)
@@ -176,15 +189,15 @@ def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
     stopped = int(re.search(r"Stopped after step (\d+)", outputs[0])[1])
     assert processes[0].last_step() == stopped < long_run.total_steps
     long_run.data.num_workers = 0
-    for process in start_two(start, long_run, workdir, devices=1):
+    for process in start_two(long_run, workdir, devices=1):
         process.finish()
     assert final_hash(workdir, long_run) == final_hash(whole, long_run)
 
 
-def test_a_workdir_that_only_one_host_sees_is_refused_by_all(long_run, tmp_path, start):
+def test_a_workdir_that_only_one_host_sees_is_refused_by_all(long_run, tmp_path, start_two):
     long_run.mesh = MeshConfig()
     elsewhere = f"workdir = {str(tmp_path / 'other')!r}\n"
-    processes = start_two(start, long_run, tmp_path / "run", devices=1, main=elsewhere)
+    processes = start_two(long_run, tmp_path / "run", devices=1, main=elsewhere)
     outputs = [process.finish() for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 2, output

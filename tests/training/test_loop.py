@@ -133,7 +133,9 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     assert len(hashes) == 1
 
 
-def test_a_signal_while_validating_costs_no_score(tiny_run, tmp_path, monkeypatch, go_on):
+def test_a_signal_while_validating_costs_no_score_and_no_point(
+    tiny_run, tmp_path, monkeypatch, go_on
+):
     batches, signals = loop.validation_batches, []
 
     def validate_and_signal(*arguments):
@@ -143,16 +145,19 @@ def test_a_signal_while_validating_costs_no_score(tiny_run, tmp_path, monkeypatc
             yield batch
 
     monkeypatch.setattr(loop, "validation_batches", validate_and_signal)
-    best, run = [], loop.Run(tiny_run, tmp_path)
+    best, points, run = [], [], loop.Run(tiny_run, tmp_path)
     for workdir in (tmp_path / "whole", tmp_path / "stopped"):
         run.workdir = workdir
         while go_on(run) is None:
             pass
         with Checkpoints(workdir, reading=True) as checkpoints:
             best.append((checkpoints.best_step, checkpoints.score(checkpoints.best_step)))
+        events = b"".join(path.read_bytes() for path in workdir.glob("events.out.tfevents.*"))
+        points.append(events.count(b"validation_psnr/stage3"))
         signals = [signal.SIGTERM, signal.SIGTERM]  # both validations of the second run
     assert best[0] == best[1]
     assert best[0][1] > 0
+    assert points == [2, 2]
 
 
 def test_a_trace_for_the_profiler_spans_the_steps_asked_for(tiny_run, tmp_path):

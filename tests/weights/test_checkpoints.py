@@ -157,6 +157,20 @@ def test_all_damaged_is_an_error(tmp_path):
         load(tmp_path)
 
 
+def test_what_a_disk_refuses_once_is_not_damaged(tmp_path, monkeypatch, caplog):
+    save(tmp_path, [(1, None), (2, None)])
+    refusals, load_step = [OSError("Stale file handle")], Checkpoints._load
+
+    def refuse(*arguments):
+        if refusals:
+            raise refusals.pop()
+        return load_step(*arguments)
+
+    monkeypatch.setattr(Checkpoints, "_load", refuse)
+    assert load(tmp_path).step == 2
+    assert "damaged" not in caplog.text
+
+
 def test_leftovers_of_a_killed_save_are_ignored(tmp_path):
     save(tmp_path, [(1, None)])
     (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
