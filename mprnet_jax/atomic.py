@@ -1,7 +1,8 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and folders that can be written to."""
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,3 +33,13 @@ def writing(path: Path | str) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that can be written to; raises UserError if that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a folder to write to ({error})") from error

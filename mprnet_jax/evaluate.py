@@ -37,6 +37,7 @@ LOCAL_POOLING = flags.DEFINE_bool(
 ENSEMBLE = flags.DEFINE_bool("ensemble", False, "Averages over the 8 symmetries of the square.")
 STAGES = flags.DEFINE_bool("stages", False, "Also score stages 1 and 2, with time and size.")
 LPIPS = flags.DEFINE_bool("lpips", False, "Also score LPIPS.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces the scores in --output, if any.")
 
 
 def main() -> None:
@@ -83,6 +84,9 @@ def check_flags() -> None:
             raise UserError(f"--{flag.name}: is needed, see --help")
     if bool(WEIGHTS.value) == bool(RESTORED.value):
         raise UserError("--weights, --restored: give one of them")
+    scores = Path(OUTPUT.value) / "scores.json"
+    if scores.exists() and not OVERWRITE.value:
+        raise UserError(f"{scores}: exists; choose another --output, or add --overwrite")
     for flag in (STAGES, LOCAL_POOLING, ENSEMBLE):
         if flag.value and RESTORED.value:
             raise UserError(f"--{flag.name}: needs --weights, pictures are restored already")

@@ -14,6 +14,7 @@ from absl import flags
 from PIL import Image
 
 from mprnet_jax import command
+from mprnet_jax.atomic import make_folder
 from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import folders, images
 from mprnet_jax.restoration.pipeline import Pipeline
@@ -95,6 +96,7 @@ def restore_photos(jobs: list[folders.Job], output: Path) -> None:
         overwrite=OVERWRITE.value,
         compare=COMPARE.value,
     )
+    make_folder(output)  # before hours of work
     start = time.monotonic()
     summary = pipeline.run(jobs)
     print(

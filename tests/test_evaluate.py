@@ -253,6 +253,11 @@ def test_the_command_scores_restored_pictures(tmp_path):
     written = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert written["sets"][1]["images"][0]["psnr"] == expected.psnr
 
+    again = run("--benchmarks=gopro", data, f"--restored={made}", f"--output={tmp_path / 'out'}")
+    assert again.returncode == 2
+    assert "scores.json: exists; choose another --output, or add --overwrite" in again.stderr
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == written
+
     # A set alone may lie in the folder itself; two mistakes, the rest is scored.
     (made / "gopro" / "1.png").unlink()
     Image.new("RGB", (5, 6)).save(made / "gopro" / "2.png")

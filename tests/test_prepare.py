@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import scipy.io
 import tensorflow_datasets as tfds
 
 from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
@@ -121,7 +122,26 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
             assert [image.name for image in entry.scores.images] == list(
                 sets[entry.benchmark].names
             )
-    assert len(list((tmp_path / "scores/DND_submission").iterdir())) == 2
+    # Its boxes are not stored photo by photo.
+    evaluate({"dnd": open_benchmark("dnd", tmp_path)}, [Candidate(restore)], tmp_path / "plain", "")
+    for name in ("0001.mat", "0002.mat"):
+        folders = (tmp_path / "scores", tmp_path / "plain")
+        ours, theirs = (
+            scipy.io.loadmat(folder / "DND_submission" / name)["Idenoised"].ravel()
+            for folder in folders
+        )
+        assert len(ours) == len(theirs) == 3
+        for box, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(box, expected)
+
+
+def test_a_set_prepared_for_training_hides_no_test_pictures(tmp_path):
+    mini["write_pairs"](tmp_path / "GoPro/train")
+    write(tmp_path, "gopro", open_splits("gopro", tmp_path))
+    with pytest.raises(UserError, match="has no split test, only train"):
+        open_benchmark("gopro", tmp_path)
+    mini["write_pairs"](tmp_path / "GoPro/test", count=4)
+    assert len(open_benchmark("gopro", tmp_path)) == 4
 
 
 def test_a_damaged_picture_of_a_prepared_set_is_named(tmp_path, monkeypatch):

@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+# One a core that this process may use, and not so many that what they hold fills the memory.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+THREADS = min(CORES, 16)
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,10 +31,9 @@ def in_advance(
 
 
 def ahead(work: Callable[[int], Result], count: int) -> Iterator[Result]:
-    """work(0) to work(count - 1), in order; threads, one a core, are up to two calls each ahead.
+    """work(0) to work(count - 1), in order; `THREADS` are up to two calls each ahead.
 
     Decoders, NumPy and OpenCV let go of the interpreter while they work, so threads suffice.
     """
-    cores = os.cpu_count()
-    with ThreadPoolExecutor(cores) as pool:
-        yield from in_advance(pool, work, range(count), 2 * cores)
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from in_advance(pool, work, range(count), 2 * THREADS)

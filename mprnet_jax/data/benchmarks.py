@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mprnet_jax.data.matlab import DndBoxes, SiddBlocks
-from mprnet_jax.data.pairs import Example, PairFolder, decode, natural_key
+from mprnet_jax.data.pairs import Example, PairFolder, decode, in_order
 from mprnet_jax.errors import UserError
 
 PREPARED = "mprnet_pairs"  # folder of sets prepared by `data.prepared`
@@ -21,7 +21,7 @@ class SiddScenes(Sequence[Example]):
 
     def __init__(self, folder: Path | str):
         folder = Path(folder)
-        noisy = sorted(folder.glob("*/*NOISY*.PNG"), key=lambda path: natural_key(str(path)))
+        noisy = in_order(folder.glob("*/*NOISY*.PNG"))
         self.paths = [(path, path.with_name(path.name.replace("NOISY", "GT"))) for path in noisy]
         self.names = [f"{path.parent.name}_{path.stem}" for path in noisy]
         if not noisy:
@@ -138,7 +138,11 @@ def open_benchmark(name: str, root: Path | str) -> Sequence[Example]:
     if prepared.is_dir():
         from mprnet_jax.data.prepared import Prepared  # TFDS takes its time to import
 
-        return Prepared(prepared, "test")
+        try:
+            return Prepared(prepared, "test")
+        except UserError:  # it may have been prepared for training alone
+            if _folder(benchmark, Path(root)) is None:
+                raise
     return _open(benchmark, Path(root))
 
 

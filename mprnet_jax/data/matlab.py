@@ -12,7 +12,7 @@ import numpy as np
 import scipy.io
 
 from mprnet_jax.atomic import writing
-from mprnet_jax.data.pairs import Example, natural_key
+from mprnet_jax.data.pairs import Example, in_order
 from mprnet_jax.errors import UserError
 
 
@@ -61,9 +61,7 @@ class DndBoxes(Sequence[Example]):
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
-        photos = sorted(
-            (self.folder / "images_srgb").glob("*.mat"), key=lambda p: natural_key(p.name)
-        )
+        photos = in_order((self.folder / "images_srgb").glob("*.mat"))
         boxes = self._boxes(self.folder / "info.mat")
         if len(photos) != len(boxes):
             raise UserError(

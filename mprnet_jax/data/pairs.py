@@ -6,7 +6,7 @@ or "target" alone where the degradation is synthetic.
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,18 +65,26 @@ def natural_key(name: str) -> list:
     >>> sorted(["rain-10", "rain-9"], key=natural_key)
     ['rain-9', 'rain-10']
     """
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Those that are not hidden, in natural order."""
+    shown = (path for path in paths if not path.name.startswith("."))
+    return sorted(shown, key=lambda path: natural_key(str(path)))
 
 
 def list_pictures(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by stem, in natural order.
+    """The pictures of a folder by stem, in natural order; hidden ones, as Macs make, are none.
 
     Raises:
         UserError: if two pictures have the same stem.
     """
     pictures: dict[str, Path] = {}
     files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-    for path in sorted(files, key=lambda p: natural_key(p.name)):
+    for path in in_order(files):
         if path.stem in pictures:
             raise UserError(f"{path}: {pictures[path.stem].name} has the same stem; remove one")
         pictures[path.stem] = path
@@ -121,6 +129,22 @@ class PairFolder(Sequence[Example]):
                 f"{target_path} is {target.shape[1]}x{target.shape[0]}; pairs must have one size"
             )
         return {"degraded": degraded, "target": target}
+
+
+class Sorted(Sequence[Example]):
+    """The examples of another source in the natural order of their names."""
+
+    def __init__(self, source: Sequence[Example]):
+        names = list(source.names)
+        self._source = source
+        self._order = sorted(range(len(names)), key=lambda index: natural_key(names[index]))
+        self.names = [names[index] for index in self._order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[self._order[index]]
 
 
 class Cached(Sequence[Example]):

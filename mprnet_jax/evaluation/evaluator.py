@@ -1,17 +1,16 @@
 """An evaluation from opened sets to written scores."""
 
 import itertools
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mprnet_jax.atomic import make_folder
 from mprnet_jax.data.benchmarks import BENCHMARKS
 from mprnet_jax.data.matlab import write_dnd_submission
-from mprnet_jax.data.pairs import Example
-from mprnet_jax.errors import UserError
+from mprnet_jax.data.pairs import Example, Sorted
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.protocols import PROTOCOLS
 from mprnet_jax.evaluation.scoring import (
@@ -71,7 +70,8 @@ def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str
     """Writes DND's submission, a file a photo; a photo of which a box fails is left out."""
     make_folder(folder)
     scores = SetScores()
-    boxes = restored_in_turn(source, restore, title, scores)
+    # A prepared set has them in another order, in which a photo's boxes are apart.
+    boxes = restored_in_turn(Sorted(source), restore, title, scores)
     for photo, group in itertools.groupby(boxes, lambda box: box[0].rsplit("_", 1)[0]):
         images = [image for _, _, image in group]
         path = folder / f"{photo}.mat"
@@ -80,13 +80,3 @@ def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str
         else:
             write_dnd_submission(path, [np.clip(image, 0, 1) for image in images])
     return scores
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder that can be written to; raises UserError if that is impossible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made a folder to write to ({error})") from error

@@ -3,7 +3,6 @@
 Threads read and score; the calling thread keeps the device busy.
 """
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mprnet_jax.data.ahead import ahead, in_advance
+from mprnet_jax.data.ahead import THREADS, ahead, in_advance
 from mprnet_jax.data.benchmarks import find_folder
 from mprnet_jax.data.pairs import Example, decode, list_pictures
 from mprnet_jax.errors import UserError
@@ -26,7 +25,7 @@ Restore = Callable[[Example], np.ndarray]
 # LPIPS of two uint8 images.
 Lpips = Callable[[np.ndarray, np.ndarray], float]
 
-WAITING = 2 * os.cpu_count()  # restored images that may wait to be scored
+WAITING = 2 * THREADS  # restored images that may wait to be scored
 
 
 @dataclass
@@ -127,7 +126,7 @@ def score_set(
 
     restored = restored_in_turn(source, restore, title, scores)
     restored = (item for item in restored if item[2] is not None)
-    with ThreadPoolExecutor(os.cpu_count()) as scorers:
+    with ThreadPoolExecutor(THREADS) as scorers:
         for result in in_advance(scorers, score, restored, WAITING):
             (scores.left_out if isinstance(result, str) else scores.images).append(result)
     return scores

@@ -160,6 +160,8 @@ def exif_of(picture: Image.Image) -> bytes:
         dropped = {Base.Orientation}
         if picture.format == "TIFF":
             dropped |= set(exif) - DESCRIPTIVE_TAGS
+            # It lies in a file that Pillow has closed.
+            exif.get_ifd(ExifTags.IFD.Exif).pop(ExifTags.IFD.Interop, None)
         for tag in dropped & set(exif):
             del exif[tag]
         return exif.tobytes() if len(exif) else b""

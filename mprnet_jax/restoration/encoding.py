@@ -20,6 +20,8 @@ from mprnet_jax.errors import UserError
 LEVEL = 4  # of Deflate: half the time of the default, a few per cent more bytes
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of channels
 
+JPEG_EXIF = 65_533  # bytes that fit into a JPEG file
+
 # Formats and the numbers of channels that they lack or that few programs read; they become RGB.
 GREY_LACKING = {("WEBP", 1), ("WEBP", 2), ("BMP", 2), ("TIFF", 2)}
 
@@ -53,7 +55,7 @@ def encode(
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True},
         "BMP": {},
     }[file_format]
-    if exif:
+    if exif and not (file_format == "JPEG" and len(exif) > JPEG_EXIF):
         options["exif"] = exif
     if icc_profile:
         options["icc_profile"] = icc_profile
@@ -92,8 +94,12 @@ def encode_tiff(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) -> b
     described = Image.Exif()
     described.load(exif)
     for tag in described:
-        nested = tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-        directory[tag] = described.get_ifd(tag) if nested else described[tag]
+        if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            inner = described.get_ifd(tag)
+            inner.pop(ExifTags.IFD.Interop, None)  # which points into the old file
+            directory[tag] = inner
+        else:
+            directory[tag] = described[tag]
     if icc_profile:
         directory[Base.InterColorProfile] = icc_profile
     directory[Base.ImageWidth] = width

@@ -43,12 +43,13 @@ def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
     if not output.is_dir() and (output.exists() or output.suffix.lower() in images.FORMATS):
         raise UserError(f"--output={output}: is a file; name a folder")
 
+    originals = {file.resolve() for file in files}
     jobs: dict[Path, Job] = {}
     for file in files:
         target = output / file.relative_to(root)
         target = target.with_suffix(extension) if extension else target
-        if target.exists() and target.samefile(file):
-            raise UserError(f"--output={output}: would overwrite {file}; choose another folder")
+        if target.resolve() in originals or (target.exists() and target.samefile(file)):
+            raise UserError(f"--output={output}: would overwrite {target}; choose another folder")
         if target in jobs:
             raise UserError(f"{jobs[target].source} and {file} would both become {target}")
         jobs[target] = Job(file, target)

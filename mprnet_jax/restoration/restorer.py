@@ -228,8 +228,14 @@ def to_floats(photo: np.ndarray) -> np.ndarray:
 
 
 def from_floats(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Undoes `to_floats`; integers are clipped and rounded, floats are not."""
+    """Undoes `to_floats`; integers are clipped and rounded, floats are not.
+
+    Raises:
+        UserError: for integers where the image has values that are not finite.
+    """
     if dtype.kind == "u":
+        if not np.isfinite(image).all():
+            raise UserError("what it is restored to is not finite; use other weights")
         largest = np.iinfo(dtype).max
         image = np.rint(np.clip(image, 0, 1) * largest)
     return image.astype(dtype)

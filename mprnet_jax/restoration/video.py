@@ -72,6 +72,8 @@ def limit_frames(reader, max_pixels: int) -> None:
     if not reader.streams.video:
         raise UserError("has no pictures")
     stream = reader.streams.video[0]
+    if stream.codec_context is None:
+        raise UserError("has pictures of a kind that FFmpeg cannot decode")
     if stream.width * stream.height > max_pixels:
         raise UserError(
             f"has {stream.width}x{stream.height} pixels, more than {max_pixels / 1e6:g} million; "
@@ -111,12 +113,16 @@ def add_stream(writer, encoder: str, reader, first):
 
 
 def copy(reader, writer, output, restorer: Restorer) -> int:
-    """Restores all frames of one video into another, and copies the sound; returns their number."""
+    """Restores all frames of one video into another, and copies the sound; returns their number.
+
+    Sound of a kind that FFmpeg does not know, as telephones' spatial one, is left out.
+    """
     stream = reader.streams.video[0]
-    sounds = {sound.index: writer.add_stream_from_template(sound) for sound in reader.streams.audio}
+    known = [sound for sound in reader.streams.audio if sound.codec_context is not None]
+    sounds = {sound.index: writer.add_stream_from_template(sound) for sound in known}
 
     def frames() -> Iterator:
-        for packet in reader.demux([stream, *reader.streams.audio]):
+        for packet in reader.demux([stream, *known]):
             if packet.stream.index == stream.index:
                 yield from packet.decode()
             elif packet.dts is not None:

@@ -43,8 +43,14 @@ def test_groundtruth_stands_for_target(folder):
 
 
 def test_natural_order():
-    names = ["b2", "a10", "a9", "a"]
-    assert sorted(names, key=natural_key) == ["a", "a9", "a10", "b2"]
+    names = ["b2", "a10", "a9", "a\N{SUPERSCRIPT TWO}", "a"]
+    ordered = ["a", "a9", "a10", "a\N{SUPERSCRIPT TWO}", "b2"]
+    assert sorted(names, key=natural_key) == ordered
+
+
+def test_what_macs_leave_beside_pictures_is_none(folder):
+    (folder / "input/._1.png").write_bytes(b"no picture")
+    assert PairFolder(folder).names == ["1", "2", "10"]
 
 
 def break_nothing_there(folder):

@@ -73,6 +73,13 @@ def test_two_photos_that_would_become_one_file_are_refused(tree: Path, tmp_path:
         plan(tree, tmp_path / "out", ".webp")
 
 
+def test_no_other_photo_is_overwritten_either(tree: Path):
+    (tree / "deep/deep/er").mkdir(parents=True)
+    (tree / "deep/deep/er/c.tiff").write_bytes(b"")
+    with pytest.raises(UserError, match=r"would overwrite .*photos/deep/er/c\.tiff"):
+        plan(tree / "deep", tree)
+
+
 def test_a_link_to_the_photo_is_not_overwritten(tree: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     os.link(tree / "b.png", tmp_path / "out/b.png")

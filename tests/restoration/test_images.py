@@ -242,6 +242,27 @@ def test_metadata_survives_a_change_of_format(tmp_path: Path):
         assert ExifTags.Base.StripOffsets not in exif
 
 
+def test_exif_with_a_directory_of_interoperability_is_kept(tmp_path: Path):
+    exif = described()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R98"}
+    for name, other in (("a.tif", "b.jpg"), ("c.jpg", "d.tif")):
+        picture_of(noise(3)).save(tmp_path / name, exif=exif.tobytes())
+        images.write(tmp_path / other, images.read(tmp_path / name))
+        with Image.open(tmp_path / other) as written:
+            kept = written.getexif()
+            assert kept[ExifTags.Base.Artist] == "A. Photographer"
+            inner = kept.get_ifd(ExifTags.IFD.Exif)
+            assert inner[ExifTags.Base.ISOSpeedRatings] == 800
+            assert not isinstance(inner.get(ExifTags.IFD.Interop), int)  # an offset elsewhere
+
+
+def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path):
+    exif = described()
+    exif[ExifTags.Base.ImageDescription] = "x" * 70_000
+    images.write(tmp_path / "photo.jpg", Photo(noise(3), exif.tobytes()))
+    assert images.read(tmp_path / "photo.jpg").pixels.shape == noise(3).shape
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_metadata_does_not_keep_a_photo_from_being_read(tmp_path: Path):
     path = tmp_path / "photo.jpg"

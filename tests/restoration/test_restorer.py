@@ -58,6 +58,17 @@ def test_integers_are_clipped_and_rounded_and_floats_are_not(stub, photo, dtype)
     assert np.abs(restorer(image) - expected).max() < 0.5 + 1e-5 * largest
 
 
+def test_what_is_not_finite_is_not_taken_for_black(stub, photo, monkeypatch):
+    def broken(_, images, stages, *__):
+        return [images * jnp.nan] * stages
+
+    monkeypatch.setattr(type(stub), "__call__", broken)
+    restorer = Restorer(stub)
+    with pytest.raises(UserError, match="is not finite"):
+        restorer(photo(8, 8))
+    assert np.isnan(restorer(photo(8, 8, np.float32))).all()
+
+
 def test_photos_of_one_padded_size_make_a_batch(stub, photo):
     restorer = Restorer(stub, batch_size=2)
     images = [photo(9, 16), photo(16, 10, np.uint16), photo(16, 16, np.float32)]

@@ -153,6 +153,19 @@ def test_a_header_that_claims_small_frames_is_not_believed(tmp_path: Path):
     assert not target.exists()
 
 
+def test_streams_of_a_kind_that_nobody_knows(tmp_path: Path):
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    clip(source)
+    whole = source.read_bytes()
+    source.write_bytes(whole.replace(b"A_AAC", b"A_NEW"))
+    assert video.restore_video(source, target, Copier()) == len(TIMES)
+    with av.open(str(target)) as container:
+        assert not container.streams.audio
+    source.write_bytes(whole.replace(b"V_MPEG4/ISO/AVC", b"V_NEW/NEWER/NEW"))
+    with pytest.raises(UserError, match=r"a\.mkv: has pictures of a kind that FFmpeg cannot"):
+        video.restore_video(source, target, Copier())
+
+
 def test_files_that_are_no_videos_are_refused(tmp_path: Path):
     target = tmp_path / "out.mp4"
     clip(tmp_path / "other.mp4")
