@@ -66,8 +66,9 @@ def build_ours(contender: Contender, work: Work) -> tuple[Run, Callable]:
         jax.block_until_ready(result)
 
     def peak() -> int | None:
-        stats = device.memory_stats() or {}
-        return stats.get("peak_bytes_in_use")
+        if device.platform == "cpu":
+            return None
+        return (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
 
     return run, peak
 
@@ -137,6 +138,8 @@ def build_torch(contender: Contender, work: Work) -> tuple[Run, Callable]:
                     return model(images)
 
     def run(calls: int) -> None:
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # trying kernels, at first, is none of the work
         for _ in range(calls):
             call()
         if device == "cuda":

@@ -19,7 +19,11 @@ from mprnet_jax.model.flops import forward_flops
 ENVIRONMENT = {
     "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
     # What is used is what was needed; by default JAX would stop at three quarters of the memory.
-    "gpu": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_CLIENT_MEM_FRACTION": ".95"},
+    "gpu": {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_CLIENT_MEM_FRACTION": ".95",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "",  # its old name, which JAX refuses beside it
+    },
 }
 
 
@@ -116,7 +120,7 @@ def section(
                 f"{min(outcome.seconds):.4g} to {max(outcome.seconds):.4g}",
                 ratio(outcome),
                 last(outcome),
-                f"{outcome.peak / 1e9:.2f}",
+                f"{outcome.peak / 1e9:.2f}" if outcome.peak else "",
                 f"{outcome.first:.1f}",
             ]
         )

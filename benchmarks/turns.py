@@ -134,10 +134,14 @@ class Worker:
             self.outcome.seconds.append(seconds / self._calls)
 
     def end(self) -> None:
-        """Ends the process."""
+        """Ends the process.
+
+        Of two the second's peak counts: it finds its programs compiled, and trying kernels, which
+        takes a GPU's memory, is none of the work.
+        """
         peak = self._ask(0)
         if peak is not None:
-            self.outcome.peak = max(self.outcome.peak, int(peak))
+            self.outcome.peak = int(peak)
         self._pipe.close()
         self._process.join()
 
@@ -162,8 +166,9 @@ def serve(pipe: Connection, contender: Contender, work: Work) -> None:
                 run(calls)
                 pipe.send(time.perf_counter() - start)
             else:
+                used = peak()
                 own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-                pipe.send(peak() or own)
+                pipe.send(own if used is None else used)
         except ImportError as error:
             pipe.send(f"{error.name} is not installed")
         except Exception as error:  # a peer may fail in any way: the table tells it

@@ -44,9 +44,12 @@ def use_compile_cache(shared: Path | None = None) -> None:
     """Keeps compiled programs on disk, so that the next start of a command skips compiling.
 
     They lie in JAX_COMPILATION_CACHE_DIR, by default in ~/.cache/mprnet_jax, and in `shared` where
-    there are several processes: only the first one writes what all of them read.
+    there are several processes: only the first one writes what all of them read. With GPUs they lie
+    in `shared` in any case: they share the trying of kernels, and one that compiles would wait for
+    one that found its program on a disk of its own.
     """
-    if jax.config.jax_compilation_cache_dir is None and shared and jax.process_count() > 1:
+    chosen = jax.config.jax_compilation_cache_dir is not None and jax.default_backend() != "gpu"
+    if shared and jax.process_count() > 1 and not chosen:
         jax.config.update("jax_compilation_cache_dir", str(shared))
     elif jax.config.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,24 +15,33 @@ from mprnet_jax.errors import UserError, in_short
 # measured to take up to 2.6 times what they hold.
 ADDRESS_SPACE = 3
 
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in JAX's errors that tell of too little
+# In JAX's errors that tell of too little; a GPU's compiler tries convolutions, which may not fit.
+OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|Autotuning failed|No valid config found")
 M_ARENA_MAX = -8  # of glibc's mallopt
 
 
+class Shortage(UserError):
+    """A device's memory is too small for what it was to do."""
+
+
 def needed(program: jax.stages.Compiled) -> int:
-    """What running the program takes besides its arguments, by the compiler's own account."""
+    """What running the program takes besides its arguments, by the compiler's own account; 0 where
+    it gives none.
+    """
     stats = program.memory_analysis()
-    return stats.temp_size_in_bytes + stats.output_size_in_bytes
+    return stats.temp_size_in_bytes + stats.output_size_in_bytes if stats else 0
 
 
-def free(devices: Sequence[jax.Device], limit: int | None = None) -> int:
-    """What each of these devices still has, or would have if this process were held to `limit`."""
+def free(devices: Sequence[jax.Device], limit: int | None = None) -> float:
+    """What each of these devices still has, or would have if this process were held to `limit`;
+    infinite where a device does not tell. A GPU that others use too has less.
+    """
     if devices[0].platform == "cpu":
         room, used = host_free(), this_process().memory_info().rss
     else:
-        stats = devices[0].memory_stats()
-        used = stats["bytes_in_use"]
-        room = stats["bytes_limit"] - used
+        stats = devices[0].memory_stats() or {}
+        used = stats.get("bytes_in_use", 0)
+        room = stats.get("bytes_limit", math.inf) - used
     if limit is not None:
         room = min(room, limit - used)
     if devices[0].platform == "cpu":  # all of them share the machine's memory
@@ -40,15 +51,13 @@ def free(devices: Sequence[jax.Device], limit: int | None = None) -> int:
 
 @contextlib.contextmanager
 def shortage_told(remedy: str) -> Iterator[None]:
-    """Turns JAX's error for too little memory on a device into a UserError that says what to do."""
+    """Turns JAX's error for too little memory on a device into `Shortage` with what to do."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if OUT_OF_MEMORY not in str(error):
+        if not OUT_OF_MEMORY.search(str(error)):
             raise
-        raise UserError(
-            f"the device's memory is too small ({in_short(error)}): {remedy}"
-        ) from error
+        raise Shortage(f"the device's memory is too small ({in_short(error)}): {remedy}") from error
 
 
 def host_free() -> int:

@@ -28,6 +28,7 @@ from mprnet_jax.restoration.tiles import Grid
 # and 32 MB.
 MARGIN = 1.1
 SCRATCH_BYTES = 48 * 2**20
+LARGE = 4_000_000  # pixels; compiling for more than fits may take a GPU many minutes
 HOST_BYTES = 60  # a pixel, for the photo's copies in float32 on the way in and out
 
 Progress = Callable[[float], object]  # is told the share of the work that is done, in (0, 1]
@@ -142,7 +143,15 @@ class Restorer:
         grid = self._grid(*padded[0].shape[:2])
         restored = self._restore_tiles((t for image in padded for t in grid.cut(image)), count)
         restored = told(restored, len(images) * len(grid.places), progress)
-        joined = [grid.join(itertools.islice(restored, len(grid.places))) for _ in images]
+        try:
+            joined = [grid.join(itertools.islice(restored, len(grid.places))) for _ in images]
+        except memory.Shortage:
+            if self._tile != "auto" or max(grid.tile) <= tiles.SMALLEST:
+                raise
+            # Others use the device too, and it has less than it told.
+            self._largest = grid.rows.tile * grid.columns.tile / 2
+            self._grid.cache_clear()
+            return self._restore_images(images, count, progress)
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
 
     def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
@@ -182,6 +191,10 @@ class Restorer:
             side = max(height, width) if self._tile == "off" else self._tile
             return tiles.square(height, width, side, self._overlap)
         area = min(height * width, self._largest)
+        if area > LARGE:  # begins with what the smallest tile makes expect, and half as much again
+            side = tiles.SMALLEST
+            room, needed = self._room(height, width), self._needed(side, side)
+            area = min(area, 1.5 * room / max(needed, 1) * side**2)
         while True:
             grid = tiles.within(area, height, width, self._overlap)
             room, needed = self._room(height, width), self._needed(*grid.tile)
@@ -201,11 +214,11 @@ class Restorer:
         try:
             return MARGIN * memory.needed(self._program(height, width))
         except jax.errors.JaxRuntimeError as error:
-            if memory.OUT_OF_MEMORY in str(error):  # refused by compilers that know the device
+            if memory.OUT_OF_MEMORY.search(str(error)):  # refused by compilers that know the device
                 return math.inf
             raise
 
-    def _room(self, height: int, width: int) -> int:
+    def _room(self, height: int, width: int) -> float:
         """Bytes that each device has for the program, the photo itself taken off."""
         devices = list(self._mesh.devices.flat)
         room = memory.free(devices, self._memory_limit) - SCRATCH_BYTES

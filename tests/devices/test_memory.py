@@ -1,8 +1,10 @@
 """How much memory there is, under every kind of limit."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,13 @@ def test_free_is_shared_by_the_devices_of_a_cpu_and_ends_at_the_limit(monkeypatc
     used = memory.this_process().memory_info().rss
     assert 0 < memory.free(jax.devices()[:1], limit=used + 2000) < 8000
     assert memory.free(jax.devices()[:1], limit=1000) == 0
+
+
+def test_devices_that_do_not_tell_have_any_amount():
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: None)
+    assert memory.free([device]) == math.inf
+    assert memory.free([device], limit=1000) == 1000
+    assert memory.needed(SimpleNamespace(memory_analysis=lambda: None)) == 0
 
 
 def test_a_limit_on_address_space_counts():

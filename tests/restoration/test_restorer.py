@@ -205,6 +205,42 @@ def test_a_program_that_the_compiler_or_the_device_refuses(stub, photo, monkeypa
         whole(image)
 
 
+def test_auto_takes_smaller_tiles_where_a_device_has_less_than_it_told(stub, photo, monkeypatch):
+    image = photo(400, 640)
+
+    def refuse(images):
+        if images.size > 3 * 100_000:
+            with memory.shortage_told("use smaller tiles"):
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return run(images)
+
+    for tile in ("auto", "off"):
+        restorer = Restorer(stub, tile=tile)
+        run = restorer._run
+        monkeypatch.setattr(restorer, "_run", refuse)
+        if tile == "off":
+            with pytest.raises(UserError, match="use smaller tiles"):
+                restorer(image)
+        else:
+            assert restorer(image).shape == image.shape
+            assert len(restorer.grid_of(image).places) > 1
+
+
+def test_no_program_is_compiled_that_is_far_too_large(stub, free_memory, monkeypatch):
+    restorer, sizes = Restorer(stub), []
+    compile_tile = restorer._program
+
+    def compile_and_note(height, width):
+        sizes.append(height * width)
+        return compile_tile(height, width)
+
+    monkeypatch.setattr(restorer, "_program", compile_and_note)
+    free_memory(450_000_000)  # of which the photo's copies take most
+    grid = restorer.grid_of(np.broadcast_to(np.uint8(0), (2400, 2400, 3)))
+    assert len(grid.places) > 4
+    assert max(sizes) < 3 * grid.rows.tile * grid.columns.tile
+
+
 def test_too_little_memory_for_any_tile_is_an_error(stub, photo, free_memory):
     free_memory(1_000_000)
     with pytest.raises(UserError, match="a tile of 120x128 pixels takes"):
