@@ -31,7 +31,9 @@ def parse() -> argparse.Namespace:
         "--only", nargs="+", default=[""], help="do what has one of these in its name"
     )
     parser.add_argument("--skip", default="no one", help="leave out who has this in the name")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each; even on a GPU")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of each; an even number on GPUs"
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--h100", type=Path, help="XLA's description of an H100, for compile")
     return parser.parse_args()

@@ -112,6 +112,23 @@ def test_what_is_damaged_is_named_and_the_rest_scored(tmp_path):
     assert unread in (tmp_path / "out" / "scores.md").read_text()
 
 
+def test_a_dnd_photo_whose_damaged_box_does_not_tell_its_name_is_left_out(tmp_path):
+    class Prepared(list):
+        names = ("0002_01", "0001_02", "record 2", "0001_01")
+
+        def __getitem__(self, index):
+            if index == 2:
+                raise UserError("its record 2 is damaged")
+            return {"degraded": np.full((8, 8, 3), index / 10, np.float32)}
+
+    (entry,) = evaluate({"dnd": Prepared("abcd")}, [Candidate(untouched)], tmp_path, "a network")
+    assert "its record 2 is damaged" in entry.scores.left_out[0]
+    (written,) = (tmp_path / "DND_submission").iterdir()
+    assert written.name == "0001.mat"
+    boxes = scipy.io.loadmat(written)["Idenoised"].ravel()
+    assert [box[0, 0, 0] for box in boxes] == pytest.approx([0.3, 0.1])
+
+
 def test_a_dnd_photo_with_a_damaged_box_is_left_out(tmp_path):
     mini["write_dnd"](tmp_path / "DND")
     source = open_benchmark("dnd", tmp_path)

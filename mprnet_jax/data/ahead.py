@@ -36,4 +36,7 @@ def ahead(work: Callable[[int], Result], count: int) -> Iterator[Result]:
     Decoders, NumPy and OpenCV let go of the interpreter while they work, so threads suffice.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from in_advance(pool, work, range(count), 2 * THREADS)
+        try:
+            yield from in_advance(pool, work, range(count), 2 * THREADS)
+        finally:  # nobody waits for what nobody will ask for
+            pool.shutdown(wait=False, cancel_futures=True)

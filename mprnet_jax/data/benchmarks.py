@@ -140,9 +140,11 @@ def open_benchmark(name: str, root: Path | str) -> Sequence[Example]:
 
         try:
             return Prepared(prepared, "test")
-        except UserError:  # it may have been prepared for training alone
-            if _folder(benchmark, Path(root)) is None:
-                raise
+        except UserError as error:  # it may have been prepared for training alone
+            try:
+                return _open(benchmark, Path(root))
+            except UserError:
+                raise error from None
     return _open(benchmark, Path(root))
 
 

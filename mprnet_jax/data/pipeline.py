@@ -215,7 +215,8 @@ def validation_batches(
 
     def cropped(number: int) -> Example | UserError:
         try:
-            return center_crop(source[number], crop)
+            pair = center_crop(source[number], crop)
+            return {role: image.copy() for role, image in pair.items()}  # lets go of the whole
         except UserError as error:
             return error
 

@@ -1,5 +1,6 @@
 """An evaluation from opened sets to written scores."""
 
+import collections
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,13 +71,24 @@ def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str
     """Writes DND's submission, a file a photo; a photo of which a box fails is left out."""
     make_folder(folder)
     scores = SetScores()
-    # A prepared set has them in another order, in which a photo's boxes are apart.
-    boxes = restored_in_turn(Sorted(source), restore, title, scores)
-    for photo, group in itertools.groupby(boxes, lambda box: box[0].rsplit("_", 1)[0]):
+    # In a prepared set a photo's boxes are apart, and a damaged one does not tell whose it is.
+    source = Sorted(source)
+    all_boxes = max(collections.Counter(map(photo_of, source.names)).values())
+    boxes = restored_in_turn(source, restore, title, scores)
+    for photo, group in itertools.groupby(boxes, lambda box: photo_of(box[0])):
         images = [image for _, _, image in group]
         path = folder / f"{photo}.mat"
-        if any(image is None for image in images):
+        if len(images) < all_boxes or any(image is None for image in images):
             path.unlink(missing_ok=True)  # of another network
         else:
             write_dnd_submission(path, [np.clip(image, 0, 1) for image in images])
     return scores
+
+
+def photo_of(name: str) -> str:
+    """The photo of a box of DND.
+
+    >>> photo_of("0001_20")
+    '0001'
+    """
+    return name.rsplit("_", 1)[0]

@@ -161,7 +161,8 @@ def exif_of(picture: Image.Image) -> bytes:
         if picture.format == "TIFF":
             dropped |= set(exif) - DESCRIPTIVE_TAGS
             # It lies in a file that Pillow has closed.
-            exif.get_ifd(ExifTags.IFD.Exif).pop(ExifTags.IFD.Interop, None)
+            if ExifTags.IFD.Exif in exif:
+                exif.get_ifd(ExifTags.IFD.Exif).pop(ExifTags.IFD.Interop, None)
         for tag in dropped & set(exif):
             del exif[tag]
         return exif.tobytes() if len(exif) else b""

@@ -92,8 +92,9 @@ class Pipeline:
             self._tell_tiles(photos[0])
             return list(zip(jobs, photos, restore_photos(self._restorer, photos)))
         except UserError as error:
-            for job in jobs:
-                self._fail(f"{job.source}: {error}")
+            if len(batch) > 1:  # one of them may be the reason
+                return [done for item in batch for done in self._restore([item])]
+            self._fail(f"{jobs[0].source}: {error}")
             return []
 
     def _encode(self, batch: list[tuple[Job, Photo, Photo]]) -> None:

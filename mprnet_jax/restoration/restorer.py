@@ -140,18 +140,19 @@ class Restorer:
         padded = [pad(image) for image in images]
         if len({image.shape for image in padded}) > 1:
             raise ValueError("the photos of a batch must have one padded size")
-        grid = self._grid(*padded[0].shape[:2])
-        restored = self._restore_tiles((t for image in padded for t in grid.cut(image)), count)
-        restored = told(restored, len(images) * len(grid.places), progress)
-        try:
-            joined = [grid.join(itertools.islice(restored, len(grid.places))) for _ in images]
-        except memory.Shortage:
-            if self._tile != "auto" or max(grid.tile) <= tiles.SMALLEST:
-                raise
-            # Others use the device too, and it has less than it told.
-            self._largest = grid.rows.tile * grid.columns.tile / 2
-            self._grid.cache_clear()
-            return self._restore_images(images, count, progress)
+        joined = None
+        while joined is None:
+            grid = self._grid(*padded[0].shape[:2])
+            restored = self._restore_tiles((t for image in padded for t in grid.cut(image)), count)
+            restored = told(restored, len(images) * len(grid.places), progress)
+            try:
+                joined = [grid.join(itertools.islice(restored, len(grid.places))) for _ in images]
+            except memory.Shortage:
+                if self._tile != "auto" or max(grid.tile) <= tiles.SMALLEST:
+                    raise
+            if joined is None:  # others use the device too, and it has less than it told
+                self._largest = min(self._largest, grid.rows.tile * grid.columns.tile / 2)
+                self._grid.cache_clear()
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
 
     def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
@@ -190,14 +191,18 @@ class Restorer:
         if self._tile != "auto":
             side = max(height, width) if self._tile == "off" else self._tile
             return tiles.square(height, width, side, self._overlap)
-        area = min(height * width, self._largest)
+        most = area = min(height * width, self._largest)
         if area > LARGE:  # begins with what the smallest tile makes expect, and half as much again
             side = tiles.SMALLEST
             room, needed = self._room(height, width), self._needed(side, side)
             area = min(area, 1.5 * room / max(needed, 1) * side**2)
+        careful = area < most
         while True:
             grid = tiles.within(area, height, width, self._overlap)
             room, needed = self._room(height, width), self._needed(*grid.tile)
+            if needed <= room / 2 and careful:  # too careful: once more
+                area, careful = min(most, 0.9 * room / max(needed, 1) * area), False
+                continue
             if needed <= room:
                 return grid
             if max(grid.tile) <= tiles.SMALLEST:

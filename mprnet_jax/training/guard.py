@@ -68,8 +68,9 @@ class Guard:
                 raise UserError(
                     f"step {step}: {counts['skipped_in_a_row']} steps in a row were skipped, the "
                     f"last with {what}; the checkpoints so far are sound. Start anew in another "
-                    "workdir, if there is one with --config.init_from=WORKDIR, and a lower "
-                    "--config.optim.learning_rate, or --config.optim.clip_norm=0.01"
+                    "workdir with a lower --config.optim.learning_rate or "
+                    "--config.optim.clip_norm=0.01, and from here with --config.init_from=WORKDIR "
+                    "if there is a checkpoint"
                 )
         # In the first epoch what counts is the share of the whole set.
         seen = max(len(self._source), step * config.batch_size)

@@ -115,7 +115,8 @@ class Summaries:
             from tensorboardX.proto.event_pb2 import SessionLog
 
             with self._failures_told():
-                self._writer = EventsWriter(str(run_folder / "events"))
+                # By default two files of one second would have one name.
+                self._writer = EventsWriter(str(run_folder / "events"), f".{time.time_ns()}")
                 # Hides what an interrupted run logged after the checkpoint it resumes from.
                 start = SessionLog(status=SessionLog.START)
                 self._write(first_step + 1, session_log=start)

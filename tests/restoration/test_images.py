@@ -256,6 +256,16 @@ def test_exif_with_a_directory_of_interoperability_is_kept(tmp_path: Path):
             assert not isinstance(inner.get(ExifTags.IFD.Interop), int)  # an offset elsewhere
 
 
+def test_no_directory_is_added_to_exif(tmp_path: Path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "A. Photographer"
+    picture_of(noise(3)).save(tmp_path / "a.tif", exif=exif.tobytes())
+    images.write(tmp_path / "b.jpg", images.read(tmp_path / "a.tif"))
+    with Image.open(tmp_path / "b.jpg") as written:
+        assert written.getexif()[ExifTags.Base.Artist] == "A. Photographer"
+        assert ExifTags.IFD.Exif not in written.getexif()
+
+
 def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path):
     exif = described()
     exif[ExifTags.Base.ImageDescription] = "x" * 70_000

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mprnet_jax.devices.mesh import make_mesh
+from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
 from mprnet_jax.restoration.folders import plan
 from mprnet_jax.restoration.images import Photo
@@ -68,6 +69,21 @@ def test_900_of_1000_photos_are_restored_and_100_told(
             after = images.read(job.target).pixels
             np.testing.assert_array_equal(after, alone(images.read(job.source).pixels))
     assert sum(job.target.exists() for job in jobs) == 900
+
+
+def test_a_photo_that_fails_costs_no_other_of_its_batch(stub, photo, folder, tmp_path, monkeypatch):
+    for name in "abc":
+        images.write(folder / f"{name}.png", Photo(photo(8, 8) if name != "b" else photo(7, 8)))
+    restorer = Restorer(stub, batch_size=4)
+    restore = restorer.batch
+
+    def refuse(photos, *arguments):
+        if any(len(each) == 7 for each in photos):
+            raise UserError("too dark")
+        return restore(photos, *arguments)
+
+    monkeypatch.setattr(restorer, "batch", refuse)
+    assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(2, 0, 1)
 
 
 def test_results_that_exist_are_skipped_unless_told_otherwise(stub, photo, folder, tmp_path):
