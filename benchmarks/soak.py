@@ -11,7 +11,7 @@ Memory in use is what glibc's malloc has handed out, seen between two steps half
 saves. Its slope is the median of those between any two sightings of a process (Theil-Sen), since
 now and then a buffer of a few MB is held for longer; the first minutes, while caches fill, do not
 count. Resident memory, what the system counts, has the heap's free parts too, which move by ten MB
-up and down: its range is told.
+up and down: its median and its most are told.
 
 A killed run computes the steps since its last checkpoint again. Where parameters, optimizer, data
 position or random keys came back otherwise than they were, their losses would differ.
