@@ -1,6 +1,6 @@
 """Times how fast training pairs come from folders and from prepared sets.
 
-    python benchmarks/loading.py
+    python -m benchmarks.loading
 
 Pictures are of GoPro's size, 1280x720 PNG; what is timed is one thread that reads pairs in random
 order and cuts one 256x256 patch out of each. Files are in the page cache.
@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from skimage import data
 
+from benchmarks.tables import heading
 from mprnet_jax.data.pairs import Example, PairFolder
 from mprnet_jax.data.prepared import Prepared, overlapping_pieces, write
 
@@ -52,6 +53,7 @@ def pairs_per_second(source: Sequence[Example]) -> float:
 
 def main() -> None:
     """Prints a table."""
+    print(heading("Loading", "python -m benchmarks.loading"))
     print("| training pairs of 1280x720 | MB a pair | pairs/s and core |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

@@ -1,6 +1,6 @@
 """Times the scoring of 100 pairs of 480x320 against the same metrics in a plain loop.
 
-    python benchmarks/scoring.py
+    python -m benchmarks.scoring
 
 The plain loop computes the published metrics one image after another with scikit-image and SciPy.
 Both run by turns in one process, both are checked to give the same scores, and the median counts.
@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from benchmarks.tables import heading
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.evaluation.protocols import PROTOCOLS
 from mprnet_jax.evaluation.scoring import score_set
@@ -99,6 +100,7 @@ def ours(source: Pairs, key: str) -> list[tuple[float, float]]:
 
 def main() -> None:
     """Prints a table."""
+    print(heading("Scoring", "python -m benchmarks.scoring"))
     source = Pairs(PAIRS)
     print(f"| scores of {PAIRS} pairs of 480x320 | plain loop, s | ours, s | ours / plain |")
     print("|---|---|---|---|")
