@@ -166,8 +166,8 @@ def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, star
 def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
     long_run, tmp_path, start_two, final_hash
 ):
-    long_run.total_steps = long_run.validate_every = 30
-    long_run.checkpoint_every = 10
+    long_run.total_steps = long_run.validate_every = 20
+    long_run.checkpoint_every = 4
     long_run.mesh = MeshConfig()
     # And all read the weights of a run folder.
     long_run.init_from = str(tmp_path / "before")
@@ -183,7 +183,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step_and_changes_nothing(
     long_run.data.num_workers = 1
     alone = "os.setsid()\n" + SLOW
     processes = start_two(long_run, workdir, devices=1, everywhere=alone)
-    processes[0].wait_for_step(10)
+    processes[0].wait_for_step(4)
     # Its loader worker too, as batch systems do.
     subprocess.run(["kill", "-TERM", "--", f"-{processes[1].pid}"], check=True)
     outputs = [process.finish() for process in processes]
