@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from mprnet_jax.errors import UserError
+
 # One a core that this process may use, and not so many that what they hold fills the memory.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 THREADS = min(CORES, 16)
@@ -40,3 +42,15 @@ def ahead(work: Callable[[int], Result], count: int) -> Iterator[Result]:
             yield from in_advance(pool, work, range(count), 2 * THREADS)
         finally:  # nobody waits for what nobody will ask for
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def ahead_with_errors(work: Callable[[int], Result], count: int) -> Iterator[Result | UserError]:
+    """`ahead`; where the work raises a UserError, that comes in place of the result."""
+
+    def work_or_error(number: int) -> Result | UserError:
+        try:
+            return work(number)
+        except UserError as error:
+            return error
+
+    yield from ahead(work_or_error, count)

@@ -65,9 +65,8 @@ def natural_key(name: str) -> list:
     >>> sorted(["rain-10", "rain-9"], key=natural_key)
     ['rain-9', 'rain-10']
     """
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
-    ]
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:

@@ -18,7 +18,7 @@ from absl import flags, logging
 
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
-from mprnet_jax.data.ahead import ahead
+from mprnet_jax.data.ahead import ahead_with_errors
 from mprnet_jax.data.augment import RandomPatch, center_crop
 from mprnet_jax.data.benchmarks import PREPARED, open_folder
 from mprnet_jax.data.pairs import Cached, Example
@@ -213,14 +213,11 @@ def validation_batches(
     so that all have one shape; the second value, bool, is as long as there are pairs.
     """
 
-    def cropped(number: int) -> Example | UserError:
-        try:
-            pair = center_crop(source[number], crop)
-            return {role: image.copy() for role, image in pair.items()}  # lets go of the whole
-        except UserError as error:
-            return error
+    def cropped(number: int) -> Example:
+        pair = center_crop(source[number], crop)
+        return {role: image.copy() for role, image in pair.items()}  # lets go of the whole
 
-    pairs = ahead(cropped, len(source))
+    pairs = ahead_with_errors(cropped, len(source))
     for first in range(0, len(source), batch_size):
         batch = {
             role: np.zeros((batch_size, crop, crop, 3), np.uint8) for role in ("degraded", "target")

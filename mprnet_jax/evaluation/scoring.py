@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mprnet_jax.data.ahead import THREADS, ahead, in_advance
+from mprnet_jax.data.ahead import THREADS, ahead_with_errors, in_advance
 from mprnet_jax.data.benchmarks import find_folder
 from mprnet_jax.data.pairs import Example, decode, list_pictures
 from mprnet_jax.errors import UserError
@@ -161,12 +161,6 @@ def restored_in_turn(
 
 def read_ahead(source: Sequence[Example], title: str) -> Iterator[tuple[str, Example | UserError]]:
     """All examples in order with their names, read by threads; what cannot be read as its error."""
-
-    def read(index: int) -> Example | UserError:
-        try:
-            return source[index]
-        except UserError as error:
-            return error
-
-    examples = tqdm(ahead(read, len(source)), desc=title, total=len(source), unit="image")
+    examples = ahead_with_errors(source.__getitem__, len(source))
+    examples = tqdm(examples, desc=title, total=len(source), unit="image")
     yield from zip(source.names, examples)

@@ -140,19 +140,19 @@ class Restorer:
         padded = [pad(image) for image in images]
         if len({image.shape for image in padded}) > 1:
             raise ValueError("the photos of a batch must have one padded size")
-        joined = None
-        while joined is None:
+        while True:
             grid = self._grid(*padded[0].shape[:2])
             restored = self._restore_tiles((t for image in padded for t in grid.cut(image)), count)
             restored = told(restored, len(images) * len(grid.places), progress)
             try:
                 joined = [grid.join(itertools.islice(restored, len(grid.places))) for _ in images]
+                break
             except memory.Shortage:
                 if self._tile != "auto" or max(grid.tile) <= tiles.SMALLEST:
                     raise
-            if joined is None:  # others use the device too, and it has less than it told
-                self._largest = min(self._largest, grid.rows.tile * grid.columns.tile / 2)
-                self._grid.cache_clear()
+            # Others use the device too, and it has less than it told.
+            self._largest = min(self._largest, grid.rows.tile * grid.columns.tile / 2)
+            self._grid.cache_clear()
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
 
     def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:

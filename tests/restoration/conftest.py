@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import ExifTags, Image, ImageCms
 
 from mprnet_jax import ModelConfig, MPRNet
 from mprnet_jax.model.mprnet import check_images, leave, pure_functions, with_params
@@ -43,3 +44,24 @@ def photo():
         return floats.astype(dtype)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def described():
+    """Makes EXIF data with nested directories, and an orientation that is yet to be applied."""
+
+    def make() -> Image.Exif:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Artist] = "A. Photographer"
+        exif[ExifTags.Base.Orientation] = 6
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 800
+        exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSAltitude] = 12.5
+        return exif
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def profile() -> bytes:
+    """A colour profile."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

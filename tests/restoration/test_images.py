@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
@@ -33,20 +33,6 @@ def noise(channels: int, dtype: str = "u1", height: int = 9, width: int = 14) ->
 
 def picture_of(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def described() -> Image.Exif:
-    """EXIF data with a nested directory, and the orientation that is yet to be applied."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.Artist] = "A. Photographer"
-    exif[ExifTags.Base.Orientation] = 6
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 800
-    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSAltitude] = 12.5
-    return exif
-
-
-def profile() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.mark.parametrize(("extension", "channels", "dtype"), LOSSLESS)
@@ -215,71 +201,6 @@ def test_orientation_of_16_bits_is_applied_once(tmp_path: Path, orientation: int
     np.testing.assert_array_equal(images.read(path).pixels >> 8, images.read(shallow).pixels)
 
 
-@pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tif"])
-@pytest.mark.parametrize("dtype", ["u1", "u2"])
-def test_exif_and_colour_profile_are_kept(tmp_path: Path, extension: str, dtype: str):
-    source, path = tmp_path / f"source{extension}", tmp_path / f"photo{extension}"
-    picture_of(noise(3)).save(source, exif=described().tobytes(), icc_profile=profile())
-    photo = images.read(source)
-    images.write(path, Photo(photo.pixels.astype(dtype), photo.exif, photo.icc_profile))
-    with Image.open(path) as written:
-        exif = written.getexif()
-        assert written.info["icc_profile"] == profile()
-        assert exif[ExifTags.Base.Artist] == "A. Photographer"
-        assert exif.get(ExifTags.Base.Orientation, 1) == 1
-        assert exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] == 800
-        assert exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSAltitude] == 12.5
-        assert written.size == (9, 14)  # turned by a quarter, and no longer to be turned
-
-
-def test_metadata_survives_a_change_of_format(tmp_path: Path):
-    source, path = tmp_path / "source.tif", tmp_path / "photo.jpg"
-    picture_of(noise(3)).save(source, exif=described().tobytes())
-    images.write(path, images.read(source))
-    with Image.open(path) as written:
-        exif = written.getexif()
-        assert exif[ExifTags.Base.Artist] == "A. Photographer"
-        assert ExifTags.Base.StripOffsets not in exif
-
-
-def test_exif_with_a_directory_of_interoperability_is_kept(tmp_path: Path):
-    exif = described()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R98"}
-    for name, other in (("a.tif", "b.jpg"), ("c.jpg", "d.tif")):
-        picture_of(noise(3)).save(tmp_path / name, exif=exif.tobytes())
-        images.write(tmp_path / other, images.read(tmp_path / name))
-        with Image.open(tmp_path / other) as written:
-            kept = written.getexif()
-            assert kept[ExifTags.Base.Artist] == "A. Photographer"
-            inner = kept.get_ifd(ExifTags.IFD.Exif)
-            assert inner[ExifTags.Base.ISOSpeedRatings] == 800
-            assert not isinstance(inner.get(ExifTags.IFD.Interop), int)  # an offset elsewhere
-
-
-def test_no_directory_is_added_to_exif(tmp_path: Path):
-    exif = Image.Exif()
-    exif[ExifTags.Base.Artist] = "A. Photographer"
-    picture_of(noise(3)).save(tmp_path / "a.tif", exif=exif.tobytes())
-    images.write(tmp_path / "b.jpg", images.read(tmp_path / "a.tif"))
-    with Image.open(tmp_path / "b.jpg") as written:
-        assert written.getexif()[ExifTags.Base.Artist] == "A. Photographer"
-        assert ExifTags.IFD.Exif not in written.getexif()
-
-
-def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path):
-    exif = described()
-    exif[ExifTags.Base.ImageDescription] = "x" * 70_000
-    images.write(tmp_path / "photo.jpg", Photo(noise(3), exif.tobytes()))
-    assert images.read(tmp_path / "photo.jpg").pixels.shape == noise(3).shape
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_metadata_does_not_keep_a_photo_from_being_read(tmp_path: Path):
-    path = tmp_path / "photo.jpg"
-    picture_of(noise(3)).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
-    assert images.read(path).exif == b""
-
-
 def bad_files() -> dict[str, bytes]:
     def saved(picture: Image.Image, **options) -> bytes:
         file = io.BytesIO()
@@ -348,14 +269,14 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[tuple[str, bytes]]:
+def samples(described, profile) -> list[tuple[str, bytes]]:
     """Whole files of all formats, small."""
     files = []
     for channels, dtype in ((1, "u1"), (3, "u1"), (4, "u1"), (3, "u2")):
         for name in sorted(set(images.FORMATS.values())):
             if not (name == "JPEG" and channels == 4):
                 pixels, exif = noise(channels, dtype), described().tobytes()
-                files.append((name, encode(pixels, name, exif, profile(), 90)))
+                files.append((name, encode(pixels, name, exif, profile, 90)))
     return files
 
 
