@@ -17,13 +17,20 @@ CPU_OPTIONS = {
 # Without gradients the library's dots gain no time, and they hold copies of maps.
 CPU_FORWARD_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
+# With few images on a chip XLA would lay strips of them side by side as more images, and copy their
+# borders from strip to strip at every convolution: about twice the estimated cycles, half more
+# memory (benchmarks/NOTES.md).
+TPU_OPTIONS = {
+    "xla_tpu_run_space_to_batch": "false",
+    "xla_tpu_run_space_to_batch_on_new_platforms": "false",
+}
+
 
 @functools.cache
 def compiler_options(forward_only: bool = False) -> dict[str, str]:
     """The options for the default backend, without those that the installed jaxlib lacks."""
-    if jax.default_backend() != "cpu":
-        return {}
-    options = CPU_FORWARD_OPTIONS if forward_only else CPU_OPTIONS
+    cpu = CPU_FORWARD_OPTIONS if forward_only else CPU_OPTIONS
+    options = {"cpu": cpu, "tpu": TPU_OPTIONS}.get(jax.default_backend(), {})
     return {name: value for name, value in options.items() if _known(name, value)}
 
 

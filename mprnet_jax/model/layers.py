@@ -78,10 +78,10 @@ def chain(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
 
 
 def scale(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """`x` times a factor for many pixels, multiplied in float32: so the factor's gradient is summed
-    up, whose digits a sum of so many terms in bfloat16 would lose.
+    """`x` times a factor for many pixels, which is spread out in float32: so its gradient is summed
+    up in float32, for a sum of so many terms in bfloat16 would lose its digits.
     """
-    return (factor.astype(jnp.float32) * x.astype(jnp.float32)).astype(x.dtype)
+    return x * jnp.broadcast_to(factor.astype(jnp.float32), x.shape).astype(x.dtype)
 
 
 def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
@@ -92,7 +92,9 @@ def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
 def halve(x: jax.Array) -> jax.Array:
     """Bilinear x0.5 with half-pixel centres: the mean of each 2x2 block."""
     b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+    blocks = x.astype(jnp.float32).reshape(b, h // 2, 2, w // 2, 2 * c)
+    rows = blocks[:, :, 0] + blocks[:, :, 1]
+    return (0.25 * (rows[..., :c] + rows[..., c:])).astype(x.dtype)
 
 
 def double(x: jax.Array) -> jax.Array:
@@ -103,7 +105,7 @@ def double(x: jax.Array) -> jax.Array:
         last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
         before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
         after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
-        pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
+        pairs = jnp.concatenate([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
         x = pairs.reshape((*x.shape[:axis], 2 * size, *x.shape[axis + 1 :]))
     return x
 

@@ -49,9 +49,10 @@ def train_step(
         "skipped", 1 for a step that changed nothing.
     """
     optim = optim or OptimConfig()
-    degraded, target = to_float(batch["degraded"]), to_float(batch["target"])
+    degraded, target = batch["degraded"], batch["target"]
     if mix is not None:
         degraded, target = mix(degraded, target, state.step)
+    degraded, target = to_float(degraded), to_float(target)
 
     def total(params: Any, degraded: jax.Array, target: jax.Array) -> tuple[jax.Array, list]:
         losses = stage_losses(apply(params, degraded), target, loss)

@@ -5,10 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprnet_jax.model.convolution import convolve, kernel_for_pairs
+from mprnet_jax.model.convolution import convolve, kernel_for_pairs, kernel_gradient
 
 conv = functools.partial(
     convolve,
+    window_strides=(1, 1),
+    padding="SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+)
+
+
+plain = functools.partial(
+    jax.lax.conv_general_dilated,
     window_strides=(1, 1),
     padding="SAME",
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -24,6 +32,22 @@ def test_pairs_compute_what_pixels_do():
     in_pairs = conv(x.reshape(2, 5, 4, 24), kernel_for_pairs(kernel)).reshape(2, 5, 8, 9)
     # 1e-5: sums of 108 products around 1 in another order.
     np.testing.assert_allclose(in_pairs, conv(x, kernel), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 4])
+def test_bands_have_the_gradient_of_the_whole(images):
+    x, gradient = draw(images, 16, 7, 12), draw(images, 16, 7, 9)
+    by_kernel = jax.vjp(lambda kernel: plain(x, kernel), jnp.zeros((3, 3, 12, 9)))[1](gradient)[0]
+    # 1e-4: sums of up to 448 products around 1 in another order.
+    np.testing.assert_allclose(kernel_gradient(x, gradient), by_kernel, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "banded"), [((4, 8), True), ((8, 8), False), ((2, 6), False)])
+def test_few_images_are_cut_into_bands_on_cpus(shape, banded):
+    x, kernel = jnp.zeros((*shape, 8, 16)), jnp.zeros((3, 3, 16, 16))
+    gradient = jax.jit(jax.grad(lambda x, kernel: conv(x, kernel).sum(), argnums=(0, 1)))
+    text = gradient.lower(x, kernel).as_text()
+    assert ("16x6x8x8xf32" in text) == banded  # two bands of four rows, and the rows beside them
 
 
 @pytest.mark.parametrize(
