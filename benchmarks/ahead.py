@@ -24,7 +24,7 @@ from benchmarks.tables import line, table
 from benchmarks.work import PRESETS
 from mprnet_jax.config import REMATS, TrainConfig
 from mprnet_jax.devices import mesh as meshes
-from mprnet_jax.devices.compiling import TPU_OPTIONS, compiler_options
+from mprnet_jax.devices.compiling import V5E, V5E_OPTIONS, compiler_options
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer
@@ -37,7 +37,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 H100_OPTIONS = {"xla_gpu_autotune_level": "0"}
 
 # What is computed beside an exchange has estimates without any meaning.
-APART_OPTIONS = TPU_OPTIONS | {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
+TPU_OPTIONS = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
 
 HEAD = ("preset", "mesh", "batch", "size", "dtype", "remat", "parts")
 HEAD += ("GB a chip", "M cycles", "collectives", "compile s")
@@ -151,7 +151,9 @@ def compiled_figures(case: Case, h100: Path | None) -> tuple[str, str, str]:
         mesh = described_mesh(case, h100)
     except Exception as error:  # the plugin that is missing decides what is raised
         return told(error), "", ""
-    options = {"CPU": compiler_options(), "H100": H100_OPTIONS}.get(case.target, APART_OPTIONS)
+    options = {"CPU": compiler_options(), "H100": H100_OPTIONS}.get(case.target, TPU_OPTIONS)
+    if mesh.devices.flat[0].device_kind == V5E:
+        options |= V5E_OPTIONS
     try:
         program = lowered(case, mesh).compile(options)
     except jax.errors.JaxRuntimeError as error:

@@ -18,9 +18,11 @@ CPU_OPTIONS = {
 CPU_FORWARD_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 # With few images on a chip XLA would lay strips of them side by side as more images, and copy their
-# borders from strip to strip at every convolution: about twice the estimated cycles, half more
+# borders from strip to strip at every convolution: more than twice the estimated cycles, and half
+# more memory. Of a v6e's convolutions the compiler makes so much then that hosts may run out of
 # memory (benchmarks/NOTES.md).
-TPU_OPTIONS = {
+V5E = "TPU v5 lite"
+V5E_OPTIONS = {
     "xla_tpu_run_space_to_batch": "false",
     "xla_tpu_run_space_to_batch_on_new_platforms": "false",
 }
@@ -30,7 +32,7 @@ TPU_OPTIONS = {
 def compiler_options(forward_only: bool = False) -> dict[str, str]:
     """The options for the default backend, without those that the installed jaxlib lacks."""
     cpu = CPU_FORWARD_OPTIONS if forward_only else CPU_OPTIONS
-    options = {"cpu": cpu, "tpu": TPU_OPTIONS}.get(jax.default_backend(), {})
+    options = {"cpu": cpu, V5E: V5E_OPTIONS}.get(jax.devices()[0].device_kind, {})
     return {name: value for name, value in options.items() if _known(name, value)}
 
 
