@@ -12,7 +12,8 @@ would starve the device, prepare the set once and train from that:
         --config.data.validation=gopro_cut512_raw
 
 Backpropagation computes every CAB anew (model.remat), to fit smaller devices. An H100 has room for
-faster steps, which take 44 GB: --config.model.remat=none --config.model.dtype=bfloat16
+faster steps, which take 44 GB, and so have four chips of a TPU v5e, with 10 GB on each:
+--config.model.remat=none --config.model.dtype=bfloat16
 
 The variant `sample` needs no data: a narrow network learns on embedded photos with synthetic motion
 blur, in a few minutes on two CPU cores. Deblurring learns slowly: expect a few tenths of a dB.
