@@ -36,7 +36,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 # What a GPU of the machine would have found out by trying is not looked for.
 H100_OPTIONS = {"xla_gpu_autotune_level": "0"}
 
-# What is computed beside an exchange has estimates without any meaning.
+# What is computed beside an exchange has estimates without any meaning, so nothing is. All else is
+# as in a run.
 TPU_OPTIONS = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
 
 HEAD = ("preset", "mesh", "batch", "size", "dtype", "remat", "parts")
@@ -151,11 +152,8 @@ def compiled_figures(case: Case, h100: Path | None) -> tuple[str, str, str]:
         mesh = described_mesh(case, h100)
     except Exception as error:  # the plugin that is missing decides what is raised
         return told(error), "", ""
-    options = {"CPU": compiler_options(), "H100": H100_OPTIONS}.get(case.target, TPU_OPTIONS)
-    if mesh.devices.flat[0].device_kind == V5E:
-        options |= V5E_OPTIONS
     try:
-        program = lowered(case, mesh).compile(options)
+        program = lowered(case, mesh).compile(options(mesh.devices.flat[0].device_kind))
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"([\d.]+)G\)? (?:of|exceeds available HBM) \(?([\d.]+)G", str(error))
         return (f"{used[1]} GiB of {used[2]}: too much" if used else told(error)), "", ""
@@ -165,6 +163,15 @@ def compiled_figures(case: Case, h100: Path | None) -> tuple[str, str, str]:
     text = program.as_text()
     cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
     return f"{memory / 1e9:.2f}", f"{cycles / 1e6:.0f}" if cycles else "", exchanges(text)
+
+
+def options(kind: str) -> dict[str, str]:
+    """The compiler options for a kind of device, as `device_kind` names it."""
+    if kind == "cpu":
+        return compiler_options()
+    if not kind.startswith("TPU"):
+        return H100_OPTIONS
+    return TPU_OPTIONS | V5E_OPTIONS if kind == V5E else TPU_OPTIONS
 
 
 def told(error: Exception) -> str:

@@ -18,9 +18,9 @@ CPU_OPTIONS = {
 CPU_FORWARD_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 # With few images on a chip XLA would lay strips of them side by side as more images, and copy their
-# borders from strip to strip at every convolution: more than twice the estimated cycles, and half
-# more memory. Of a v6e's convolutions the compiler makes so much then that hosts may run out of
-# memory (benchmarks/NOTES.md).
+# borders from strip to strip at every convolution: about twice the estimated cycles, and half more
+# memory. For a v6e, compiling without that takes so much of the host's memory that it may run out
+# (benchmarks/NOTES.md).
 V5E = "TPU v5 lite"
 V5E_OPTIONS = {
     "xla_tpu_run_space_to_batch": "false",

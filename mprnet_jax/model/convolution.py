@@ -8,14 +8,16 @@ import jax.numpy as jnp
 from jax.lax import conv_general_dilated
 
 LANES = 128  # channels that a TPU works on at a time
-PACKET = 8  # numbers that a CPU works on at a time
+IMAGES = 8  # that a CPU wants for a kernel's gradient
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of maps [B, H, W, C] and a 3x3 kernel, with zero padding.
+    """`jax.lax.conv_general_dilated` of maps [B, H, W, C] and a 3x3 kernel, with zero padding, and
+    without strides or dilation.
 
     On a TPU, maps of few channels would leave most lanes empty, so pixels go through in pairs. On a
-    CPU, backpropagation of few images takes bands of their rows for more images.
+    CPU, the kernel's gradient from few images comes from bands of their rows, as if they were more
+    images; there is no forward-mode derivative then.
     """
     # An image's three channels are not worth it.
     if min(kernel.shape[2:]) < 8:
@@ -48,7 +50,7 @@ def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tup
     ways = {}
     if x.shape[2] % 2 == 0 and 2 * max(kernel.shape[2:]) <= LANES:
         ways["tpu"] = pairs
-    if 2 * len(x) <= PACKET and x.shape[1] % (PACKET // len(x)) == 0:
+    if 0 < len(x) <= IMAGES // 2 and x.shape[1] % (IMAGES // len(x)) == 0:
         ways["cpu"] = bands
     if not ways:
         return pixels(x, kernel)
@@ -77,19 +79,19 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
     more channels than there are images, so each image is cut into bands, one row overlapping.
     """
     b, h, w, c = x.shape
-    count = PACKET // b
+    count = IMAGES // b
     rows = h // count
-    bands = x.reshape(b, count, rows, w, c).transpose(4, 2, 3, 1, 0)
-    # Without the barrier, what follows would be one loop with a choice for every number.
+    bands = x.reshape(b, count, rows, w, c).transpose(4, 2, 3, 0, 1)
+    # Without the barrier, what follows would be one loop that branches for every number.
     bands = jax.lax.optimization_barrier(bands)
-    edge = jnp.zeros((c, 1, w, 1, b), x.dtype)
-    above = jnp.concatenate([edge, bands[:, -1:, :, :-1]], axis=3)
-    below = jnp.concatenate([bands[:, :1, :, 1:], edge], axis=3)
+    edge = jnp.zeros((c, 1, w, b, 1), x.dtype)
+    above = jnp.concatenate([edge, bands[:, -1:, ..., :-1]], axis=4)
+    below = jnp.concatenate([bands[:, :1, ..., 1:], edge], axis=4)
     bands = jnp.concatenate([above, bands, below], axis=1)
-    gradient = gradient.reshape(b, count, rows, w, -1).transpose(2, 3, 1, 0, 4)
+    gradient = gradient.reshape(b, count, rows, w, -1).transpose(2, 3, 0, 1, 4)
     result = conv_general_dilated(
-        bands.reshape(c, rows + 2, w, count * b),
-        gradient.reshape(rows, w, count * b, -1),
+        bands.reshape(c, rows + 2, w, b * count),
+        gradient.reshape(rows, w, b * count, -1),
         window_strides=(1, 1),
         padding=((0, 0), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

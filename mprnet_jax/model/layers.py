@@ -105,7 +105,7 @@ def double(x: jax.Array) -> jax.Array:
         last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
         before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
         after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
-        pairs = jnp.concatenate([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
+        pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
         x = pairs.reshape((*x.shape[:axis], 2 * size, *x.shape[axis + 1 :]))
     return x
 

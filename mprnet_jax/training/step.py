@@ -42,7 +42,8 @@ def train_step(
         loss: which loss.
         optim: the moving average of parameters, and which gradients are skipped as spikes.
         accumulate: number of equal parts of the batch whose gradients are computed in turn.
-        mix: `mix(degraded, target, step)` changes the patches first, as mixup does.
+        mix: `mix(degraded, target, step)` changes the patches first, as mixup does. It gets them
+            as they are in the batch.
 
     Returns:
         The next state and scalars: "loss", "loss_stage1" to "loss_stage3", "gradient_norm", and

@@ -11,6 +11,7 @@ from benchmarks import ahead, speed
 from benchmarks.tables import table
 from benchmarks.turns import Outcome
 from benchmarks.work import Work
+from mprnet_jax.devices.compiling import V5E, V5E_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,6 +74,13 @@ def test_no_maps_are_gathered_by_a_tpus_compiler():
     assert int(cycles) > 0
     assert "all-reduce" in collectives
     assert "all-gather" not in collectives
+
+
+def test_an_option_for_one_kind_of_tpu_stays_with_it():
+    before = ahead.options("TPU v6 lite").copy()
+    assert V5E_OPTIONS.items() <= ahead.options(V5E).items()
+    assert ahead.options("TPU v6 lite") == before
+    assert not V5E_OPTIONS.keys() & before.keys()
 
 
 def test_collectives_are_counted():

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mprnet_jax.devices import compiling
 
@@ -10,6 +13,19 @@ def test_options_that_this_jaxlib_lacks_are_dropped(monkeypatch):
     compiling.compiler_options.cache_clear()
     try:
         assert compiling.compiler_options() == {}
+    finally:
+        compiling.compiler_options.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("TPU v5 lite", compiling.V5E_OPTIONS), ("TPU v6 lite", {}), ("H100", {})]
+)
+def test_options_go_by_the_device(monkeypatch, kind, options):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
+    monkeypatch.setattr(compiling, "_known", lambda name, value: True)
+    compiling.compiler_options.cache_clear()
+    try:
+        assert compiling.compiler_options() == options
     finally:
         compiling.compiler_options.cache_clear()
 

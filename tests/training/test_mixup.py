@@ -39,6 +39,14 @@ def test_input_and_target_get_one_weight_for_the_whole_sample(pairs):
     np.testing.assert_allclose(target, 1000 + degraded, rtol=0, atol=1e-3)
 
 
+def test_bytes_are_mixed_as_the_numbers_that_they_stand_for():
+    patches = np.random.default_rng(0).integers(0, 256, (COUNT, 2, 2, 3), np.uint8)
+    floats = patches.astype(np.float32) / 255
+    for ours, expected in zip(mix((patches, patches[::-1]), 3), mix((floats, floats[::-1]), 3)):
+        # 1e-6: float32 roundings of numbers up to 1.
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
 def test_partners_are_a_permutation_and_weights_follow_the_beta_distribution():
     # Pair i is white in channel i alone: its blend tells its weight and its partner.
     marks = np.eye(COUNT, dtype=np.float32)[:, None, None, :]
