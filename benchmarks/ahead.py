@@ -24,7 +24,7 @@ from benchmarks.tables import line, table
 from benchmarks.work import PRESETS
 from mprnet_jax.config import REMATS, TrainConfig
 from mprnet_jax.devices import mesh as meshes
-from mprnet_jax.devices.compiling import V5E, V5E_OPTIONS, compiler_options
+from mprnet_jax.devices.compiling import compiler_options, options_for
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer
@@ -166,12 +166,10 @@ def compiled_figures(case: Case, h100: Path | None) -> tuple[str, str, str]:
 
 
 def options(kind: str) -> dict[str, str]:
-    """The compiler options for a kind of device, as `device_kind` names it."""
+    """A run's compiler options for a kind of device, and those for devices that are not there."""
     if kind == "cpu":
         return compiler_options()
-    if not kind.startswith("TPU"):
-        return H100_OPTIONS
-    return TPU_OPTIONS | V5E_OPTIONS if kind == V5E else TPU_OPTIONS
+    return options_for(kind) | (TPU_OPTIONS if kind.startswith("TPU") else H100_OPTIONS)
 
 
 def told(error: Exception) -> str:

@@ -28,11 +28,16 @@ V5E_OPTIONS = {
 }
 
 
+def options_for(kind: str, forward_only: bool = False) -> dict[str, str]:
+    """The options that suit a kind of device, as its `device_kind` names it."""
+    cpu = CPU_FORWARD_OPTIONS if forward_only else CPU_OPTIONS
+    return {"cpu": cpu, V5E: V5E_OPTIONS}.get(kind, {})
+
+
 @functools.cache
 def compiler_options(forward_only: bool = False) -> dict[str, str]:
-    """The options for the default backend, without those that the installed jaxlib lacks."""
-    cpu = CPU_FORWARD_OPTIONS if forward_only else CPU_OPTIONS
-    options = {"cpu": cpu, V5E: V5E_OPTIONS}.get(jax.devices()[0].device_kind, {})
+    """The options for the default device, without those that the installed jaxlib lacks."""
+    options = options_for(jax.devices()[0].device_kind, forward_only)
     return {name: value for name, value in options.items() if _known(name, value)}
 
 

@@ -36,21 +36,23 @@ def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tup
         y = pixels(x.reshape(b, h, w // 2, 2 * c), kernel_for_pairs(kernel))
         return y.reshape(b, h, w, -1)
 
+    count = IMAGES // max(1, len(x))  # bands of an image
+
     @jax.custom_vjp
     def bands(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return pixels(x, kernel)
 
     def backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
         x, kernel = saved
-        _, pull_back = jax.vjp(lambda x: pixels(x, kernel), x)
-        return *pull_back(gradient), kernel_gradient(x, gradient)
+        (by_x,) = jax.linear_transpose(lambda x: pixels(x, kernel), x)(gradient)
+        return by_x, kernel_gradient(x, gradient, count)
 
     bands.defvjp(lambda x, kernel: (pixels(x, kernel), (x, kernel)), backward)
 
     ways = {}
     if x.shape[2] % 2 == 0 and 2 * max(kernel.shape[2:]) <= LANES:
         ways["tpu"] = pairs
-    if 0 < len(x) <= IMAGES // 2 and x.shape[1] % (IMAGES // len(x)) == 0:
+    if len(x) and count > 1 and x.shape[1] % count == 0:
         ways["cpu"] = bands
     if not ways:
         return pixels(x, kernel)
@@ -71,15 +73,15 @@ def kernel_for_pairs(kernel: jax.Array) -> jax.Array:
     return jnp.concatenate(shifted, axis=-1)
 
 
-def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+def kernel_gradient(x: jax.Array, gradient: jax.Array, count: int) -> jax.Array:
     """The gradient of a 3x3 kernel, [3, 3, C, D], for maps [B, H, W, C] and their convolution's
-    gradient [B, H, W, D], from bands of rows.
+    gradient [B, H, W, D], from `count` bands of H / count rows of each image.
 
     It is a convolution itself: of the map by the gradient, with the images as channels. A CPU wants
-    more channels than there are images, so each image is cut into bands, one row overlapping.
+    more channels than there are images, so their bands are the channels, a row of each neighbour
+    with them.
     """
     b, h, w, c = x.shape
-    count = IMAGES // b
     rows = h // count
     bands = x.reshape(b, count, rows, w, c).transpose(4, 2, 3, 0, 1)
     # Without the barrier, what follows would be one loop that branches for every number.

@@ -8,26 +8,28 @@ import pytest
 from mprnet_jax.devices import compiling
 
 
+@pytest.fixture
+def nothing_kept():
+    """Options are looked up anew, by the test and after it."""
+    compiling.compiler_options.cache_clear()
+    yield
+    compiling.compiler_options.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_kept")
 def test_options_that_this_jaxlib_lacks_are_dropped(monkeypatch):
     monkeypatch.setattr(compiling, "CPU_OPTIONS", {"xla_no_such_option": "1"})
-    compiling.compiler_options.cache_clear()
-    try:
-        assert compiling.compiler_options() == {}
-    finally:
-        compiling.compiler_options.cache_clear()
+    assert compiling.compiler_options() == {}
 
 
+@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize(
     ("kind", "options"), [("TPU v5 lite", compiling.V5E_OPTIONS), ("TPU v6 lite", {}), ("H100", {})]
 )
 def test_options_go_by_the_device(monkeypatch, kind, options):
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
     monkeypatch.setattr(compiling, "_known", lambda name, value: True)
-    compiling.compiler_options.cache_clear()
-    try:
-        assert compiling.compiler_options() == options
-    finally:
-        compiling.compiler_options.cache_clear()
+    assert compiling.compiler_options() == options
 
 
 def test_jit_computes_the_same():

@@ -7,20 +7,13 @@ import pytest
 
 from mprnet_jax.model.convolution import convolve, kernel_for_pairs, kernel_gradient
 
-conv = functools.partial(
-    convolve,
-    window_strides=(1, 1),
-    padding="SAME",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-)
-
-
-plain = functools.partial(
-    jax.lax.conv_general_dilated,
-    window_strides=(1, 1),
-    padding="SAME",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-)
+OPTIONS = {
+    "window_strides": (1, 1),
+    "padding": "SAME",
+    "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+}
+conv = functools.partial(convolve, **OPTIONS)
+plain = functools.partial(jax.lax.conv_general_dilated, **OPTIONS)
 
 
 def draw(*shape):
@@ -34,12 +27,12 @@ def test_pairs_compute_what_pixels_do():
     np.testing.assert_allclose(in_pairs, conv(x, kernel), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("images", [1, 2, 3, 4])
-def test_bands_have_the_gradient_of_the_whole(images):
+@pytest.mark.parametrize(("images", "count"), [(1, 8), (2, 4), (3, 2), (4, 2)])
+def test_bands_have_the_gradient_of_the_whole(images, count):
     x, gradient = draw(images, 16, 7, 12), draw(images, 16, 7, 9)
     by_kernel = jax.vjp(lambda kernel: plain(x, kernel), jnp.zeros((3, 3, 12, 9)))[1](gradient)[0]
     # 1e-4: sums of up to 448 products around 1 in another order.
-    np.testing.assert_allclose(kernel_gradient(x, gradient), by_kernel, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(kernel_gradient(x, gradient, count), by_kernel, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
