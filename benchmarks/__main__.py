@@ -20,6 +20,12 @@ from pathlib import Path
 SUITES = ("cpu", "gpu", "compile")
 
 
+def refuse(message: str) -> None:
+    """Ends with status 2, as the package's commands do for a mistake."""
+    print(f"benchmarks: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -36,7 +42,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--h100", type=Path, help="XLA's description of an H100, for compile")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.output.exists():
+        refuse(f"--output={arguments.output}: exists; choose another name, or remove it")
+    if not arguments.output.absolute().parent.is_dir():
+        refuse(f"--output={arguments.output}: there is no such folder; make it first")
+    if arguments.h100 and not arguments.h100.is_file():
+        refuse(f"--h100={arguments.h100}: there is no such file")
+    return arguments
 
 
 def command(arguments: list[str]) -> str:
@@ -64,7 +77,11 @@ def main() -> None:
 
     rounds = 1 if smoke else arguments.rounds
     if suite == "gpu" and not smoke and jax.default_backend() == "cpu":
-        sys.exit("benchmarks: --suite gpu: jax finds no GPU here; --smoke tries the suite on CPUs")
+        refuse("--suite gpu: jax finds no GPU here; --smoke tries the suite on CPUs")
+    cases = ahead.cases() if suite == "compile" else [*speed.works(suite, smoke), "startup"]
+    for part in arguments.only:
+        if not any(part in str(case) for case in cases):
+            refuse(f"--only {part!r}: is in none of the names {'; '.join(map(str, cases))}")
 
     with arguments.output.open("w") as report:
 

@@ -6,6 +6,7 @@ Pictures are of GoPro's size, 1280x720 PNG; what is timed is one thread that rea
 order and cuts one 256x256 patch out of each. Files are in the page cache.
 """
 
+import argparse
 import tempfile
 import time
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ def pairs_per_second(source: Sequence[Example]) -> float:
 
 def main() -> None:
     """Prints a table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # there is nothing to say but --help
     print(heading("Loading", "python -m benchmarks.loading"))
     print("| training pairs of 1280x720 | MB a pair | pairs/s and core |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:

@@ -27,6 +27,12 @@ ENVIRONMENT = {
 }
 
 
+def works(suite: str, smoke: bool) -> tuple[Work, ...]:
+    """All there is to do in the suite "cpu" or "gpu"; with `smoke` in tiny sizes."""
+    all_of_it = CPU_WORK if suite == "cpu" else GPU_WORK
+    return tuple(dict.fromkeys(work.tiny() for work in all_of_it)) if smoke else all_of_it
+
+
 def run(
     suite: str, wanted: Callable[[Work], bool], skip: str, rounds: int, smoke: bool
 ) -> Iterable[str]:
@@ -39,17 +45,14 @@ def run(
         rounds: turns of each contender.
         smoke: tiny sizes instead, on whatever device there is.
     """
-    works = CPU_WORK if suite == "cpu" else GPU_WORK
     contenders = CPU_CONTENDERS if suite == "cpu" else GPU_CONTENDERS
     contenders = [contender for contender in contenders if skip not in contender.name]
     environment, alone = ENVIRONMENT[suite], suite == "gpu"
-    if smoke:
-        works = tuple(dict.fromkeys(work.tiny() for work in works))
-    elif suite == "gpu":
+    if suite == "gpu" and not smoke:
         environment = environment | {NEEDS_GPU: "1"}
     dtypes = {contender.name: contender.dtype for contender in contenders}
     peaks = {}
-    for work in works:
+    for work in works(suite, smoke):
         if work.kind == "matmul":
             outcomes = measure(work, contenders, rounds, environment, alone)
             peaks = matmul_peaks(work, dtypes, outcomes)

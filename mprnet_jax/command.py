@@ -7,17 +7,19 @@ a defect and keeps its traceback.
 import math
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
 from mprnet_jax.errors import UserError
 
 BUCKETS = ("gs://", "s3://")
+CONFIG_MODULE = "config_config"  # what ml_collections calls a config file as a module
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses sys.argv into absl flags, calls `main`, and exits."""
+def run(main: Callable[[], None], needed: Sequence[flags.FlagHolder] = ()) -> None:
+    """Parses sys.argv into absl flags, of which some are needed, calls `main`, and exits."""
     program = f"{sys.modules['__main__'].__spec__.name}"
 
     def refuse(message: str) -> None:
@@ -34,10 +36,12 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(0)
         try:
             rest = flags.FLAGS(argv)
-        except (flags.Error, UserError, OSError) as error:
+        except (UserError, OSError) as error:
             refuse(str(error))
-        except KeyError as error:  # from ml_collections, for a field that a config lacks
-            refuse(f"{error.args[0]}; the fields are in mprnet_jax/config.py")
+        except Exception as error:
+            refuse(wrong_in_config(error))
+        if missing := [f"--{flag.name}" for flag in needed if not flag.value]:
+            refuse(f"{', '.join(missing)}: needed, see --help")
         for name in flags.FLAGS:
             value = flags.FLAGS[name].value
             if isinstance(value, float) and not math.isfinite(value):
@@ -56,3 +60,22 @@ def run(main: Callable[[], None]) -> None:
             refuse(str(error))
 
     app.run(call, flags_parser=parse)
+
+
+def wrong_in_config(error: Exception) -> str:
+    """What is wrong with a flag, with a field of a config, or in a config file, which is Python."""
+    root = error
+    while root.__context__:
+        root = root.__context__
+    frames = traceback.walk_tb(root.__traceback__)
+    lines = [
+        (f.f_code.co_filename, n) for f, n in frames if f.f_globals.get("__name__") == CONFIG_MODULE
+    ]
+    what = f"{type(root).__name__}: {root}"
+    if lines:
+        return "{}, line {}: {}".format(*lines[-1], what)
+    if isinstance(error, flags.Error):
+        return str(error)
+    if isinstance(error, KeyError):  # from ml_collections, for a field that a config lacks
+        return f"{error.args[0]}; the fields are in mprnet_jax/config.py"
+    return f"--config: {what}"

@@ -15,12 +15,8 @@ from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import files, parity
 
-INPUT = flags.DEFINE_string(
-    "input", None, "A .pth file, a .safetensors file or a run folder.", required=True
-)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "The .safetensors or .pth file to write.", required=True
-)
+INPUT = flags.DEFINE_string("input", None, "A .pth file, a .safetensors file or a run folder.")
+OUTPUT = flags.DEFINE_string("output", None, "The .safetensors or .pth file to write.")
 VALIDATE = flags.DEFINE_bool(
     "validate", False, "Compare each stage with PyTorch's first; write nothing if one differs."
 )
@@ -57,4 +53,4 @@ def check_output(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, needed=(INPUT, OUTPUT))

@@ -27,9 +27,7 @@ from absl import flags
 from mprnet_jax import command
 from mprnet_jax.errors import UserError
 
-WEIGHTS = flags.DEFINE_string(
-    "weights", None, "A run folder, a .safetensors or a .pth file.", required=True
-)
+WEIGHTS = flags.DEFINE_string("weights", None, "A run folder, a .safetensors or a .pth file.")
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in, whoever they are."
 )
@@ -228,4 +226,4 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, needed=(WEIGHTS,))

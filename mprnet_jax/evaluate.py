@@ -79,9 +79,6 @@ def restored_by() -> str:
 
 def check_flags() -> None:
     """Raises UserError for a combination of flags that makes no sense."""
-    for flag in (NAMES, DATA_ROOT, OUTPUT):
-        if not flag.value:
-            raise UserError(f"--{flag.name}: is needed, see --help")
     if bool(WEIGHTS.value) == bool(RESTORED.value):
         raise UserError("--weights, --restored: give one of them")
     scores = Path(OUTPUT.value) / "scores.json"
@@ -126,4 +123,4 @@ def networks(weights: str, compare_stages: bool) -> list[Candidate]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, needed=(NAMES, DATA_ROOT, OUTPUT))

@@ -26,15 +26,13 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the places of SIDD's 300 patches a ph
 
 SIDD_PATCHES, SIDD_SIZE = 300, 256
 SMALLEST_CUT = 64
+SETS = {"train": TRAINING_SETS, "test": BENCHMARKS}
 
 
 def main() -> None:
     """Runs the command."""
     from mprnet_jax.data.prepared import overlapping_pieces, random_patches, write
 
-    for flag in (BENCHMARK, SOURCE, DATA_DIR):
-        if not flag.value:
-            raise UserError(f"--{flag.name}: is needed, see --help")
     key = plain(BENCHMARK.value)
     name, cut = key, None
     if CUT.value:
@@ -49,15 +47,18 @@ def main() -> None:
     if RAW.value:
         name += "_raw"
     splits = open_splits(key, SOURCE.value)
-    for split, sets in (("train", TRAINING_SETS), ("test", BENCHMARKS)):
+    for split, sets in SETS.items():
         if key in sets and split not in splits:
             print(
                 f"{name}: is prepared without split {split}, which {SOURCE.value} does not hold",
                 file=sys.stderr,
             )
     folder = write(Path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
-    print(f"{folder}: {', '.join(splits)}")
+    counts = [
+        f"{split} ({len(found)} of {SETS[split][key].size})" for split, found in splits.items()
+    ]
+    print(f"{folder}: {', '.join(counts)}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, needed=(BENCHMARK, SOURCE, DATA_DIR))

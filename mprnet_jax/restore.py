@@ -21,13 +21,11 @@ from mprnet_jax.restoration.pipeline import Pipeline
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.restoration.video import VIDEOS, restore_video
 
-WEIGHTS = flags.DEFINE_string(
-    "weights", None, "A run folder, a .safetensors or a .pth file.", required=True
-)
+WEIGHTS = flags.DEFINE_string("weights", None, "A run folder, a .safetensors or a .pth file.")
 INPUT = flags.DEFINE_string(
-    "input", None, "A photo, a folder of photos (with its subfolders) or a video.", required=True
+    "input", None, "A photo, a folder of photos (with its subfolders) or a video."
 )
-OUTPUT = flags.DEFINE_string("output", None, "The folder for what is restored.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "The folder for what is restored.")
 FORMAT = flags.DEFINE_enum(
     "format", None, list(images.EXTENSIONS), "Of restored photos; by default that of each photo."
 )
@@ -145,4 +143,4 @@ def make_restorer() -> Restorer:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, needed=(WEIGHTS, INPUT, OUTPUT))

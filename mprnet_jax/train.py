@@ -9,6 +9,8 @@ The same command in the same workdir resumes an interrupted run. On several host
 with --distributed and a workdir that all of them share.
 """
 
+from pathlib import Path
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -33,7 +35,6 @@ DISTRIBUTED = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, a free port.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train.", 1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", 0)
-flags.mark_flag_as_required("config")
 
 
 def main() -> None:
@@ -44,7 +45,9 @@ def main() -> None:
     config = CONFIG.value
     if not isinstance(config, TrainConfig):
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise UserError(f"--config={file}: there is no such config file; see configs/")
+        there = Path(file.split(":")[0]).is_file()
+        wrong = "gives no TrainConfig" if there else "there is no such config file"
+        raise UserError(f"--config={file}: {wrong}; see configs/")
     if DISTRIBUTED.value:
         hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     elif (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value) != (None, None, None):
@@ -53,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, needed=(CONFIG,))

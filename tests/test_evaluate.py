@@ -228,25 +228,29 @@ def test_stages_are_compared_in_one_table(tmp_path):
     assert [row["parameters"] for row in rows] == ["1,000", "20,000", "300,000"]
     assert float(rows[0]["PSNR"]) < float(rows[1]["PSNR"])
     assert rows[2]["PSNR"] == "inf"
-    # The published figure is that of the whole network.
-    assert [row["published"] for row in rows] == ["", "", "32.66, 0.959"]
     written = json.loads((tmp_path / "out" / "scores.json").read_text())["sets"]
     assert written[2]["psnr"] is None  # JSON has no infinity
     assert written[1]["seconds_per_image"] > 0
 
 
 def test_the_table_sets_ours_beside_the_published_figures():
-    scores = SetScores([ImageScores("1", 36.0, 0.96), ImageScores("2", 38.0, 0.98)])
-    published = report.Entry("rain100l", scores)
+    images = [ImageScores("1", 36.0, 0.96), ImageScores("2", 38.0, 0.98)]
+    published = report.Entry("rain100l", SetScores(50 * images))
     unpublished = report.Entry("realblurj", SetScores([ImageScores("1", 30.0, 0.9)]))
-    text = report.table([published, unpublished])
-    first, second = text.splitlines()[2:]
+    part = report.Entry("rain100l", SetScores(images))
+    text = report.table([published, unpublished, part])
+    first, second, third = text.splitlines()[2:]
     cells = [cell.strip() for cell in first.strip("|").split("|")]
     # RMSE: 1 - 10 ** (-0.6 / 20); DSSIM: 1 - 0.03 / 0.035
-    expected = ["Rain100L", "2 of 100", "37.00", "0.9700", "36.40, 0.965", "+0.60, +0.0050"]
+    expected = ["Rain100L", "100 of 100", "37.00", "0.9700", "36.40, 0.965", "+0.60, +0.0050"]
     assert cells == [*expected, "6.7%, 14.3%", "Y, 8 bits, SSIM of 2004"]
     assert "RealBlur-J" in second
     assert "30.00" in second
+    # The published figures are those of the whole set and of the whole network.
+    assert "2 of 100 " in third
+    assert "36.40" not in third
+    assert report.Entry("rain100l", SetScores(50 * images), stages=2).published is None
+    assert report.Entry("rain100l", SetScores(50 * images), stages=3).published is not None
     assert len({len(line) for line in text.splitlines()}) == 1  # columns are aligned
 
 
@@ -263,7 +267,7 @@ def test_the_command_scores_restored_pictures(tmp_path):
         "--benchmarks=rain100l,GoPro", data, f"--restored={made}", f"--output={tmp_path / 'out'}"
     )
     assert result.returncode == 0, result.stderr
-    assert "36.40, 0.965" in result.stdout
+    assert "3 of 100 " in result.stdout
     assert "RGB, 8 bits, volume SSIM" in result.stdout
     source = open_benchmark("gopro", tmp_path / "data")
     expected = PROTOCOLS["gopro"].score(floats(source[0]["degraded"]), source[0]["target"])

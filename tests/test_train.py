@@ -39,7 +39,7 @@ TWO = ("--distributed", "--num_processes=2", "--process_id=0")
         ([SAMPLE, "--config.batchsize=8"], "batchsize"),
         ([SAMPLE, "--config.batch_size=many"], "batch_size"),
         ([SAMPLE, "--config.patch_size=60"], "patch_size=60"),
-        ([], "config"),
+        ([], "--config: needed, see --help"),
         ([SAMPLE, "extra"], "extra"),
         ([SAMPLE, *TWO, "--coordinator=host"], "--coordinator=HOST:PORT"),
         ([SAMPLE, "--num_processes=2"], "need --distributed"),
@@ -54,6 +54,25 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("STEPS = 1 / 0", "mine.py, line 1: ZeroDivisionError: division by zero"),
+        ("def get_config(:", "mine.py, line 1"),
+        ("def get_config():\n    return int('x')", "mine.py, line 2: ValueError: invalid literal"),
+        ("def get_config():\n    return {}['x']", "mine.py, line 2: KeyError: 'x'"),
+        ("def get_configuration(): pass", "has no attribute 'get_config'"),
+        ("def get_config(): return {'a': 1}", "mine.py: gives no TrainConfig"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line_and_status_2(text, message, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    result = command("--config=mine.py", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
 
 
 def test_help_shows_an_example():

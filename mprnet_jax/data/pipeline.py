@@ -61,10 +61,12 @@ def _pairs(config: DataConfig, name: str, split: str) -> Sequence[Example]:
 def _folder(config: DataConfig, name: str) -> Path:
     folder = Path(config.root) / name
     if not folder.is_dir():
+        sets = f" ({config.published})" if config.published else ""
         raise UserError(
-            f"data.root={config.root!r} has no folder {name}: put the pictures of "
-            f"{config.published} into {folder}/input and {folder}/target, point elsewhere with "
-            "--config.data.root=DIR, or add :sample to the config's name to train without data"
+            f"data.root={config.root!r} has no folder {name}: it must hold "
+            f"{config.train}/{{input,target}} to train on and {config.validation}/{{input,target}} "
+            f"to validate on{sets}; point elsewhere with --config.data.root=DIR, or add :sample to "
+            "the config's name to train without data"
         )
     return folder
 

@@ -98,6 +98,13 @@ def _array(image: np.ndarray | bytes, name: str) -> np.ndarray:
     return decode(io.BytesIO(image), name) if isinstance(image, bytes) else image
 
 
+class Info(tfds.core.DatasetInfo):
+    """What TFDS knows of a set, which no one has published."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does not look for it elsewhere; TFDS would leave a folder behind for each try."""
+
+
 class Pairs(tfds.core.GeneratorBasedBuilder):
     """Writes a set; each of its splits comes from a function that yields what is stored."""
 
@@ -117,7 +124,7 @@ class Pairs(tfds.core.GeneratorBasedBuilder):
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(self.stored))
+        return Info(builder=self, features=tfds.features.FeaturesDict(self.stored))
 
     def _split_generators(self, _: Any) -> dict[str, Iterator]:
         return {split: self._generate_examples(split) for split in self.records}

@@ -33,8 +33,15 @@ class Entry:
 
     @property
     def published(self) -> Scores | None:
-        """The authors' figures, which are those of all stages."""
-        return PROTOCOLS[self.benchmark].published if self.stages in (None, 3) else None
+        """The authors' figures, which are those of all stages on a whole set."""
+        comparable = self.stages in (None, 3) and self.whole
+        return PROTOCOLS[self.benchmark].published if comparable else None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all images of the benchmark are scored, if they are scored here at all."""
+        elsewhere = PROTOCOLS[self.benchmark].score is None
+        return elsewhere or len(self.scores.images) == BENCHMARKS[self.benchmark].size
 
     @property
     def seconds(self) -> float | None:
@@ -62,7 +69,8 @@ def table(entries: Sequence[Entry]) -> str:
     """All scores as a Markdown table whose columns are aligned, so that it reads well as text."""
     rows = [_row(entry) for entry in entries]
     if mean := _deraining_mean(entries):
-        rows.append({"set": "mean of the five", **_scores(mean, DERAINING_MEAN)})
+        whole = all(entry.whole for entry in entries if entry.benchmark in DERAINING)
+        rows.append({"set": "mean of the five", **_scores(mean, DERAINING_MEAN if whole else None)})
     shown = [name for name in COLUMNS if any(row.get(name) for row in rows)]
     lines = [shown, *([row.get(name, "") for name in shown] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(shown))]
@@ -79,11 +87,11 @@ def notes(entries: Sequence[Entry]) -> str:
     keys = dict.fromkeys(entry.benchmark for entry in entries)
     sources: dict[str, list[str]] = {}
     for key in keys:
-        if PROTOCOLS[key].published:
+        if any(entry.published for entry in entries if entry.benchmark == key):
             sources.setdefault(PROTOCOLS[key].source, []).append(BENCHMARKS[key].title)
     lines = [
-        "PSNR in dB; published: PSNR, SSIM of the authors' weights; difference: ours less these; "
-        "error reduction: by how much our RMSE, DSSIM are below theirs."
+        "PSNR in dB; published: PSNR, SSIM of the authors' weights on the whole set; difference: "
+        "ours less these; error reduction: by how much our RMSE, DSSIM are below theirs."
     ]
     lines += [f"Published figures of {', '.join(t)}: {source}." for source, t in sources.items()]
     return "\n".join(lines)

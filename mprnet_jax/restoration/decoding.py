@@ -48,7 +48,8 @@ TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
 def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """A picture of which only the header was read; failures in the block become `UserError`."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        # Given a path, Pillow would map some TIFF files into memory and mistake turned ones' rows.
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise UserError(

@@ -25,6 +25,17 @@ JPEG_EXIF = 65_533  # bytes that fit into a JPEG file
 # Formats and the numbers of channels that they lack or that few programs read; they become RGB.
 GREY_LACKING = {("WEBP", 1), ("WEBP", 2), ("BMP", 2), ("TIFF", 2)}
 
+LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_535}  # in pixels, of formats with a limit that matters
+
+
+def check_holds(file_format: str, shape: tuple[int, int, int]) -> None:
+    """Raises UserError if a format cannot hold pixels [H, W, C] of this shape."""
+    if file_format == "JPEG" and shape[2] in (2, 4):
+        raise UserError("JPEG has no alpha; choose png, webp or tiff")
+    longest = LONGEST_SIDE.get(file_format)
+    if longest and max(shape[:2]) > longest:
+        raise UserError(f"{file_format} holds up to {longest} pixels a side; choose png or tiff")
+
 
 def encode(
     pixels: np.ndarray, file_format: str, exif: bytes, icc_profile: bytes | None, quality: int
@@ -32,13 +43,12 @@ def encode(
     """The bytes of an image file; what the format cannot hold is converted.
 
     Raises:
-        UserError: if the pixels have alpha and the format is JPEG.
+        UserError: if the format cannot hold them at all; see `check_holds`.
     """
+    check_holds(file_format, pixels.shape)
     if pixels.dtype == np.uint16 and file_format not in ("PNG", "TIFF"):
         pixels = np.rint(pixels / 257).astype(np.uint8)
     channels = pixels.shape[2]
-    if file_format == "JPEG" and channels in (2, 4):
-        raise UserError("JPEG has no alpha; choose png, webp or tiff")
     if (file_format, channels) in GREY_LACKING:
         pixels = pixels[..., [0, 0, 0, 1][: channels + 2]]
         icc_profile = None  # it described grey

@@ -12,7 +12,7 @@ import numpy as np
 from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError, in_short
 from mprnet_jax.restoration import decoding
-from mprnet_jax.restoration.encoding import encode
+from mprnet_jax.restoration.encoding import check_holds, encode
 
 # Extension of a file -> its format.
 FORMATS = {
@@ -60,6 +60,14 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
         return Photo(pixels, decoding.exif_of(picture), picture.info.get("icc_profile"))
 
 
+def check_writable(path: Path, photo: Photo) -> None:
+    """Raises UserError if the format of a file's extension cannot hold the photo at all."""
+    try:
+        check_holds(FORMATS[path.suffix.lower()], photo.pixels.shape)
+    except UserError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
+
+
 def write(path: Path, photo: Photo, quality: int = QUALITY) -> None:
     """Writes an image file in the format of its extension; it appears whole or not at all.
 
@@ -71,7 +79,7 @@ def write(path: Path, photo: Photo, quality: int = QUALITY) -> None:
         quality: from 1 to 100, of JPEG and WebP; at 100 WebP is lossless.
 
     Raises:
-        UserError: if the photo has alpha and the format is JPEG, or the file cannot be written.
+        UserError: if the format cannot hold the photo, or the file cannot be written.
     """
     try:
         file_format = FORMATS[path.suffix.lower()]

@@ -82,7 +82,12 @@ class Pipeline:
                 yield alike[start : start + self._restorer.batch_size]
 
     def _decode(self, batch: list[Job]) -> list[tuple[Job, Photo]]:
-        return list(self._each(lambda job: (job, images.read(job.source, self._max_pixels)), batch))
+        def read(job: Job) -> tuple[Job, Photo]:
+            photo = images.read(job.source, self._max_pixels)
+            images.check_writable(job.target, photo)  # before the work is done
+            return job, photo
+
+        return list(self._each(read, batch))
 
     def _restore(self, batch: list[tuple[Job, Photo]]) -> list[tuple[Job, Photo, Photo]]:
         if not batch:

@@ -95,7 +95,7 @@ class Restorer:
             return nnx.merge(graph, parameters)(images, stages, pool, place)
 
         self._restore = compiling.jit(restore, forward_only=True, out_shardings=self._sharding)
-        self._program = functools.lru_cache(maxsize=8)(self._compile)
+        self._compiled = functools.lru_cache(maxsize=8)(self._compile)
         self._largest = math.inf  # pixels of a tile, as far as memory has turned out to reach
         self._grid = functools.lru_cache(maxsize=1024)(self._choose_grid)
 
@@ -177,10 +177,20 @@ class Restorer:
             stages = program(self._parameters, jax.device_put(images, self._sharding))
             return jax.block_until_ready(stages)
 
-    def _compile(self, height: int, width: int) -> jax.stages.Compiled:
+    def _program(self, height: int, width: int) -> jax.stages.Compiled:
+        """The program for tiles of a size; one that its compiler refused is not tried again."""
+        program = self._compiled(height, width)
+        if isinstance(program, Exception):
+            raise program
+        return program
+
+    def _compile(self, height: int, width: int) -> jax.stages.Compiled | jax.errors.JaxRuntimeError:
         shape = (self.batch_size, height, width, 3)
         images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._sharding)
-        return self._restore.lower(self._parameters, images).compile()
+        try:
+            return self._restore.lower(self._parameters, images).compile()
+        except jax.errors.JaxRuntimeError as error:
+            return error
 
     def _choose_grid(self, height: int, width: int) -> Grid:
         """How photos of this padded size are cut into tiles, decided at the first one.

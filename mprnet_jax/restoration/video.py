@@ -27,6 +27,7 @@ VIDEOS = {
     ".mkv": ("matroska", "libx264"),
     ".webm": ("matroska", "libvpx-vp9"),
 }
+BT709, LIMITED_RANGE = 1, 1  # FFmpeg's numbers
 QUALITY = {"crf": "16"}  # constant quality, hard to tell from lossless
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 
@@ -98,7 +99,7 @@ def add_stream(writer, encoder: str, reader, first):
     output.width, output.height = width, height
     known = {pixel_format.name for pixel_format in output.codec.video_formats}
     output.pix_fmt = first.format.name
-    if output.pix_fmt not in known:
+    if output.pix_fmt not in known or not is_yuv(first):
         output.pix_fmt = "yuv420p10le" if is_deep(first) else "yuv420p"
     if width % 2 or height % 2:  # colours of half the size need even sides
         output.pix_fmt = "yuv444p10le" if is_deep(first) else "yuv444p"
@@ -106,8 +107,8 @@ def add_stream(writer, encoder: str, reader, first):
     if shape := stream.sample_aspect_ratio:  # of pixels that are not square
         turned = first.rotation // 90 % 2
         output.codec_context.sample_aspect_ratio = 1 / shape if turned else shape
-    for name in COLOURS:
-        setattr(output.codec_context, name, getattr(first, name))
+    for name, value in colours_of(first).items():
+        setattr(output.codec_context, name, value)
     writer.metadata.update(reader.metadata)
     return output
 
@@ -147,6 +148,19 @@ def copy(reader, writer, output, restorer: Restorer) -> int:
     return count
 
 
+def is_yuv(frame) -> bool:
+    """Whether a frame's colours are luma and chroma; others are grey, RGB or a palette."""
+    return len(frame.format.components) > 2 and not frame.format.is_rgb
+
+
+def colours_of(frame) -> dict[str, int]:
+    """How the numbers of a frame, once it is YUV, are to be understood."""
+    colours = {name: getattr(frame, name) for name in COLOURS}
+    if not is_yuv(frame):
+        colours |= {"colorspace": BT709, "color_range": LIMITED_RANGE}
+    return colours
+
+
 def is_deep(frame) -> bool:
     """Whether a frame has more than 8 bits a channel."""
     return frame.format.components[0].bits > 8
@@ -164,13 +178,14 @@ def to_frame(pixels: np.ndarray, original, pixel_format: str):
 
     kind = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind)
+    colours = colours_of(original)
     frame = frame.reformat(
         format=pixel_format,
-        dst_colorspace=original.colorspace,
-        dst_color_range=original.color_range,
+        dst_colorspace=colours["colorspace"],
+        dst_color_range=colours["color_range"],
     )
-    for name in COLOURS:
-        setattr(frame, name, getattr(original, name))
+    for name, value in colours.items():
+        setattr(frame, name, value)
     for name in ("pts", "time_base", "duration"):
         setattr(frame, name, getattr(original, name))
     return frame

@@ -137,12 +137,12 @@ class Run:
     ) -> Validation | None:
         """Trains from a checkpoint's state and record to the end, or until a signal."""
         config, first, total = self.config, record["batches"], self.config.total_steps
+        batches = self.batches(first)  # before the bar, for it may say that nothing can be read
         bar = Progress(config, first, enabled=self.is_main)
         guard = Guard(config, self.source, bar.tell, record["counts"])
         summaries = Summaries(self.workdir, first, enabled=self.is_main)
         # One host's, since the files of several on one machine would bear one name.
         trace = Trace(self.workdir, first, config.profile_steps if self.is_main else 0)
-        batches = self.batches(first)
         running = None  # the metrics of the step that the devices work on
         saves = False
         # What was due when the checkpoint was saved may not have been done any more.

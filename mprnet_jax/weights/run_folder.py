@@ -58,7 +58,8 @@ def check_same_run(run_folder: Path, config: Any) -> None:
         if value != ours:
             raise UserError(
                 f"workdir {run_folder}: belongs to a run with {name}={value}, this one has "
-                f"{name}={ours}; choose another --workdir, or the same value"
+                f"{name}={ours}; choose another --workdir, or the same value, or remove the "
+                "folder if it holds no checkpoints yet"
             )
 
 

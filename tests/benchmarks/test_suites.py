@@ -27,6 +27,31 @@ def test_command_writes_a_report(tmp_path):
     assert str(tmp_path) not in text
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--only", "snow"], "--only 'snow': is in none of the names matrix product"),
+        (["--output=nowhere/report.md"], "--output=nowhere/report.md: there is no such folder"),
+        (["--output=old.md"], "--output=old.md: exists"),
+        (["--h100=h100.txtpb"], "--h100=h100.txtpb: there is no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(flags, message, tmp_path):
+    (tmp_path / "old.md").write_text("measured for hours")
+    command = [sys.executable, "-m", "benchmarks", "--suite=cpu", "--output=report.md", *flags]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["old.md"]
+
+
 def test_tables_are_markdown():
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 

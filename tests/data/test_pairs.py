@@ -1,4 +1,5 @@
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -122,6 +123,14 @@ def sixteen_bits_of_rgb(path):
     cv2.imwrite(str(path), picture(0).astype(np.uint16) * 257)
 
 
+def palette_missing(path):
+    Image.fromarray(picture(0)).convert("P").save(path, transparency=0)
+    data = path.read_bytes()
+    start = data.index(b"PLTE") - 4
+    (length,) = struct.unpack_from(">I", data, start)
+    path.write_bytes(data[:start] + data[start + 12 + length :])
+
+
 def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pairs, "MAX_PIXELS", 80)
     Image.new("RGB", (9, 9)).save(tmp_path / "large.png")
@@ -129,7 +138,9 @@ def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
         decode(tmp_path / "large.png")
 
 
-@pytest.mark.parametrize("damage", [truncated, text, empty, gif, sixteen_bits, sixteen_bits_of_rgb])
+@pytest.mark.parametrize(
+    "damage", [truncated, text, empty, gif, sixteen_bits, sixteen_bits_of_rgb, palette_missing]
+)
 def test_unreadable_pictures_are_named(tmp_path, damage):
     path = tmp_path / "a.png"
     write(path, picture(0, size=(40, 40)))

@@ -201,6 +201,20 @@ def test_orientation_of_16_bits_is_applied_once(tmp_path: Path, orientation: int
     np.testing.assert_array_equal(images.read(path).pixels >> 8, images.read(shallow).pixels)
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
+@pytest.mark.parametrize("orientation", range(5, 9))
+def test_orientation_of_a_plain_tiff_file(tmp_path: Path, mode: str, orientation: int):
+    """Given its path, Pillow would map it into memory, with rows as long as columns are."""
+    path, twin = tmp_path / "scan.tif", tmp_path / "scan.png"
+    picture = picture_of(noise(3, height=200, width=320)).convert(mode)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture.save(path, exif=exif)
+    picture.save(twin, exif=exif)
+    assert images.size_of(path) == (320, 200)
+    np.testing.assert_array_equal(images.read(path).pixels, images.read(twin).pixels)
+
+
 def bad_files() -> dict[str, bytes]:
     def saved(picture: Image.Image, **options) -> bytes:
         file = io.BytesIO()

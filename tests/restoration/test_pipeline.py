@@ -47,6 +47,24 @@ def test_every_kind_of_photo_comes_out_as_it_went_in(stub, photo, folder: Path, 
             assert np.abs(after[..., :colours] - expected).max() <= (0.5 if colours == 1 else 0)
 
 
+def test_what_the_format_cannot_hold_is_refused_before_the_work(
+    photo, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    images.write(folder / "clear.png", Photo(photo(10, 13, np.uint8, 4)))
+    images.write(folder / "long.png", Photo(photo(1, 16_384)))
+
+    class Idle:
+        batch_size = 1
+
+        def batch(self, *_):
+            raise AssertionError("restores what cannot be written")
+
+    for extension, name in ((".jpg", "clear"), (".webp", "long")):
+        (job,) = plan(folder / f"{name}.png", tmp_path / "out", extension)
+        assert Pipeline(Idle()).run([job]) == Summary(0, 0, 1)
+        assert f"{name}{extension}: cannot be written" in capsys.readouterr().err
+
+
 def test_900_of_1000_photos_are_restored_and_100_told(
     stub, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

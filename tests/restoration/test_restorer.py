@@ -205,6 +205,22 @@ def test_a_program_that_the_compiler_or_the_device_refuses(stub, photo, monkeypa
         whole(image)
 
 
+def test_a_program_that_the_compiler_refuses_is_compiled_once(stub, photo, monkeypatch):
+    tries = []
+
+    class Refused:
+        def lower(self, _, images):
+            tries.append(images.shape)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory in hbm")
+
+    restorer = Restorer(stub, tile="off")
+    monkeypatch.setattr(restorer, "_restore", Refused())
+    for _ in range(3):
+        with pytest.raises(UserError, match="memory is too small"):
+            restorer(photo(16, 24))
+    assert tries == [(1, 16, 24, 3)]
+
+
 def test_auto_takes_smaller_tiles_where_a_device_has_less_than_it_told(stub, photo, monkeypatch):
     image = photo(400, 640)
 

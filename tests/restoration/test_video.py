@@ -14,7 +14,7 @@ from mprnet_jax.restoration.restorer import Restorer
 av = pytest.importorskip("av")
 
 TIMES = [0, 40, 80, 200, 210, 400]  # milliseconds, not evenly spaced
-BT709, FULL_RANGE = 1, 2
+BT709, LIMITED_RANGE, FULL_RANGE = 1, 1, 2
 
 
 class Copier:
@@ -100,6 +100,24 @@ def test_times_sound_and_colours_are_kept(tmp_path: Path, name: str, options: di
         unit = 4 if "10le" in one.format.name else 1
         assert np.abs(difference).mean() < 1.5 * unit  # two conversions and one compression
     assert [p.name for p in target.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("pixel_format", ["gray", "gray10le", "gray16le", "bgr0", "gbrp10le"])
+def test_grey_and_rgb_become_yuv_of_the_same_colours(tmp_path: Path, pixel_format: str):
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    ramp = np.broadcast_to(np.arange(160, dtype=np.uint8)[:, None] + 40, (120, 160, 3)).copy()
+    with av.open(str(source), "w") as container:
+        pictures = container.add_stream("ffv1", rate=25)
+        pictures.height, pictures.width, pictures.pix_fmt = 120, 160, pixel_format
+        frame = av.VideoFrame.from_ndarray(ramp).reformat(format=pixel_format)
+        container.mux(pictures.encode(frame))
+        container.mux(pictures.encode(None))
+    video.restore_video(source, target, Copier())
+    (after,) = frames(target)
+    assert after.format.name.startswith("yuv420p")
+    assert (after.colorspace, after.color_range) == (BT709, LIMITED_RANGE)
+    difference = after.to_ndarray(format="rgb24").astype(int) - ramp
+    assert np.abs(difference).max() <= 3  # rounded for YUV, and compression
 
 
 def test_frames_go_through_the_restorer_in_order(tmp_path: Path, stub):
