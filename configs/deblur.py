@@ -1,14 +1,16 @@
 """Deblurring, as the published weights were trained: GoPro, 256x256 patches, batch 16, 3000 epochs.
 
-    python -m mprnet_jax.train --config configs/deblur.py --config.data.root=DIR
+    python -m mprnet_jax.train --config configs/deblur.py
 
-DIR holds GoPro/train/{input,target} and GoPro/test/{input,target}. Published score with the
-authors' weights: 32.66 dB on GoPro, 30.96 dB on HIDE (RGB). Where decoding GoPro's large pictures
-would starve the device, prepare the set once and train from that:
+The folder datasets, or --config.data.root=DIR, holds GoPro/train/{input,target} and
+GoPro/test/{input,target}. Published score with the authors' weights: 32.66 dB on GoPro, 30.96 dB on
+HIDE (RGB). Where decoding GoPro's large pictures would starve the device, prepare the set once and
+train from that:
 
-    python -m mprnet_jax.prepare --benchmark GoPro --source DIR --data_dir PREPARED --cut 512 --raw
+    python -m mprnet_jax.prepare --benchmark GoPro --source datasets --data_dir prepared \\
+        --cut 512 --raw
     python -m mprnet_jax.train --config configs/deblur.py --config.data.source=prepared \\
-        --config.data.root=PREPARED --config.data.train=gopro_cut512_raw \\
+        --config.data.root=prepared --config.data.train=gopro_cut512_raw \\
         --config.data.validation=gopro_cut512_raw
 
 Backpropagation computes every CAB anew (model.remat), to fit smaller devices. An H100 has room for
@@ -39,7 +41,7 @@ def get_config(variant: str = "") -> TrainConfig:
         name="deblur",
         model=replace(ModelConfig.deblur(), remat="cab"),
         data=DataConfig(
-            root="datasets/deblur",
+            root="datasets",
             train="GoPro/train",
             validation="GoPro/test",
             published="GoPro",

@@ -1,9 +1,9 @@
 """Denoising, as the published weights were trained: SIDD, 128x128 patches, batch 16, 80 epochs.
 
-    python -m mprnet_jax.prepare --benchmark SIDD --source DIR --data_dir PREPARED
-    python -m mprnet_jax.train --config configs/denoise.py --config.data.root=PREPARED
+    python -m mprnet_jax.prepare --benchmark SIDD --source datasets --data_dir prepared
+    python -m mprnet_jax.train --config configs/denoise.py
 
-DIR holds SIDD/train, with SIDD-Medium's scene folders (320 photos), and SIDD/test, with
+The folder datasets holds SIDD/train, with SIDD-Medium's scene folders (320 photos), and SIDD/test, with
 ValidationNoisyBlocksSrgb.mat and ValidationGtBlocksSrgb.mat. The first command cuts 300 patches of
 256x256 out of each of the 320 photos. Published score with the authors' weights: 39.71 dB on SIDD's
 validation blocks, 39.80 dB on DND (RGB). Folders of pairs of your own want
@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> TrainConfig:
         model=ModelConfig.denoise(),
         data=DataConfig(
             source="prepared",
-            root="datasets/prepared",
+            root="prepared",
             train="sidd",
             validation="sidd",
             published="SIDD-Medium and SIDD's validation blocks",
