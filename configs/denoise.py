@@ -3,10 +3,10 @@
     python -m mprnet_jax.prepare --benchmark SIDD --source datasets --data_dir prepared
     python -m mprnet_jax.train --config configs/denoise.py
 
-The folder datasets holds SIDD/train, with SIDD-Medium's scene folders (320 photos), and SIDD/test, with
-ValidationNoisyBlocksSrgb.mat and ValidationGtBlocksSrgb.mat. The first command cuts 300 patches of
-256x256 out of each of the 320 photos. Published score with the authors' weights: 39.71 dB on SIDD's
-validation blocks, 39.80 dB on DND (RGB). Folders of pairs of your own want
+The folder datasets holds SIDD/train, with SIDD-Medium's scene folders (320 photos), and SIDD/test,
+with ValidationNoisyBlocksSrgb.mat and ValidationGtBlocksSrgb.mat. The first command cuts 300
+patches of 256x256 out of each of the 320 photos. Published score with the authors' weights: 39.71
+dB on SIDD's validation blocks, 39.80 dB on DND (RGB). Folders of pairs of your own want
 --config.data.source=folders, as configs/derain.py reads them.
 
 Patches of 256x256 take 38 GB in bfloat16: smaller devices want --config.model.remat=cab then.

@@ -1,6 +1,8 @@
 """3x3 convolutions in the way that is fast on the device; all ways compute the same function."""
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ from jax.lax import conv_general_dilated
 
 LANES = 128  # channels that a TPU works on at a time
 IMAGES = 8  # that a CPU wants for a kernel's gradient
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
@@ -16,8 +19,8 @@ def convolve(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -
     without strides or dilation.
 
     On a TPU, maps of few channels would leave most lanes empty, so pixels go through in pairs. On a
-    CPU, the kernel's gradient from few images comes from bands of their rows, as if they were more
-    images; there is no forward-mode derivative then.
+    CPU, the kernel's gradient from few images is computed in another order; there is no
+    forward-mode derivative then.
     """
     # An image's three channels are not worth it.
     if min(kernel.shape[2:]) < 8:
@@ -34,29 +37,35 @@ def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tup
     def pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         y = pixels(x.reshape(b, h, w // 2, 2 * c), kernel_for_pairs(kernel))
-        return y.reshape(b, h, w, -1)
-
-    count = IMAGES // max(1, len(x))  # bands of an image
-
-    @jax.custom_vjp
-    def bands(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return pixels(x, kernel)
-
-    def backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
-        x, kernel = saved
-        (by_x,) = jax.linear_transpose(lambda x: pixels(x, kernel), x)(gradient)
-        return by_x, kernel_gradient(x, gradient, count)
-
-    bands.defvjp(lambda x, kernel: (pixels(x, kernel), (x, kernel)), backward)
+        return y.reshape(b, h, w, kernel.shape[3])
 
     ways = {}
-    if x.shape[2] % 2 == 0 and 2 * max(kernel.shape[2:]) <= LANES:
+    narrow = x.shape[2] % 2 == 0 and 2 * max(kernel.shape[2:]) <= LANES
+    if narrow:
         ways["tpu"] = pairs
-    if len(x) and count > 1 and x.shape[1] % count == 0:
-        ways["cpu"] = bands
+    count = IMAGES // max(1, len(x))  # bands of an image
+    if len(x) and count > 1:
+        if narrow:
+            ways["cpu"] = with_kernel_gradient(pixels, gradient_from_pairs)
+        elif x.shape[1] % count == 0:
+            from_bands = functools.partial(gradient_from_bands, count=count)
+            ways["cpu"] = with_kernel_gradient(pixels, from_bands)
     if not ways:
         return pixels(x, kernel)
     return jax.lax.platform_dependent(x, kernel, **ways, default=pixels)
+
+
+def with_kernel_gradient(convolution: Callable, kernel_gradient: Callable) -> Callable:
+    """A convolution of maps and a kernel, with another way to the kernel's gradient."""
+
+    def backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
+        x, kernel = saved
+        (by_x,) = jax.linear_transpose(lambda x: convolution(x, kernel), x)(gradient)
+        return by_x, kernel_gradient(x, gradient)
+
+    function = jax.custom_vjp(convolution)
+    function.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
+    return function
 
 
 def kernel_for_pairs(kernel: jax.Array) -> jax.Array:
@@ -73,29 +82,50 @@ def kernel_for_pairs(kernel: jax.Array) -> jax.Array:
     return jnp.concatenate(shifted, axis=-1)
 
 
-def kernel_gradient(x: jax.Array, gradient: jax.Array, count: int) -> jax.Array:
+def gradient_from_pairs(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """The gradient of a 3x3 kernel, [3, 3, C, D], for maps [B, H, W, C] and their convolution's
-    gradient [B, H, W, D], from `count` bands of H / count rows of each image.
+    gradient [B, H, W, D], with two pixels of a row in one.
 
-    It is a convolution itself: of the map by the gradient, with the images as channels. A CPU wants
-    more channels than there are images, so their bands are the channels, a row of each neighbour
-    with them.
+    It is a convolution itself: of the map by the gradient, with the images as channels, and with C
+    times D results for each of the kernel's places. A CPU wants more of these than narrow maps
+    have. In pairs they are four times as many, for two thirds of the places.
+    """
+    b, h, w, c = x.shape
+    # Pixels -1 and 0, 1 and 2, ... of the map, but 0 and 1, 2 and 3, ... of the gradient.
+    pairs = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))).reshape(b, h, w // 2 + 1, 2 * c)
+    # Without the barrier, what follows would be one loop that branches for every number.
+    pairs = jax.lax.optimization_barrier(pairs.transpose(3, 1, 2, 0))
+    gradient = gradient.reshape(b, h, w // 2, -1).transpose(1, 2, 0, 3)
+    padding = ((1, 1), (0, 0))
+    found = conv_general_dilated(pairs, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
+    found = found.reshape(2, c, 3, 2, 2, -1)
+    # Pixel i of the pair that comes `place` after pixel j's, is 2 place + i - j - 1 after it.
+    columns = [
+        sum(
+            found[i, :, :, place, j]
+            for i, place, j in itertools.product(range(2), repeat=3)
+            if 2 * place + i - j == column
+        )
+        for column in range(3)
+    ]
+    return jnp.stack(columns).transpose(2, 0, 1, 3)
+
+
+def gradient_from_bands(x: jax.Array, gradient: jax.Array, count: int) -> jax.Array:
+    """The same from `count` bands of H / count rows of each image, as if they were more images.
+
+    A row of each neighbouring band belongs to them.
     """
     b, h, w, c = x.shape
     rows = h // count
     bands = x.reshape(b, count, rows, w, c).transpose(4, 2, 3, 0, 1)
-    # Without the barrier, what follows would be one loop that branches for every number.
-    bands = jax.lax.optimization_barrier(bands)
+    bands = jax.lax.optimization_barrier(bands)  # as above
     edge = jnp.zeros((c, 1, w, b, 1), x.dtype)
     above = jnp.concatenate([edge, bands[:, -1:, ..., :-1]], axis=4)
     below = jnp.concatenate([bands[:, :1, ..., 1:], edge], axis=4)
-    bands = jnp.concatenate([above, bands, below], axis=1)
+    bands = jnp.concatenate([above, bands, below], axis=1).reshape(c, rows + 2, w, b * count)
     gradient = gradient.reshape(b, count, rows, w, -1).transpose(2, 3, 0, 1, 4)
-    result = conv_general_dilated(
-        bands.reshape(c, rows + 2, w, b * count),
-        gradient.reshape(rows, w, b * count, -1),
-        window_strides=(1, 1),
-        padding=((0, 0), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return result.transpose(1, 2, 0, 3)
+    gradient = gradient.reshape(rows, w, b * count, -1)
+    padding = ((0, 0), (1, 1))
+    found = conv_general_dilated(bands, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
+    return found.transpose(1, 2, 0, 3)
