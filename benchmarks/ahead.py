@@ -42,6 +42,7 @@ TPU_OPTIONS = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"
 
 HEAD = ("preset", "mesh", "batch", "size", "dtype", "remat", "parts")
 HEAD += ("GB a chip", "M cycles", "collectives", "compile s")
+NO_ESTIMATE = 2**62  # cycles
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 
 
@@ -161,8 +162,7 @@ def compiled_figures(case: Case, h100: Path | None) -> tuple[str, str, str]:
     memory = stats.temp_size_in_bytes + stats.argument_size_in_bytes
     memory += stats.output_size_in_bytes - stats.alias_size_in_bytes
     text = program.as_text()
-    cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
-    return f"{memory / 1e9:.2f}", f"{cycles / 1e6:.0f}" if cycles else "", exchanges(text)
+    return f"{memory / 1e9:.2f}", cycles(text), exchanges(text)
 
 
 def options(kind: str) -> dict[str, str]:
@@ -175,6 +175,17 @@ def options(kind: str) -> dict[str, str]:
 def told(error: Exception) -> str:
     """An error in one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:100]
+
+
+def cycles(text: str) -> str:
+    """The estimated cycles of a compiled program, in millions; only a TPU's compiler gives any, and
+    for some operations it gives the largest integer.
+    """
+    estimates = [int(each) for each in re.findall(r'"estimated_cycles":"(\d+)"', text)]
+    known = [each for each in estimates if each < NO_ESTIMATE]
+    lacking = len(estimates) - len(known)
+    told = f"{sum(known) / 1e6:.0f}" if known else ""
+    return f"{told}, {lacking} without" if lacking else told
 
 
 def exchanges(text: str) -> str:

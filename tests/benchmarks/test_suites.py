@@ -108,6 +108,13 @@ def test_an_option_for_one_kind_of_tpu_stays_with_it():
     assert not V5E_OPTIONS.keys() & before.keys()
 
 
+def test_cycles_are_summed_where_there_are_any():
+    estimate = '"estimated_cycles":"{}"\n'.format
+    assert ahead.cycles(estimate(1_400_000) + estimate(2_000_000)) == "3"
+    assert ahead.cycles(estimate(3_000_000) + estimate(2**63 - 1)) == "3, 1 without"
+    assert ahead.cycles("nothing") == ""
+
+
 def test_collectives_are_counted():
     text = "a = f32[2] all-reduce-start(b)\nc = f32[2] all-reduce-done(a)\nd = f32[] all-gather(c)"
     assert ahead.exchanges(text) == "1 all-reduce, 1 all-gather"
