@@ -92,6 +92,8 @@ def main() -> None:
         write(heading(f"Suite {suite}", command(sys.argv[1:])))
         if smoke:
             write("A trial on tiny sizes: these figures mean nothing.\n")
+            if suite == "gpu" and jax.default_backend() == "cpu":
+                write("There was no GPU: its figures are missing.\n")
         if suite == "compile":
             sections = ahead.run(wanted, arguments.h100, smoke)
         else:

@@ -22,6 +22,7 @@ def test_command_writes_a_report(tmp_path):
     subprocess.run([*command, f"--output={report}"], cwd=ROOT, check=True, capture_output=True)
     text = report.read_text()
     assert "these figures mean nothing" in text
+    assert "There was no GPU: its figures are missing." in text
     assert "## matrix product, 16x16" in text
     assert "| ours, bfloat16 |" in text
     assert str(tmp_path) not in text
