@@ -78,7 +78,7 @@ def main() -> None:
     rounds = 1 if smoke else arguments.rounds
     if suite == "gpu" and not smoke and jax.default_backend() == "cpu":
         refuse("--suite gpu: jax finds no GPU here; --smoke tries the suite on CPUs")
-    cases = ahead.cases() if suite == "compile" else [*speed.works(suite, smoke), "startup"]
+    cases = ahead.cases() if suite == "compile" else [*speed.WORK[suite], "startup"]
     for part in arguments.only:
         if not any(part in str(case) for case in cases):
             refuse(f"--only {part!r}: is in none of the names {'; '.join(map(str, cases))}")

@@ -184,8 +184,8 @@ def cycles(text: str) -> str:
     estimates = [int(each) for each in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     known = [each for each in estimates if each < NO_ESTIMATE]
     lacking = len(estimates) - len(known)
-    told = f"{sum(known) / 1e6:.0f}" if known else ""
-    return f"{told}, {lacking} without" if lacking else told
+    parts = [f"{sum(known) / 1e6:.0f}"] if known else []
+    return ", ".join(parts + [f"{lacking} without"] * bool(lacking))
 
 
 def exchanges(text: str) -> str:

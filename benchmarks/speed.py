@@ -16,6 +16,7 @@ from benchmarks.work import (
 )
 from mprnet_jax.model.flops import forward_flops
 
+WORK = {"cpu": CPU_WORK, "gpu": GPU_WORK}
 ENVIRONMENT = {
     "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
     # What is used is what was needed; by default JAX would stop at three quarters of the memory.
@@ -25,12 +26,6 @@ ENVIRONMENT = {
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "",  # its old name, which JAX refuses beside it
     },
 }
-
-
-def works(suite: str, smoke: bool) -> tuple[Work, ...]:
-    """All there is to do in the suite "cpu" or "gpu"; with `smoke` in tiny sizes."""
-    all_of_it = CPU_WORK if suite == "cpu" else GPU_WORK
-    return tuple(dict.fromkeys(work.tiny() for work in all_of_it)) if smoke else all_of_it
 
 
 def run(
@@ -48,16 +43,20 @@ def run(
     contenders = CPU_CONTENDERS if suite == "cpu" else GPU_CONTENDERS
     contenders = [contender for contender in contenders if skip not in contender.name]
     environment, alone = ENVIRONMENT[suite], suite == "gpu"
-    if suite == "gpu" and not smoke:
+    # All else is compared with the product of matrices.
+    works = [work for work in WORK[suite] if work.kind == "matmul" or wanted(work)]
+    if smoke:
+        works = dict.fromkeys(work.tiny() for work in works)
+    elif suite == "gpu":
         environment = environment | {NEEDS_GPU: "1"}
     dtypes = {contender.name: contender.dtype for contender in contenders}
     peaks = {}
-    for work in works(suite, smoke):
+    for work in works:
         if work.kind == "matmul":
             outcomes = measure(work, contenders, rounds, environment, alone)
             peaks = matmul_peaks(work, dtypes, outcomes)
             yield section(work, outcomes, dtypes, matmul_rate(work))
-        elif wanted(work):
+        else:
             outcomes = measure(work, contenders, rounds, environment, alone)
             yield section(work, outcomes, dtypes, share_of_peak(work, dtypes, peaks))
 

@@ -1,7 +1,8 @@
 """What all commands share: flags in, one clear line for a mistake, exit status out.
 
 Status 0 is success, 2 a mistake of the user's (one line on stderr, no traceback); anything else is
-a defect and keeps its traceback.
+a defect and keeps its traceback. What goes wrong while flags are read is taken for the mistake of a
+config file, which is Python.
 """
 
 import math
@@ -40,8 +41,10 @@ def run(main: Callable[[], None], needed: Sequence[flags.FlagHolder] = ()) -> No
             refuse(str(error))
         except Exception as error:
             refuse(wrong_in_config(error))
-        if missing := [f"--{flag.name}" for flag in needed if not flag.value]:
-            refuse(f"{', '.join(missing)}: needed, see --help")
+        given = {flag.name for flag in needed if flags.FLAGS[flag.name].present}
+        missing = [f for f in needed if f.name not in given or f.value in ("", [])]
+        if missing:
+            refuse(f"{', '.join(f'--{flag.name}' for flag in missing)}: needed, see --help")
         for name in flags.FLAGS:
             value = flags.FLAGS[name].value
             if isinstance(value, float) and not math.isfinite(value):
@@ -63,19 +66,19 @@ def run(main: Callable[[], None], needed: Sequence[flags.FlagHolder] = ()) -> No
 
 
 def wrong_in_config(error: Exception) -> str:
-    """What is wrong with a flag, with a field of a config, or in a config file, which is Python."""
-    root = error
-    while root.__context__:
-        root = root.__context__
-    frames = traceback.walk_tb(root.__traceback__)
-    lines = [
-        (f.f_code.co_filename, n) for f, n in frames if f.f_globals.get("__name__") == CONFIG_MODULE
-    ]
-    what = f"{type(root).__name__}: {root}"
-    if lines:
-        return "{}, line {}: {}".format(*lines[-1], what)
+    """What is wrong with a flag, with a field of a config, or in a config file."""
+    cause = error
+    while cause:  # the libraries between raise errors of their own
+        lines = [
+            (frame.f_code.co_filename, line)
+            for frame, line in traceback.walk_tb(cause.__traceback__)
+            if frame.f_globals.get("__name__") == CONFIG_MODULE
+        ]
+        if lines:
+            return "{}, line {}: {}: {}".format(*lines[-1], type(cause).__name__, cause)
+        cause = cause.__context__
     if isinstance(error, flags.Error):
         return str(error)
     if isinstance(error, KeyError):  # from ml_collections, for a field that a config lacks
         return f"{error.args[0]}; the fields are in mprnet_jax/config.py"
-    return f"--config: {what}"
+    return f"--config: {type(error).__name__}: {error}"

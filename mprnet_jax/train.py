@@ -9,8 +9,6 @@ The same command in the same workdir resumes an interrupted run. On several host
 with --distributed and a workdir that all of them share.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
@@ -45,8 +43,8 @@ def main() -> None:
     config = CONFIG.value
     if not isinstance(config, TrainConfig):
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        there = Path(file.split(":")[0]).is_file()
-        wrong = "gives no TrainConfig" if there else "there is no such config file"
+        # Where a file cannot be read, that one or another, ml_collections keeps the error.
+        wrong = getattr(config, "_error", None) or "gives no TrainConfig"
         raise UserError(f"--config={file}: {wrong}; see configs/")
     if DISTRIBUTED.value:
         hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

@@ -18,7 +18,7 @@ from mprnet_jax.data.benchmarks import BENCHMARKS, open_benchmark
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
-from mprnet_jax.evaluation.protocols import PROTOCOLS, Scores
+from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS, Scores
 from mprnet_jax.evaluation.scoring import ImageScores, SetScores, score_set
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.restoration.restorer import Restorer
@@ -252,6 +252,14 @@ def test_the_table_sets_ours_beside_the_published_figures():
     assert report.Entry("rain100l", SetScores(50 * images), stages=2).published is None
     assert report.Entry("rain100l", SetScores(50 * images), stages=3).published is not None
     assert len({len(line) for line in text.splitlines()}) == 1  # columns are aligned
+
+
+def test_the_published_mean_stands_beside_that_of_whole_sets():
+    image = ImageScores("1", 30.0, 0.9)
+    entries = [report.Entry(k, SetScores([image] * BENCHMARKS[k].size)) for k in DERAINING]
+    assert f"{DERAINING_MEAN.psnr:.2f}, " in report.table(entries).splitlines()[-1]
+    entries[0].scores.images.pop()
+    assert f"{DERAINING_MEAN.psnr:.2f}, " not in report.table(entries).splitlines()[-1]
 
 
 def test_the_command_scores_restored_pictures(tmp_path):

@@ -61,6 +61,11 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
     [
         ("STEPS = 1 / 0", "mine.py, line 1: ZeroDivisionError: division by zero"),
         ("def get_config():\n    return int('x')", "mine.py, line 2: ValueError: invalid literal"),
+        (
+            "def get_config():\n    import json\n    json.loads('x')",
+            "mine.py, line 3: JSONDecodeError: Expecting value",
+        ),
+        ("def get_config(): open('seed.txt')", "No such file or directory: 'seed.txt'"),
         ("def get_configuration(): pass", "has no attribute 'get_config'"),
         ("def get_config(): return {'a': 1}", "mine.py: gives no TrainConfig"),
     ],

@@ -20,7 +20,6 @@ Example = dict[str, np.ndarray]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 89_478_485  # as Pillow's own limit: 256 MiB in RGB
-BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # an error by some filters
 TARGET_NAMES = ("target", "groundtruth")
 
 
@@ -46,7 +45,7 @@ def decode(file: Path | BinaryIO, name: str | None = None) -> np.ndarray:
                     "8-bit RGB, or remove it"
                 )
             return np.asarray(picture.convert("RGB"))
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever the damage leads to
         raise UserError(f"{name}: cannot be read as a picture ({error}); replace it") from error

@@ -44,7 +44,7 @@ def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tup
     if narrow:
         ways["tpu"] = pairs
     count = IMAGES // max(1, len(x))  # bands of an image
-    if len(x) and count > 1:
+    if x.size and count > 1:
         if narrow:
             ways["cpu"] = with_kernel_gradient(pixels, gradient_from_pairs)
         elif x.shape[1] % count == 0:
@@ -95,7 +95,7 @@ def gradient_from_pairs(x: jax.Array, gradient: jax.Array) -> jax.Array:
     pairs = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))).reshape(b, h, w // 2 + 1, 2 * c)
     # Without the barrier, what follows would be one loop that branches for every number.
     pairs = jax.lax.optimization_barrier(pairs.transpose(3, 1, 2, 0))
-    gradient = gradient.reshape(b, h, w // 2, -1).transpose(1, 2, 0, 3)
+    gradient = gradient.reshape(b, h, w // 2, 2 * gradient.shape[3]).transpose(1, 2, 0, 3)
     padding = ((1, 1), (0, 0))
     found = conv_general_dilated(pairs, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
     found = found.reshape(2, c, 3, 2, 2, -1)

@@ -25,7 +25,7 @@ JPEG_EXIF = 65_533  # bytes that fit into a JPEG file
 # Formats and the numbers of channels that they lack or that few programs read; they become RGB.
 GREY_LACKING = {("WEBP", 1), ("WEBP", 2), ("BMP", 2), ("TIFF", 2)}
 
-LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_535}  # in pixels, of formats with a limit that matters
+LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500}  # in pixels, of formats with a limit that matters
 
 
 def check_holds(file_format: str, shape: tuple[int, int, int]) -> None:

@@ -178,10 +178,10 @@ class Restorer:
             return jax.block_until_ready(stages)
 
     def _program(self, height: int, width: int) -> jax.stages.Compiled:
-        """The program for tiles of a size; one that its compiler refused is not tried again."""
+        """The program for tiles of a size; one that is too large is not compiled over again."""
         program = self._compiled(height, width)
         if isinstance(program, Exception):
-            raise program
+            raise program.with_traceback(None)  # which would hold the photo
         return program
 
     def _compile(self, height: int, width: int) -> jax.stages.Compiled | jax.errors.JaxRuntimeError:
@@ -190,7 +190,9 @@ class Restorer:
         try:
             return self._restore.lower(self._parameters, images).compile()
         except jax.errors.JaxRuntimeError as error:
-            return error
+            if memory.OUT_OF_MEMORY.search(str(error)):
+                return error.with_traceback(None)
+            raise
 
     def _choose_grid(self, height: int, width: int) -> Grid:
         """How photos of this padded size are cut into tiles, decided at the first one.

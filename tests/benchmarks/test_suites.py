@@ -113,6 +113,7 @@ def test_cycles_are_summed_where_there_are_any():
     estimate = '"estimated_cycles":"{}"\n'.format
     assert ahead.cycles(estimate(1_400_000) + estimate(2_000_000)) == "3"
     assert ahead.cycles(estimate(3_000_000) + estimate(2**63 - 1)) == "3, 1 without"
+    assert ahead.cycles(estimate(2**63 - 1)) == "1 without"
     assert ahead.cycles("nothing") == ""
 
 

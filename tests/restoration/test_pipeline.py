@@ -52,6 +52,7 @@ def test_what_the_format_cannot_hold_is_refused_before_the_work(
 ):
     images.write(folder / "clear.png", Photo(photo(10, 13, np.uint8, 4)))
     images.write(folder / "long.png", Photo(photo(1, 16_384)))
+    images.write(folder / "longer.png", Photo(photo(1, 65_501)))
 
     class Idle:
         batch_size = 1
@@ -59,7 +60,7 @@ def test_what_the_format_cannot_hold_is_refused_before_the_work(
         def batch(self, *_):
             raise AssertionError("restores what cannot be written")
 
-    for extension, name in ((".jpg", "clear"), (".webp", "long")):
+    for extension, name in ((".jpg", "clear"), (".webp", "long"), (".jpg", "longer")):
         (job,) = plan(folder / f"{name}.png", tmp_path / "out", extension)
         assert Pipeline(Idle()).run([job]) == Summary(0, 0, 1)
         assert f"{name}{extension}: cannot be written" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Restoring single photos: sizes, types, tiles, memory, and what the network sees."""
 
+import traceback
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,10 +217,13 @@ def test_a_program_that_the_compiler_refuses_is_compiled_once(stub, photo, monke
 
     restorer = Restorer(stub, tile="off")
     monkeypatch.setattr(restorer, "_restore", Refused())
+    depths = set()
     for _ in range(3):
-        with pytest.raises(UserError, match="memory is too small"):
+        with pytest.raises(UserError, match="memory is too small") as raised:
             restorer(photo(16, 24))
+        depths.add(len(list(traceback.walk_tb(raised.value.__cause__.__traceback__))))
     assert tries == [(1, 16, 24, 3)]
+    assert len(depths) == 1  # else each photo would be held by the frames of its try
 
 
 def test_auto_takes_smaller_tiles_where_a_device_has_less_than_it_told(stub, photo, monkeypatch):
