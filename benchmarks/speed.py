@@ -52,12 +52,11 @@ def run(
     dtypes = {contender.name: contender.dtype for contender in contenders}
     peaks = {}
     for work in works:
+        outcomes = measure(work, contenders, rounds, environment, alone)
         if work.kind == "matmul":
-            outcomes = measure(work, contenders, rounds, environment, alone)
             peaks = matmul_peaks(work, dtypes, outcomes)
             yield section(work, outcomes, dtypes, matmul_rate(work))
         else:
-            outcomes = measure(work, contenders, rounds, environment, alone)
             yield section(work, outcomes, dtypes, share_of_peak(work, dtypes, peaks))
 
 

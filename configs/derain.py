@@ -3,8 +3,8 @@
     python -m mprnet_jax.train --config configs/derain.py
 
 The folder datasets, or --config.data.root=DIR, holds train/{input,target} (Rain13K) and
-test/Rain100L/{input,target}. Published score with the
-authors' weights: 36.40 dB on Rain100L, 32.73 dB on the mean of the five test sets (Y channel).
+test/Rain100L/{input,target}. Published score with the authors' weights: 36.40 dB on Rain100L, 32.73
+dB on the mean of the five test sets (Y channel).
 
 A step takes 40 GB in float32 (as compiled for a CPU): smaller devices want --config.accumulate=4,
 --config.model.dtype=bfloat16 or, GPUs and TPUs, --config.model.remat=cab.

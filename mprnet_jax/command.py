@@ -41,10 +41,13 @@ def run(main: Callable[[], None], needed: Sequence[flags.FlagHolder] = ()) -> No
             refuse(str(error))
         except Exception as error:
             refuse(wrong_in_config(error))
-        given = {flag.name for flag in needed if flags.FLAGS[flag.name].present}
-        missing = [f for f in needed if f.name not in given or f.value in ("", [])]
+        missing = [
+            f"--{flag.name}"
+            for flag in needed
+            if not flags.FLAGS[flag.name].present or flag.value in ("", [])
+        ]
         if missing:
-            refuse(f"{', '.join(f'--{flag.name}' for flag in missing)}: needed, see --help")
+            refuse(f"{', '.join(missing)}: needed, see --help")
         for name in flags.FLAGS:
             value = flags.FLAGS[name].value
             if isinstance(value, float) and not math.isfinite(value):

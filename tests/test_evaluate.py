@@ -18,8 +18,8 @@ from mprnet_jax.data.benchmarks import BENCHMARKS, open_benchmark
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
-from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS, Scores
-from mprnet_jax.evaluation.scoring import ImageScores, SetScores, score_set
+from mprnet_jax.evaluation.protocols import PROTOCOLS, Scores
+from mprnet_jax.evaluation.scoring import score_set
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.weights import files
@@ -231,35 +231,6 @@ def test_stages_are_compared_in_one_table(tmp_path):
     written = json.loads((tmp_path / "out" / "scores.json").read_text())["sets"]
     assert written[2]["psnr"] is None  # JSON has no infinity
     assert written[1]["seconds_per_image"] > 0
-
-
-def test_the_table_sets_ours_beside_the_published_figures():
-    images = [ImageScores("1", 36.0, 0.96), ImageScores("2", 38.0, 0.98)]
-    published = report.Entry("rain100l", SetScores(50 * images))
-    unpublished = report.Entry("realblurj", SetScores([ImageScores("1", 30.0, 0.9)]))
-    part = report.Entry("rain100l", SetScores(images))
-    text = report.table([published, unpublished, part])
-    first, second, third = text.splitlines()[2:]
-    cells = [cell.strip() for cell in first.strip("|").split("|")]
-    # RMSE: 1 - 10 ** (-0.6 / 20); DSSIM: 1 - 0.03 / 0.035
-    expected = ["Rain100L", "100 of 100", "37.00", "0.9700", "36.40, 0.965", "+0.60, +0.0050"]
-    assert cells == [*expected, "6.7%, 14.3%", "Y, 8 bits, SSIM of 2004"]
-    assert "RealBlur-J" in second
-    assert "30.00" in second
-    # The published figures are those of the whole set and of the whole network.
-    assert "2 of 100 " in third
-    assert "36.40" not in third
-    assert report.Entry("rain100l", SetScores(50 * images), stages=2).published is None
-    assert report.Entry("rain100l", SetScores(50 * images), stages=3).published is not None
-    assert len({len(line) for line in text.splitlines()}) == 1  # columns are aligned
-
-
-def test_the_published_mean_stands_beside_that_of_whole_sets():
-    image = ImageScores("1", 30.0, 0.9)
-    entries = [report.Entry(k, SetScores([image] * BENCHMARKS[k].size)) for k in DERAINING]
-    assert f"{DERAINING_MEAN.psnr:.2f}, " in report.table(entries).splitlines()[-1]
-    entries[0].scores.images.pop()
-    assert f"{DERAINING_MEAN.psnr:.2f}, " not in report.table(entries).splitlines()[-1]
 
 
 def test_the_command_scores_restored_pictures(tmp_path):

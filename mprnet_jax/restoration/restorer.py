@@ -180,18 +180,19 @@ class Restorer:
     def _program(self, height: int, width: int) -> jax.stages.Compiled:
         """The program for tiles of a size; one that is too large is not compiled over again."""
         program = self._compiled(height, width)
-        if isinstance(program, Exception):
-            raise program.with_traceback(None)  # which would hold the photo
+        if isinstance(program, str):
+            raise jax.errors.JaxRuntimeError(program)
         return program
 
-    def _compile(self, height: int, width: int) -> jax.stages.Compiled | jax.errors.JaxRuntimeError:
+    def _compile(self, height: int, width: int) -> jax.stages.Compiled | str:
+        """The program, or why it is too large; an error that is kept would keep a photo too."""
         shape = (self.batch_size, height, width, 3)
         images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._sharding)
         try:
             return self._restore.lower(self._parameters, images).compile()
         except jax.errors.JaxRuntimeError as error:
             if memory.OUT_OF_MEMORY.search(str(error)):
-                return error.with_traceback(None)
+                return str(error)
             raise
 
     def _choose_grid(self, height: int, width: int) -> Grid:

@@ -47,8 +47,8 @@ def test_kills_at_random_moments_change_nothing(
 ):
     random = np.random.default_rng()
     kills = 0
-    long_run = long_config(500 if exhaustive else 20)
-    while kills < (100 if exhaustive else 3):
+    long_run = long_config(500 if exhaustive else 30)
+    while kills < (100 if exhaustive else 5):
         process = start(long_run, tmp_path / "killed")
         kill_after_a_save(process, random.uniform(0, 0.3))
         kills += 1
@@ -95,7 +95,7 @@ def test_a_save_killed_at_its_operations_on_files_changes_nothing(
 def test_resumes_in_a_row_change_nothing(
     long_run, tmp_path, final_hash, monkeypatch, go_on, exhaustive
 ):
-    resumes = 20 if exhaustive else 3
+    resumes = 20 if exhaustive else 4
     long_run.total_steps = long_run.validate_every = resumes + 1
     run = loop.Run(long_run, tmp_path / "whole")
     go_on(run)
