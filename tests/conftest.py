@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import jax
 import pytest
 
 from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from mprnet_jax.devices import records
 
 # Workers keep to a core each: thread pools of several on the same cores spend most of their time
 # waking each other up. What a test starts inherits it.
@@ -67,6 +69,12 @@ def faults(tmp_path_factory) -> Path:
 def _compile_cache(tmp_path_factory):
     """What several tests compile is compiled once, and nothing is left in the user's cache."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compile_cache")))
+
+
+@pytest.fixture(autouse=True)
+def _measured_anew(monkeypatch):
+    """What programs cost in one test does not change what another one plans."""
+    monkeypatch.setattr(records, "FILE", f"{uuid.uuid4().hex}.json")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mprnet_jax.config import ModelConfig
+from mprnet_jax.model.canvas import Canvas
 from mprnet_jax.model.convolution import convolve
 from mprnet_jax.model.pooling import global_mean
 
@@ -23,7 +24,8 @@ class Shared(NamedTuple):
     """What all CABs of a network have in common, handed down at call time."""
 
     slope: jax.Array  # of PReLU on negative values, shape [1]
-    pool: Callable[[jax.Array], jax.Array] = global_mean  # of channel attention
+    canvas: Canvas  # that the images lie on
+    pool: Callable[[jax.Array, Canvas], jax.Array] = global_mean  # of channel attention
 
 
 def bias_init(fan_in: int) -> Callable:
@@ -97,7 +99,7 @@ def halve(x: jax.Array) -> jax.Array:
     return (0.25 * (rows[..., :c] + rows[..., c:])).astype(x.dtype)
 
 
-def double(x: jax.Array) -> jax.Array:
+def double(x: jax.Array, canvas: Canvas) -> jax.Array:
     """Bilinear x2 with half-pixel centres and clamped edges: weights 1/4 and 3/4 on each axis."""
     for axis in (1, 2):
         size = x.shape[axis]
@@ -105,9 +107,10 @@ def double(x: jax.Array) -> jax.Array:
         last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
         before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
         after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
+        after = canvas.clamp(after, x, axis)
         pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
         x = pairs.reshape((*x.shape[:axis], 2 * size, *x.shape[axis + 1 :]))
-    return x
+    return canvas.clear(x)
 
 
 def remat(block: Callable[[jax.Array], jax.Array], kind: str, chosen: str) -> Callable:
@@ -130,8 +133,9 @@ class ChannelAttention(nnx.Module):
         self.squeeze = conv1x1(channels, squeezed, config, rngs)
         self.excite = conv1x1(squeezed, channels, config, rngs)
 
-    def __call__(self, x: jax.Array, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        return scale(x, nnx.sigmoid(self.excite(nnx.relu(self.squeeze(pool(x))))))
+    def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
+        means = shared.pool(x, shared.canvas)
+        return scale(x, nnx.sigmoid(self.excite(nnx.relu(self.squeeze(means)))))
 
 
 class CAB(nnx.Module):
@@ -144,9 +148,11 @@ class CAB(nnx.Module):
         self.remat = config.remat
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
+        clear = shared.canvas.clear
+
         def block(x: jax.Array) -> jax.Array:
-            y = self.conv2(prelu(self.conv1(x), shared.slope))
-            return self.attention(y, shared.pool) + x
+            y = prelu(clear(self.conv1(x)), shared.slope)
+            return self.attention(clear(self.conv2(y)), shared) + x
 
         return remat(block, "cab", self.remat)(x)
 
@@ -186,8 +192,8 @@ class Up(nnx.Module):
     def __init__(self, c_in: int, c_out: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.conv = conv1x1(c_in, c_out, config, rngs, bias=False)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return double(self.conv(x))
+    def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
+        return double(self.conv(x), shared.canvas)
 
 
 class SAM(nnx.Module):
@@ -198,8 +204,11 @@ class SAM(nnx.Module):
         self.residual = conv1x1(channels, 3, config, rngs)
         self.gate = conv1x1(3, channels, config, rngs)
 
-    def __call__(self, x: jax.Array, degraded: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, degraded: jax.Array, shared: Shared
+    ) -> tuple[jax.Array, jax.Array]:
         """Features [B, H, W, C] and images [B, H, W, 3] -> attended features, restored images."""
-        restored = self.residual(x).astype(jnp.float32) + degraded
+        clear = shared.canvas.clear
+        restored = clear(self.residual(x).astype(jnp.float32) + degraded)
         attended = self.features(x) * nnx.sigmoid(self.gate(restored)) + x
-        return attended, restored
+        return clear(attended), restored

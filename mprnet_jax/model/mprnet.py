@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from mprnet_jax.config import SIZE_MULTIPLE, ModelConfig
+from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas
 from mprnet_jax.model.layers import (
     CAB,
     SAM,
@@ -30,22 +31,7 @@ from mprnet_jax.model.layers import (
 )
 from mprnet_jax.model.pooling import global_mean
 
-ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
-
 Levels = tuple[jax.Array, jax.Array, jax.Array]  # features at 1, 1/2 and 1/4 of the resolution
-
-
-def split(x: jax.Array, axis: int) -> jax.Array:
-    """Cuts every image in two along `axis`; the parts follow each other on the batch axis."""
-    shape = (*x.shape[:axis], 2, x.shape[axis] // 2, *x.shape[axis + 1 :])
-    parts = jnp.moveaxis(x.reshape(shape), axis, 1)
-    return parts.reshape((-1, *parts.shape[2:]))
-
-
-def join(x: jax.Array, axis: int) -> jax.Array:
-    """Undoes `split`."""
-    parts = jnp.moveaxis(x.reshape((-1, 2, *x.shape[1:])), 1, axis)
-    return parts.reshape((*parts.shape[:axis], -1, *parts.shape[axis + 2 :]))
 
 
 def leave(maps: jax.Array, pieces: int) -> jax.Array:
@@ -61,7 +47,7 @@ class ShallowFeatures(nnx.Module):
         self.cab = CAB(config.width, config, rngs=rngs)
 
     def __call__(self, images: jax.Array, shared: Shared) -> jax.Array:
-        return self.cab(self.conv(images), shared)
+        return self.cab(shared.canvas.clear(self.conv(images)), shared)
 
 
 class CSFF(nnx.Module):
@@ -96,7 +82,7 @@ class Encoder(nnx.Module):
             if earlier is None:
                 return x
             encoded, decoded = earlier
-            return x + self.csff[level](encoded[level], decoded[level])
+            return x + shared.canvas.clear(self.csff[level](encoded[level], decoded[level]))
 
         e1 = fuse(self.level1(x, shared), 0)
         e2 = fuse(self.level2(self.down12(e1), shared), 1)
@@ -120,8 +106,8 @@ class Decoder(nnx.Module):
     def __call__(self, encoded: Levels, shared: Shared) -> Levels:
         e1, e2, e3 = encoded
         d3 = self.level3(e3, shared)
-        d2 = self.level2(self.up32(d3) + self.skip2(e2, shared), shared)
-        d1 = self.level1(self.up21(d2) + self.skip1(e1, shared), shared)
+        d2 = self.level2(self.up32(d3, shared) + self.skip2(e2, shared), shared)
+        d1 = self.level1(self.up21(d2, shared) + self.skip1(e1, shared), shared)
         return d1, d2, d3
 
 
@@ -133,7 +119,7 @@ class ORB(nnx.Module):
         self.conv = conv3x3(channels, channels, config, rngs)
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
-        return self.conv(self.body(x, shared)) + x
+        return shared.canvas.clear(self.conv(self.body(x, shared))) + x
 
 
 class Lift(nnx.Module):
@@ -171,8 +157,9 @@ class ORSNet(nnx.Module):
         for level in range(3):
             lifted = self.encoder_lifts[level](encoded[level])
             lifted += self.decoder_lifts[level](decoded[level])
+            lifted = shared.canvas.clear(lifted)
             for _ in range(level):
-                lifted = double(lifted)
+                lifted = double(lifted, shared.canvas)
             x = self.orbs[level](x, shared) + lifted
         return x
 
@@ -205,17 +192,21 @@ class MPRNet(nnx.Module):
         self,
         images: jax.Array,
         stages: int = 3,
-        pool: Callable[[jax.Array], jax.Array] = global_mean,
+        pool: Callable[[jax.Array, Canvas], jax.Array] = global_mean,
         place: Callable[[jax.Array, int], jax.Array] = leave,
+        sizes: jax.Array | None = None,
     ) -> list[jax.Array]:
         """Restores degraded images.
 
         Args:
             images: [B, H, W, 3] floats in [0, 1]; H and W multiples of 8.
             stages: how many stages to compute: 1, 2 or 3.
-            pool: what channel attention averages a map [b, h, w, c] with.
+            pool: `pool(maps, canvas)` is what channel attention averages maps [b, h, w, c] with.
             place: `place(maps, pieces)` decides how maps lie on several devices that were just
                 split or joined, so that there are so many pieces of each image.
+            sizes: int32 [B, 2], height and width of each image, multiples of 8, where images lie in
+                the upper left corner of larger arrays; so one program serves all sizes. What the
+                arrays hold elsewhere has no effect; the results there mean nothing.
 
         Returns:
             The stages' images, each [B, H, W, 3] float32 and not clipped, the last stage first.
@@ -226,32 +217,36 @@ class MPRNet(nnx.Module):
         check_images(images)
         if stages not in (1, 2, 3):
             raise ValueError(f"stages={stages}: must be 1, 2 or 3")
-        shared = Shared(self.slope[...], pool)
-        images = place(images.astype(jnp.float32), 1)
-        halves = place(split(images, ROWS), 2)
-        quadrants = place(split(halves, COLUMNS), 4)
+        canvas = Canvas(*images.shape[1:3], sizes)
+        shared = Shared(self.slope[...], canvas, pool)
+        images = place(canvas.clear(images.astype(jnp.float32)), 1)
+        halves = place(canvas.split(images, ROWS), 2)
+        quadrants = place(canvas.split(halves, COLUMNS), 4)
 
         # Stage 1: encodes quadrants, decodes halves.
         encoded = self.encoder1(self.shallow1(quadrants, shared), shared)
-        encoded1 = tuple(place(join(e, COLUMNS), 2) for e in encoded)
+        encoded1 = tuple(place(canvas.join(e, COLUMNS), 2) for e in encoded)
         decoded1 = self.decoder1(encoded1, shared)
-        attended, restored = self.sam12(decoded1[0], halves)
-        restored1 = place(join(restored, ROWS), 1)
+        attended, restored = self.sam12(decoded1[0], halves, shared)
+        restored1 = place(canvas.join(restored, ROWS), 1)
         if stages == 1:
             return [restored1]
 
         # Stage 2: encodes halves, decodes the whole.
         x = jnp.concatenate([self.shallow2(halves, shared), attended], axis=-1)
-        encoded = self.encoder2(self.concat12(x), shared, earlier=(encoded1, decoded1))
-        encoded2 = tuple(place(join(e, ROWS), 1) for e in encoded)
+        encoded = self.encoder2(
+            canvas.clear(self.concat12(x)), shared, earlier=(encoded1, decoded1)
+        )
+        encoded2 = tuple(place(canvas.join(e, ROWS), 1) for e in encoded)
         decoded2 = self.decoder2(encoded2, shared)
-        attended, restored2 = self.sam23(decoded2[0], images)
+        attended, restored2 = self.sam23(decoded2[0], images, shared)
         if stages == 2:
             return [restored2, restored1]
 
         # Stage 3: the whole at full resolution.
         x = jnp.concatenate([self.shallow3(images, shared), attended], axis=-1)
-        x = self.orsnet(self.concat23(x), encoded2, decoded2, shared)
+        x = canvas.clear(self.concat23(x))
+        x = self.orsnet(x, encoded2, decoded2, shared)
         restored3 = self.tail(x).astype(jnp.float32) + images
         return [restored3, restored2, restored1]
 

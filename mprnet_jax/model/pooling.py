@@ -3,49 +3,56 @@
 Maps are [batch, height, width, channels]; sums run in float32 whatever the type of the map.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax.lax import slice_in_dim
 
+from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas, positions, slices
+
 LOCAL_WINDOW = 384  # pixels of the image that a local mean spans: 1.5 x the training patch of 256
 
 
-def global_mean(x: jax.Array) -> jax.Array:
+def global_mean(x: jax.Array, canvas: Canvas) -> jax.Array:
     """Mean over rows and columns: [B, H, W, C] -> [B, 1, 1, C]."""
-    return jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
+    return canvas.mean(x).astype(x.dtype)
 
 
-def local_mean(image_height: int, image_width: int) -> Callable[[jax.Array], jax.Array]:
-    """The mean around each pixel, for maps of images of this size: test-time local conversion.
+def local_mean(x: jax.Array, canvas: Canvas) -> jax.Array:
+    """The mean around each pixel, test-time local conversion: [B, h, w, C] -> [B, h, w, C].
 
     The network trains on patches, so whole photos have other statistics than it knows; means over
     windows of about the patches' size restore better (Chu et al., "Improving Image Restoration by
     Revisiting Global Information Aggregation", ECCV 2022).
 
-    The window spans 384 pixels of the image, or the whole map where that is smaller. Where it would
-    leave the map, the nearest window inside stands in for it.
-
-    Returns:
-        A function from maps [B, h, w, C] to their means [B, h, w, C]; where the window spans all of
-        h or w, that side is 1.
+    The window spans 384 pixels of the image, or the whole map where that is smaller; a side of the
+    result may then be 1. Where the window would leave the map, the nearest one inside stands in.
     """
+    means = x.astype(jnp.float32)
+    for axis, image_size in ((ROWS, canvas.height), (COLUMNS, canvas.width)):
+        size = x.shape[axis]
+        window = min(size, LOCAL_WINDOW * size // image_size)
+        means = window_means(means, window, axis, canvas.lengths(x, axis))
+    return means.astype(x.dtype)
 
-    def pool(x: jax.Array) -> jax.Array:
-        means = x.astype(jnp.float32)
-        for axis, image_size in ((1, image_height), (2, image_width)):
-            size = x.shape[axis]
-            window = min(size, LOCAL_WINDOW * size // image_size)
-            means = window_sums(means, window, axis) / window
-            if window < size:
-                before = (window - 1) // 2
-                margins = [(0, 0)] * x.ndim
-                margins[axis] = (before, window - 1 - before)
-                means = jnp.pad(means, margins, mode="edge")
-        return means.astype(x.dtype)
 
-    return pool
+def window_means(x: jax.Array, window: int, axis: int, lengths: int | jax.Array) -> jax.Array:
+    """Means of `window` neighbours along an axis, each where its window is centred.
+
+    Maps end at their `lengths`, an int or int32 [B, 1, 1, 1], and are zero beyond. A map shorter
+    than the window has one mean.
+    """
+    size = x.shape[axis]
+    if window == size:
+        return jnp.sum(x, axis, keepdims=True) / lengths
+    before = (window - 1) // 2
+    margins = [(before, window - 1 - before) if a == axis else (0, 0) for a in range(x.ndim)]
+    means = jnp.pad(window_sums(x, window, axis), margins, mode="edge") / window
+    if isinstance(lengths, int):
+        return means
+    last = before + lengths - window  # where the last window is centred that ends with the map
+    at_last = slices(means, jnp.maximum(last, 0), 1, axis)
+    means = jnp.where(positions(x, axis) <= last, means, at_last)
+    return jnp.where(lengths > window, means, jnp.sum(x, axis, keepdims=True) / lengths)
 
 
 def window_sums(x: jax.Array, window: int, axis: int) -> jax.Array:
@@ -55,8 +62,6 @@ def window_sums(x: jax.Array, window: int, axis: int) -> jax.Array:
     digits of `window` name make up the whole. At most 17 additions a pixel for the windows used
     here, whatever the size of the map, and never a difference of large sums: no digits are lost.
     """
-    if window == x.shape[axis]:
-        return jnp.sum(x, axis, keepdims=True)
     places = x.shape[axis] - window + 1
     sums, length, total, done = x, 1, None, 0
     while True:

@@ -1,13 +1,12 @@
 """Restores many files: decoding, the devices and encoding work at the same time.
 
-Photos that pad to one size follow each other, so that each size compiles once, and share batches.
-A photo that fails is told on stderr, and the others go on.
+Which compiled programs serve the photos is planned from the files' headers. Photos of one program
+follow each other and share batches. A photo that fails is told on stderr, and the others go on.
 """
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -18,7 +17,8 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import images
 from mprnet_jax.restoration.folders import SHEET, Job
 from mprnet_jax.restoration.images import Photo
-from mprnet_jax.restoration.restorer import Progress, Restorer, ignore, padded_size
+from mprnet_jax.restoration.planning import Program, Size
+from mprnet_jax.restoration.restorer import Progress, Restorer, ignore
 from mprnet_jax.sheets import make_sheet, small
 
 Item = TypeVar("Item")
@@ -70,14 +70,19 @@ class Pipeline:
         return Summary(len(todo) - self._failures, len(jobs) - len(todo), self._failures)
 
     def _batches(self, jobs: list[Job]) -> Iterator[list[Job]]:
-        """Jobs whose photos pad to one size, by the files' headers."""
+        """Jobs whose photos share a program, by the files' headers; large programs come first."""
 
-        def measure(job: Job) -> tuple[tuple[int, int], Job]:
-            return padded_size(*images.size_of(job.source, self._max_pixels)), job
+        def measure(job: Job) -> tuple[Size, Job]:
+            return images.size_of(job.source, self._max_pixels), job
 
-        measured = sorted(self._each(measure, jobs))
-        for _, alike in groupby(measured, key=lambda item: item[0]):
-            alike = [job for _, job in alike]
+        measured = list(self._each(measure, jobs))
+        plan = self._restorer.plan([size for size, _ in measured])
+        if len(plan.counts) > 1:
+            self._bar.write(str(plan), file=sys.stderr)
+        by_program: dict[Program, list[Job]] = {program: [] for program in plan.order}
+        for size, job in sorted(measured):
+            by_program.setdefault(self._restorer.program_for(size), []).append(job)
+        for alike in by_program.values():
             for start in range(0, len(alike), self._restorer.batch_size):
                 yield alike[start : start + self._restorer.batch_size]
 

@@ -7,28 +7,26 @@ type, integers clipped and rounded, floats neither.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from mprnet_jax.config import SIZE_MULTIPLE
-from mprnet_jax.devices import compiling, memory
-from mprnet_jax.devices.mesh import image_sharding, make_mesh, placement, replicated
+from mprnet_jax.devices import memory
+from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet
-from mprnet_jax.model.pooling import global_mean, local_mean
 from mprnet_jax.restoration import tiles
+from mprnet_jax.restoration.planning import Plan, Program, Size
+from mprnet_jax.restoration.programs import Programs
 from mprnet_jax.restoration.tiles import Grid
 
 # What a program takes beyond the compiler's account, in libraries' scratch space: measured were 3 %
 # and 32 MB.
 MARGIN = 1.1
 SCRATCH_BYTES = 48 * 2**20
-LARGE = 4_000_000  # pixels; compiling for more than fits may take a GPU many minutes
 HOST_BYTES = 60  # a pixel, for the photo's copies in float32 on the way in and out
 
 Progress = Callable[[float], object]  # is told the share of the work that is done, in (0, 1]
@@ -53,8 +51,9 @@ class Restorer:
         batch_size: int = 1,
         mesh: Mesh | None = None,
         memory_limit: int | None = None,
+        precision: str | None = None,
     ):
-        """Makes a restorer; it compiles a program for each size of photo that it meets.
+        """Makes a restorer, which compiles programs for the sizes of photos that it meets.
 
         Args:
             model: the trained network.
@@ -69,6 +68,8 @@ class Restorer:
             mesh: the devices; tiles and photos spread over its axis "data", the rows of each over
                 "height". By default one device.
             memory_limit: bytes that "auto" may let a device use, if less than there are.
+            precision: of products of float32, as of `jax.default_matmul_precision`; "highest" makes
+                TPUs and GPUs compute with all digits.
 
         Raises:
             UserError: if tiles have an impossible size or rows cannot be spread over the mesh.
@@ -84,27 +85,40 @@ class Restorer:
         self._symmetries = range(8 if ensemble else 1)
         self.batch_size = batch_size * self._mesh.shape["data"]  # of all devices together
         self._memory_limit = memory_limit
-
-        graph, parameters = nnx.split(model)
-        self._parameters = jax.device_put(parameters, replicated(self._mesh))
-        self._sharding = image_sharding(self._mesh)
-        place = placement(self._mesh)
-
-        def restore(parameters: nnx.State, images: jax.Array) -> list[jax.Array]:
-            pool = local_mean(*images.shape[1:3]) if local_pooling else global_mean
-            return nnx.merge(graph, parameters)(images, stages, pool, place)
-
-        self._restore = compiling.jit(restore, forward_only=True, out_shardings=self._sharding)
-        self._compiled = functools.lru_cache(maxsize=8)(self._compile)
+        self._programs = Programs(
+            model,
+            self._mesh,
+            batch_size=self.batch_size,
+            stages=stages,
+            local_pooling=local_pooling,
+            precision=precision,
+        )
         self._largest = math.inf  # pixels of a tile, as far as memory has turned out to reach
         self._grid = functools.lru_cache(maxsize=1024)(self._choose_grid)
+
+    def plan(self, sizes: Mapping[Size, int] | Iterable[Size]) -> Plan:
+        """Prepares for photos of these sizes, (height, width): they will share programs.
+
+        A mapping says how many photos there are of each size.
+        """
+        counts = Counter()
+        for size, count in Counter(sizes).items():
+            turned = [size, size[::-1]] if len(self._symmetries) > 1 else [size]
+            for each in turned:
+                grid = self._expected_grid(*padded_size(*each))
+                counts[grid.tile] += count * len(grid.places) * len(self._symmetries) // len(turned)
+        return self._programs.plan(counts, self._most_pixels(0, 0))
+
+    def program_for(self, size: Size) -> Program:
+        """The program that photos of a size, (height, width), are expected to be restored by."""
+        return self._programs.choose(self._expected_grid(*padded_size(*size)).tile)
 
     def __call__(self, photo: np.ndarray) -> np.ndarray:
         """Restores one photo [H, W, 3], whose sides may be of any length from 1 up."""
         return self.batch([photo])[0]
 
     def batch(self, photos: Sequence[np.ndarray], progress: Progress = ignore) -> list[np.ndarray]:
-        """Restores photos that all have the same size when padded to multiples of 8."""
+        """Restores photos; those that share a program are computed together."""
         return [stages[0] for stages in self._restore_photos(photos, 1, progress)]
 
     def stages_of(self, photo: np.ndarray) -> list[np.ndarray]:
@@ -138,62 +152,42 @@ class Restorer:
         self, images: list[np.ndarray], count: int, progress: Progress
     ) -> list[np.ndarray]:
         padded = [pad(image) for image in images]
-        if len({image.shape for image in padded}) > 1:
-            raise ValueError("the photos of a batch must have one padded size")
         while True:
-            grid = self._grid(*padded[0].shape[:2])
-            restored = self._restore_tiles((t for image in padded for t in grid.cut(image)), count)
-            restored = told(restored, len(images) * len(grid.places), progress)
+            grids = [self._grid(*image.shape[:2]) for image in padded]
+            parts = (part for image, grid in zip(padded, grids) for part in grid.cut(image))
+            restored = self._restore_tiles(parts, count)
+            restored = told(restored, sum(len(grid.places) for grid in grids), progress)
             try:
-                joined = [grid.join(itertools.islice(restored, len(grid.places))) for _ in images]
+                joined = [g.join(itertools.islice(restored, len(g.places))) for g in grids]
                 break
             except memory.Shortage:
-                if self._tile != "auto" or max(grid.tile) <= tiles.SMALLEST:
+                if any(self._programs.drop(grid.tile) for grid in grids):
+                    continue
+                area = max(grid.rows.tile * grid.columns.tile for grid in grids)
+                if self._tile != "auto" or area <= tiles.SMALLEST**2:
                     raise
             # Others use the device too, and it has less than it told.
-            self._largest = min(self._largest, grid.rows.tile * grid.columns.tile / 2)
+            self._largest = min(self._largest, area / 2)
             self._grid.cache_clear()
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
 
     def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
         """The images [count, h, w, 3] made of each tile, batch after batch."""
-        images = iter(images)
-        while batch := list(itertools.islice(images, self.batch_size)):
-            filled = batch + batch[-1:] * (self.batch_size - len(batch))
-            stages = [np.asarray(stage) for stage in self._run(np.stack(filled))[:count]]
-            yield from np.stack(stages, axis=1)[: len(batch)]
 
-    def _run(self, images: np.ndarray) -> list[jax.Array]:
-        """The stages' images of one batch [B, h, w, 3].
+        def program(image: np.ndarray) -> Program:
+            return self._programs.choose(image.shape[:2])
 
-        Raises:
-            UserError: if it does not fit into memory.
-        """
-        count, height, width = images.shape[:3]
-        with memory.shortage_told(
-            f"restore {count} x {width}x{height} pixels in smaller tiles or batches"
-        ):
-            program = self._program(height, width)
-            stages = program(self._parameters, jax.device_put(images, self._sharding))
-            return jax.block_until_ready(stages)
+        for chosen, alike in itertools.groupby(images, program):
+            while batch := list(itertools.islice(alike, self.batch_size)):
+                yield from self._programs.run(chosen, batch, count)
 
-    def _program(self, height: int, width: int) -> jax.stages.Compiled:
-        """The program for tiles of a size; one that is too large is not compiled over again."""
-        program = self._compiled(height, width)
-        if isinstance(program, str):
-            raise jax.errors.JaxRuntimeError(program)
-        return program
-
-    def _compile(self, height: int, width: int) -> jax.stages.Compiled | str:
-        """The program, or why it is too large; an error that is kept would keep a photo too."""
-        shape = (self.batch_size, height, width, 3)
-        images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._sharding)
-        try:
-            return self._restore.lower(self._parameters, images).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if memory.OUT_OF_MEMORY.search(str(error)):
-                return str(error)
-            raise
+    def _expected_grid(self, height: int, width: int) -> Grid:
+        """How photos of this padded size are cut into tiles, going by the memory expected."""
+        if self._tile != "auto":
+            side = max(height, width) if self._tile == "off" else self._tile
+            return tiles.square(height, width, side, self._overlap)
+        area = min(height * width, self._most_pixels(height, width))
+        return tiles.within(area, height, width, self._overlap)
 
     def _choose_grid(self, height: int, width: int) -> Grid:
         """How photos of this padded size are cut into tiles, decided at the first one.
@@ -201,40 +195,33 @@ class Restorer:
         Raises:
             UserError: if not even the smallest tile fits into memory.
         """
-        if self._tile != "auto":
-            side = max(height, width) if self._tile == "off" else self._tile
-            return tiles.square(height, width, side, self._overlap)
-        most = area = min(height * width, self._largest)
-        if area > LARGE:  # begins with what the smallest tile makes expect, and half as much again
-            side = tiles.SMALLEST
-            room, needed = self._room(height, width), self._needed(side, side)
-            area = min(area, 1.5 * room / max(needed, 1) * side**2)
-        careful = area < most
-        while True:
-            grid = tiles.within(area, height, width, self._overlap)
-            room, needed = self._room(height, width), self._needed(*grid.tile)
-            if needed <= room / 2 and careful:  # too careful: once more
-                area, careful = min(most, 0.9 * room / max(needed, 1) * area), False
+        grid, careful = self._expected_grid(height, width), True
+        while self._tile == "auto":
+            room = self._room(height, width)
+            needed = MARGIN * self._programs.needed(self._programs.choose(grid.tile))
+            whole = len(grid.places) == 1
+            if needed <= room and (whole or needed > room / 2 or not careful):
+                break
+            if needed <= room:  # more was expected: once more with what is known now
+                careful = False
+            elif self._programs.drop(grid.tile):
                 continue
-            if needed <= room:
-                return grid
-            if max(grid.tile) <= tiles.SMALLEST:
+            elif max(grid.tile) <= tiles.SMALLEST:
                 raise UserError(
                     f"a tile of {grid.columns.tile}x{grid.rows.tile} pixels takes "
                     f"{needed / 2**30:.2f} GB of memory, but only {room / 2**30:.2f} GB are free: "
                     "close other programs, raise the limit, or use a smaller network"
                 )
-            shrunk = min(room / needed, 0.9) if needed < math.inf else 0.5
-            area = self._largest = shrunk * grid.rows.tile * grid.columns.tile
+            else:
+                shrunk = min(room / needed, 0.9) if needed < math.inf else 0.5
+                self._largest = shrunk * grid.rows.tile * grid.columns.tile
+            grid = self._expected_grid(height, width)
+        return grid
 
-    def _needed(self, height: int, width: int) -> float:
-        """Bytes that each device takes to restore tiles of this size."""
-        try:
-            return MARGIN * memory.needed(self._program(height, width))
-        except jax.errors.JaxRuntimeError as error:
-            if memory.OUT_OF_MEMORY.search(str(error)):  # refused by compilers that know the device
-                return math.inf
-            raise
+    def _most_pixels(self, height: int, width: int) -> float:
+        """Pixels of the largest tile of a photo of this padded size that is expected to fit."""
+        expected = self._room(height, width) / (MARGIN * self._programs.costs.memory)
+        return min(expected, self._largest, self._programs.most_pixels)
 
     def _room(self, height: int, width: int) -> float:
         """Bytes that each device has for the program, the photo itself taken off."""

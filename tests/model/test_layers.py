@@ -10,6 +10,7 @@ from flax import nnx
 from mprnet_jax.config import REMATS
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model import layers
+from mprnet_jax.model.canvas import Canvas
 
 
 @pytest.fixture
@@ -27,7 +28,16 @@ def torch_resize(maps, scale):
     return resized.numpy().transpose(0, 2, 3, 1)
 
 
-@pytest.mark.parametrize(("resize", "scale"), [(layers.halve, 0.5), (layers.double, 2)])
+def shared_by(maps, slope=None) -> layers.Shared:
+    """For maps that images fill."""
+    return layers.Shared(slope, Canvas(*maps.shape[1:3]))
+
+
+def double(maps):
+    return layers.double(maps, Canvas(*maps.shape[1:3]))
+
+
+@pytest.mark.parametrize(("resize", "scale"), [(layers.halve, 0.5), (double, 2)])
 def test_resizing_is_bilinear_with_half_pixel_centres(maps, resize, scale):
     # 1e-6: a few float32 roundings of values around 1.
     np.testing.assert_allclose(resize(maps), torch_resize(maps, scale), atol=1e-6)
@@ -36,7 +46,9 @@ def test_resizing_is_bilinear_with_half_pixel_centres(maps, resize, scale):
 def test_up_convolves_after_resizing_whatever_the_order_inside(maps, tiny_model):
     up = layers.Up(3, 5, tiny_model, rngs=nnx.Rngs(0))
     expected = torch_resize(maps, 2) @ np.asarray(up.conv.kernel[...])
-    np.testing.assert_allclose(up(maps), expected, atol=1e-6)  # float32 roundings of values near 1
+    np.testing.assert_allclose(
+        up(maps, shared_by(maps)), expected, atol=1e-6
+    )  # float32 roundings of values near 1
 
 
 def test_chain_equals_its_convolutions_one_by_one(maps, tiny_model):
@@ -56,7 +68,7 @@ def test_prelu_scales_negative_values_only():
 def test_cab_is_residual_with_scaled_channels(maps, tiny_model):
     tiny_model.reduction = 1
     cab = layers.CAB(3, tiny_model, rngs=nnx.Rngs(0))
-    shared = layers.Shared(jnp.array([0.25]))
+    shared = shared_by(maps, jnp.array([0.25]))
     y = np.asarray(cab.conv2(layers.prelu(cab.conv1(maps), shared.slope)))
     scale = (np.asarray(cab(maps, shared)) - maps) / y
     # One number for a channel of an image, between 0 and 1; 1e-3 as small y magnify roundings.
@@ -71,7 +83,7 @@ def test_remat_gives_the_same_gradients(maps, tiny_model):
         graph, params = nnx.split(cabs)
 
         def loss(params, slope):
-            return jnp.sum(nnx.merge(graph, params)(maps, layers.Shared(slope)) ** 2)
+            return jnp.sum(nnx.merge(graph, params)(maps, shared_by(maps, slope)) ** 2)
 
         return jit(jax.grad(loss, argnums=(0, 1)))(params, jnp.array([0.25]))
 
@@ -93,7 +105,7 @@ def test_bfloat16_gradients_of_what_all_pixels_share_keep_their_digits(tiny_mode
         graph, params = nnx.split(cab)
 
         def loss(params, slope):
-            y = nnx.merge(graph, params)(maps.astype(dtype), layers.Shared(slope))
+            y = nnx.merge(graph, params)(maps.astype(dtype), shared_by(maps, slope))
             return jnp.mean(y.astype(jnp.float32))
 
         return jit(jax.grad(loss, argnums=(0, 1)))(params, jnp.array([0.25]))
@@ -109,7 +121,7 @@ def test_bfloat16_gradients_of_what_all_pixels_share_keep_their_digits(tiny_mode
 def test_sam_restores_and_attends(maps, tiny_model):
     sam = layers.SAM(3, tiny_model, rngs=nnx.Rngs(0))
     degraded = maps[::-1]
-    attended, restored = sam(maps, degraded)
+    attended, restored = sam(maps, degraded, shared_by(maps))
     np.testing.assert_allclose(restored - degraded, sam.residual(maps), atol=1e-6)
     gate = jax.nn.sigmoid(sam.gate(restored))
     np.testing.assert_allclose(attended, sam.features(maps) * gate + maps, atol=1e-6)

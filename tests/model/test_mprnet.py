@@ -8,7 +8,7 @@ from flax import nnx
 
 from mprnet_jax import ModelConfig, MPRNet
 from mprnet_jax.config import REMATS
-from mprnet_jax.model.mprnet import COLUMNS, ROWS, abstract, join, pure_functions, split
+from mprnet_jax.model.mprnet import abstract, pure_functions
 
 
 @pytest.fixture
@@ -29,13 +29,6 @@ def network(tiny_model):
 def test_presets_have_the_published_number_of_parameters(preset, count):
     config = getattr(ModelConfig, preset)()
     assert sum(leaf.size for leaf in jax.tree.leaves(abstract(config)[1])) == count
-
-
-@pytest.mark.parametrize("axis", [ROWS, COLUMNS])
-def test_join_undoes_split(images, axis):
-    parts = split(images, axis)
-    np.testing.assert_array_equal(parts[0], np.split(images[0], 2, axis - 1)[0])
-    np.testing.assert_array_equal(join(parts, axis), images)
 
 
 def test_fewer_stages_give_the_same_images(network, images):

@@ -7,6 +7,7 @@ from flax import nnx
 from PIL import ExifTags, Image, ImageCms
 
 from mprnet_jax import ModelConfig, MPRNet
+from mprnet_jax.model.canvas import Canvas
 from mprnet_jax.model.mprnet import check_images, leave, pure_functions, with_params
 
 
@@ -15,10 +16,15 @@ class Stub(nnx.Module):
     to the right; fast to compile.
     """
 
-    def __call__(self, images, stages, pool, place=leave):
+    def __init__(self):
+        self.config = ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
+
+    def __call__(self, images, stages, pool, place=leave, sizes=None):
         check_images(images)
-        slope = jnp.linspace(0, 0.1, images.shape[2])[:, None]
-        return [images + slope + pool(images) / (2 + i) for i in range(stages)]
+        canvas = Canvas(*images.shape[1:3], sizes)
+        slope = 0.001 * jnp.arange(images.shape[2])[:, None]
+        means = pool(canvas.clear(images), canvas)
+        return [images + slope + means / (2 + i) for i in range(stages)]
 
 
 @pytest.fixture

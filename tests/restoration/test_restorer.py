@@ -79,9 +79,13 @@ def test_photos_of_one_padded_size_make_a_batch(stub, photo):
         np.testing.assert_array_equal(together, restorer(alone))
 
 
-def test_photos_of_several_padded_sizes_make_none(stub, photo):
-    with pytest.raises(ValueError, match="one padded size"):
-        Restorer(stub).batch([photo(8, 8), photo(8, 16)])
+def test_photos_of_several_sizes_make_a_batch(stub, photo):
+    images = [photo(8, 8, np.float32), photo(20, 16, np.float32), photo(8, 16, np.float32)]
+    restorer = Restorer(stub, batch_size=2)
+    restorer.plan([image.shape[:2] for image in images])
+    for together, image in zip(restorer.batch(images), images):
+        # A canvas's program sums in another order.
+        np.testing.assert_allclose(together, Restorer(stub)(image), atol=1e-6)
 
 
 def test_ensemble_averages_over_the_symmetries_of_the_square(stub, photo):
@@ -98,7 +102,7 @@ def test_ensemble_averages_over_the_symmetries_of_the_square(stub, photo):
 
 def test_local_pooling_averages_around_each_pixel(stub, photo):
     image = photo(8, 800, np.float32)
-    expected = stub(jnp.asarray(image)[None], 1, local_mean(8, 800))[0][0]
+    expected = stub(jnp.asarray(image)[None], 1, local_mean)[0][0]
     restored = Restorer(stub, local_pooling=True)(image)
     np.testing.assert_allclose(restored, expected, atol=1e-6)  # compiled and op by op
 
@@ -188,57 +192,68 @@ def test_small_photos_do_not_shrink_the_tiles_of_large_ones(stub, photo):
     assert len(restorer.grid_of(photo(400, 640)).places) == 1
 
 
-def test_a_program_that_the_compiler_or_the_device_refuses(stub, photo, monkeypatch):
+class Refusing:
     """Stands in for accelerators, whose compilers and allocators know their limits."""
-    image, restorer = photo(400, 640), Restorer(stub)
-    compile_tile = restorer._program
 
-    def refuse(height, width):
-        if height * width > 100_000:
+    def __init__(self, restorer: Restorer, most_pixels: int):
+        self.compiled: list[tuple[int, ...]] = []
+        self._most_pixels, self._restore = most_pixels, restorer._programs._restore
+        restorer._programs._restore = self
+
+    def lower(self, parameters, images, *sizes):
+        self.compiled.append(images.shape)
+        if images.shape[1] * images.shape[2] > self._most_pixels:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory in hbm")
-        return compile_tile(height, width)
+        return self._restore.lower(parameters, images, *sizes)
 
-    monkeypatch.setattr(restorer, "_program", refuse)
+
+def test_a_program_that_the_compiler_or_the_device_refuses(stub, photo):
+    image, restorer = photo(400, 640), Restorer(stub)
+    Refusing(restorer, 100_000)
     assert len(restorer.grid_of(image).places) > 1
     assert restorer(image).shape == image.shape
     whole = Restorer(stub, tile="off")
-    monkeypatch.setattr(whole, "_program", refuse)
+    Refusing(whole, 100_000)
     with pytest.raises(UserError, match=r"memory is too small .* restore 1 x 640x400 pixels in"):
         whole(image)
 
 
-def test_a_program_that_the_compiler_refuses_is_compiled_once(stub, photo, monkeypatch):
-    tries = []
-
-    class Refused:
-        def lower(self, _, images):
-            tries.append(images.shape)
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory in hbm")
-
+def test_a_program_that_the_compiler_refuses_is_compiled_once(stub, photo):
     restorer = Restorer(stub, tile="off")
-    monkeypatch.setattr(restorer, "_restore", Refused())
-    depths = set()
+    refusing, depths = Refusing(restorer, 0), set()
     for _ in range(3):
         with pytest.raises(UserError, match="memory is too small") as raised:
             restorer(photo(16, 24))
         depths.add(len(list(traceback.walk_tb(raised.value.__cause__.__traceback__))))
-    assert tries == [(1, 16, 24, 3)]
+    assert refusing.compiled == [(1, 16, 24, 3)]
     assert len(depths) == 1  # else each photo would be held by the frames of its try
+
+
+@pytest.mark.parametrize("tile", ["auto", "off"])
+def test_sizes_whose_canvas_is_refused_get_their_own_programs(stub, photo, tile):
+    restorer = Restorer(stub, tile=tile)
+    sizes = [(16, 400), (400, 16), (24, 24)]
+    refusing = Refusing(restorer, 100_000)
+    assert {p[:2] for p in restorer.plan(sizes).programs.values()} == {(400, 400)}
+    for size in sizes:
+        expected = Restorer(stub)(photo(*size, np.float32))
+        np.testing.assert_allclose(restorer(photo(*size, np.float32)), expected, atol=1e-6)
+    assert {shape[1:3] for shape in refusing.compiled} == {(400, 400), *sizes}
 
 
 def test_auto_takes_smaller_tiles_where_a_device_has_less_than_it_told(stub, photo, monkeypatch):
     image = photo(400, 640)
 
-    def refuse(images):
-        if images.size > 3 * 100_000:
+    def refuse(program, images, count):
+        if program.pixels > 100_000:
             with memory.shortage_told("use smaller tiles"):
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-        return run(images)
+        return run(program, images, count)
 
     for tile in ("auto", "off"):
         restorer = Restorer(stub, tile=tile)
-        run = restorer._run
-        monkeypatch.setattr(restorer, "_run", refuse)
+        run = restorer._programs.run
+        monkeypatch.setattr(restorer._programs, "run", refuse)
         if tile == "off":
             with pytest.raises(UserError, match="use smaller tiles"):
                 restorer(image)
@@ -247,25 +262,15 @@ def test_auto_takes_smaller_tiles_where_a_device_has_less_than_it_told(stub, pho
             assert len(restorer.grid_of(image).places) > 1
 
 
-def test_no_program_is_compiled_that_is_far_too_large(stub, free_memory, monkeypatch):
-    restorer, sizes = Restorer(stub), []
-    compile_tile = restorer._program
-
-    def compile_and_note(height, width):
-        sizes.append(height * width)
-        return compile_tile(height, width)
-
-    monkeypatch.setattr(restorer, "_program", compile_and_note)
+def test_no_program_is_compiled_that_is_far_too_large(stub, free_memory):
+    restorer = Restorer(stub)
+    refusing = Refusing(restorer, 10**9)
     free_memory(450_000_000)  # of which the photo's copies take most
     grid = restorer.grid_of(np.broadcast_to(np.uint8(0), (2400, 2400, 3)))
     assert len(grid.places) > 4
-    assert max(sizes) < 3 * grid.rows.tile * grid.columns.tile
-
-
-def test_too_little_memory_for_any_tile_is_an_error(stub, photo, free_memory):
-    free_memory(1_000_000)
-    with pytest.raises(UserError, match="a tile of 120x128 pixels takes"):
-        Restorer(stub)(photo(400, 640))
+    areas = [height * width for _, height, width, _ in refusing.compiled]
+    assert len(areas) <= 2
+    assert max(areas) < 3 * grid.rows.tile * grid.columns.tile
 
 
 @pytest.mark.parametrize("tile", [0, -8, 64, 100, 128.0, "128", "none"])

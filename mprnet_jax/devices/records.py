@@ -1,0 +1,104 @@
+"""Numbers measured on this machine that later commands start from, and word of long compiles.
+
+They lie in one JSON file in the folder of the compile cache; without such a folder they are
+forgotten. A file that is damaged or of another version is ignored, and a disk that takes no file is
+told of once.
+"""
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from mprnet_jax.atomic import replacing
+
+FILE = "measured.json"
+VERSION = 1
+LONG = 3.0  # seconds; compiling that takes longer is announced
+
+_lock = threading.Lock()
+_told: set[str] = set()
+
+
+def read(key: str) -> dict[str, Any]:
+    """The numbers kept under a key; empty if there are none."""
+    record = _read_all().get(key, {})
+    return record if isinstance(record, dict) else {}
+
+
+def update(key: str, **numbers: Any) -> None:
+    """Adds numbers to those kept under a key, replacing those of the same names."""
+    path = _path()
+    if path is None:
+        return
+    with _lock:
+        records = _read_all()
+        records[key] = {**records.get(key, {}), **numbers}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps({"version": VERSION, "records": records}, indent=1))
+        except OSError as error:
+            _tell(f"{path}: cannot be written ({error.strerror}); what is measured is not kept")
+
+
+@contextlib.contextmanager
+def announced(what: str, expected: float | None = None) -> Iterator[None]:
+    """For a block that compiles: says so on stderr where that takes more than `LONG` seconds.
+
+    Args:
+        what: is compiled.
+        expected: how many seconds it took the last time; by default what is kept of this `what`.
+    """
+    key = f"{jax.devices()[0].device_kind}: compiling {what}"
+    last = expected or read(key).get("seconds")
+
+    def say() -> None:
+        before = f", which took {last:.0f} s the last time" if last else ""
+        tqdm.write(f"Compiling {what}{before} ...", file=sys.stderr)
+
+    timer = threading.Timer(LONG, say)
+    timer.daemon = True
+    start = time.perf_counter()
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    seconds = time.perf_counter() - start
+    if seconds > LONG and expected is None:
+        update(key, seconds=round(seconds, 1))
+
+
+def _path() -> Path | None:
+    folder = jax.config.jax_compilation_cache_dir
+    # A bucket's programs can be read by JAX alone.
+    return Path(folder) / FILE if folder and "://" not in folder else None
+
+
+def _read_all() -> dict[str, dict]:
+    path = _path()
+    if path is None or not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        if content["version"] == VERSION:
+            return dict(content["records"])
+        reason = f"of version {content['version']}, not {VERSION}"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"damaged ({type(error).__name__})"
+    _tell(f"{path}: is {reason} and is ignored; it is replaced by what is measured now")
+    return {}
+
+
+def _tell(message: str) -> None:
+    if message not in _told:
+        _told.add(message)
+        tqdm.write(message, file=sys.stderr)
