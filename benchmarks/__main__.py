@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.limit import Limit
 
 SUITES = ("cpu", "gpu", "compile")
-EARLY = 0.55  # of the time: for the most important work, before the first results of commands
+EARLY = 0.6  # of the time: for the most important work, before the first results of commands
 SIDE_BY_SIDE = (
     "Programs were compiled side by side, which makes first calls longer and may mislead the "
     "trying of kernels; turns were timed alone.\n"

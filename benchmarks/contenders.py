@@ -70,7 +70,7 @@ def build_ours(contender: Contender, work: Work) -> Program:
 
     def held() -> float:
         stats = (not on_cpu and device.memory_stats()) or {}
-        kept = stats.get("pool_bytes", stats.get("bytes_in_use", 0))
+        kept = stats.get("pool_bytes", stats.get("peak_bytes_in_use", 0))
         return kept / stats.get("bytes_limit", math.inf)
 
     return Program(compiled, run, peak, held)
@@ -186,11 +186,10 @@ def torch_program(call: Callable[[], object], device: str, compiles: bool) -> Pr
 
     def held() -> float:
         torch.cuda.empty_cache()
-        return torch.cuda.memory_reserved() / torch.cuda.get_device_properties(0).total_memory
+        return 0.0  # a new process would need what is left, too
 
-    return Program(
-        compile_first if compiles else lambda: None, run, torch.cuda.max_memory_allocated, held
-    )
+    first = compile_first if compiles else lambda: None
+    return Program(first, run, torch.cuda.max_memory_allocated, held)
 
 
 def torch_model(contender: Contender, work: Work, device: str):

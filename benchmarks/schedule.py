@@ -28,7 +28,7 @@ class Task:
         self.outcome = Outcome(contender.name)
         self.worker: Worker | None = None
         self.compiling = False
-        self.renewed = False
+        self._renewed = self._again = False
         self._contender, self._work = contender, work
         self._environment, self._limit = environment, limit
 
@@ -54,8 +54,15 @@ class Task:
         """Takes note that the program is compiled."""
         self.compiling = False
         self.worker.compiled()
-        if self.worker.held() > HELD and not self.renewed:  # from trying kernels
-            self.renewed = True
+        self.once_more()
+        if self.settled and self.worker.held() > HELD and not self._renewed:  # for trying kernels
+            self._renewed = True
+            self.renew()
+
+    def once_more(self) -> None:
+        """Starts anew after a first lack of memory: one at its first call may have had it."""
+        if "memory" in self.outcome.failure.lower() and not self._again:
+            self._again, self.outcome.failure = True, ""
             self.renew()
 
     def end(self) -> None:
@@ -166,7 +173,9 @@ class Schedule:
                     for _ in range(-(-self._rounds // 2)):
                         task.worker.turn()
                     task.worker.read_peak()
-                if visit == 0 and task.worker.held() > HELD:
+                if self._compiling():
+                    task.once_more()
+                if visit == 0 and task.settled and task.worker.held() > HELD:
                     task.renew()
 
     @contextlib.contextmanager

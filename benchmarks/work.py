@@ -62,10 +62,10 @@ class Contender:
 class Program:
     """A contender's program for one piece of work, in the process that does it."""
 
-    compile: Callable[[], object]  # takes no memory of an accelerator that `held` does not tell
+    compile: Callable[[], object]  # what can be done before the first call
     run: Callable[[int], None]  # works so often, and waits for the end
     peak: Callable[[], int | None]  # bytes that it takes of an accelerator; None on CPUs
-    held: Callable[[], float]  # gives memory back, and tells which share of all it keeps
+    held: Callable[[], float]  # gives memory back; the share of all that it keeps without need
 
 
 OURS = Contender("ours", "jax")

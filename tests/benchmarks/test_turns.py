@@ -57,6 +57,16 @@ def test_a_contender_that_is_not_installed_is_told(tmp_path, monkeypatch):
     assert outcome.failure.endswith("is not installed")
 
 
+def test_who_lacks_memory_tries_once_more(tmp_path, monkeypatch):
+    tried = tmp_path / "tried"
+    code = f"import os, pathlib\ntried = pathlib.Path({str(tried)!r})\n"
+    code += "error = ImportError('', name='second') if tried.exists() else MemoryError('none')\n"
+    (tmp_path / "onnxruntime.py").write_text(code + "tried.touch()\nraise error")
+    monkeypatch.syspath_prepend(tmp_path)
+    (outcome,) = by_schedule(Work("forward").tiny(), [RUNTIME], 1, CPU)
+    assert outcome.failure == "second is not installed"
+
+
 @pytest.fixture
 def beats(tmp_path, monkeypatch):
     """A file that grows while the contender "ONNX Runtime" compiles, which never ends."""
@@ -97,13 +107,13 @@ def test_who_compiles_can_be_stopped_for_a_while(beats):
 
 def test_time_is_over_when_it_is_over(beats):
     works = [Work("forward").tiny(), MATMUL]  # of which the first is never compiled
-    start, limit = time.monotonic(), Limit((20 + SPARED) / 60)
+    start, limit = time.monotonic(), Limit((25 + SPARED) / 60)
     measured = dict(Schedule(works, [OURS, RUNTIME], 1, CPU, limit, 2).run())
-    assert time.monotonic() - start < 22
+    assert time.monotonic() - start < 25 + SPARED
     assert not beats()
     ours, slow = measured[works[0]]
     assert (len(ours.seconds), ours.failure) == (2, "")  # measured when time was nearly over
-    assert slow.failure == f"not measured: the {(20 + SPARED) / 60:g} minutes were over"
+    assert slow.failure == f"not measured: the {(25 + SPARED) / 60:g} minutes were over"
     (alone,) = measured[MATMUL]
     assert alone.seconds
 
