@@ -1,23 +1,34 @@
 """Measures speed and memory, ours beside its peers, and writes one report.
 
     python -m benchmarks --suite cpu --output cpu.md
-    python -m benchmarks --suite gpu --output gpu.md
+    python -m benchmarks --suite gpu --minutes 9 --output gpu.md
     python -m benchmarks --suite compile --output compile.md [--h100 DESCRIPTION]
 
 Contenders take turns (A B A B), each in a process of its own; medians count. Peers that are not
 installed are told in the tables. `--smoke` tries the suite on tiny sizes: its figures mean nothing.
+`gpu` begins with what is most important. With `--minutes` it ends in time, tells what is missing,
+and compiles programs side by side, but measures them alone.
 `compile` needs no accelerator: it compiles for TPUs (pip install '.[compile]', Python 3.12 or
 newer) and, with XLA's description of the device in a file (h100_sxm.txtpb), for an H100. All its
 cases take a day on two cores; --only 'H100, training step, derain' takes some.
 """
 
 import argparse
+import math
 import os
 import shlex
 import sys
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+from benchmarks.limit import Limit
+
 SUITES = ("cpu", "gpu", "compile")
+EARLY = 0.6  # of the time: for the most important work, before the first results of commands
+SIDE_BY_SIDE = (
+    "Programs were compiled side by side, which makes first calls longer and may mislead the "
+    "trying of kernels; turns were timed alone.\n"
+)
 
 
 def refuse(message: str) -> None:
@@ -40,9 +51,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=5, help="turns of each; an even number on GPUs"
     )
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="when gpu ends, by default when all is done"
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--h100", type=Path, help="XLA's description of an H100, for compile")
     arguments = parser.parse_args()
+    if arguments.suite != "gpu" and arguments.minutes < math.inf:
+        refuse("--minutes: is for --suite gpu; choose some of the others' work with --only")
     if arguments.output.exists():
         refuse(f"--output={arguments.output}: exists; choose another name, or remove it")
     if not arguments.output.absolute().parent.is_dir():
@@ -57,17 +73,64 @@ def command(arguments: list[str]) -> str:
     return shlex.join(["python", "-m", "benchmarks", *(a.split("/")[-1] for a in arguments)])
 
 
+def works_of(suite: str) -> list:
+    """All that a suite measures, to choose from with --only."""
+    from benchmarks import ahead, first, speed
+
+    if suite == "compile":
+        return ahead.cases()
+    starts = first.STARTS if suite == "gpu" else [first.TRAINING]
+    return [*speed.WORK[suite], *starts]
+
+
+def sections(
+    arguments: argparse.Namespace, wanted: Callable, environment: dict[str, str], limit: Limit
+) -> Iterator[str]:
+    """The report, piece by piece, each as soon as it is measured."""
+    from benchmarks import ahead, first, speed
+    from benchmarks.work import GPU_FIRST, NEEDS_GPU
+
+    suite, smoke, rounds = arguments.suite, arguments.smoke, arguments.rounds
+    if suite == "compile":
+        yield from ahead.run(wanted, arguments.h100, smoke)
+        return
+    # All else is compared with the product of matrices.
+    works = [work for work in speed.WORK[suite] if work.kind == "matmul" or wanted(work)]
+    starts = [start for start in works_of(suite) if start in first.STARTS and wanted(start)]
+    early = [work for work in works if suite == "cpu" or work in GPU_FIRST]
+    late = [work for work in works if work not in early]
+    if not smoke and suite == "gpu":
+        environment = environment | {NEEDS_GPU: "1"}
+
+    peaks: dict[str, float] = {}
+
+    def speeds(works: list, limit: Limit) -> Generator[str, None, list]:
+        return speed.run(suite, works, arguments.skip, rounds, smoke, limit, peaks)
+
+    missing = []
+    if any(wanted(work) for work in works):
+        missing = yield from speeds(early, limit.part(EARLY) if starts else limit)
+    if starts:
+        warm = rounds if suite == "cpu" else 1
+        yield from first.section(starts, warm, smoke, environment, limit)
+    if late or missing:
+        missing = yield from speeds([*missing, *late], limit)
+    if missing:
+        yield f"{limit.told.capitalize()}: {'; '.join(map(str, missing))}.\n"
+
+
 def main() -> None:
     """Runs a suite; the report grows while it runs."""
     arguments = parse()
+    limit = Limit(arguments.minutes)
+    environment = dict(os.environ)  # as the user's commands have it
     if arguments.suite == "gpu":
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process only looks
     else:
-        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["JAX_PLATFORMS"] = environment["JAX_PLATFORMS"] = "cpu"
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask about
     import jax
 
-    from benchmarks import ahead, speed, startup
     from benchmarks.tables import heading
 
     suite, smoke = arguments.suite, arguments.smoke
@@ -75,13 +138,14 @@ def main() -> None:
     def wanted(name: object) -> bool:
         return any(part in str(name) for part in arguments.only)
 
-    rounds = 1 if smoke else arguments.rounds
+    if smoke:
+        arguments.rounds = 1
     if suite == "gpu" and not smoke and jax.default_backend() == "cpu":
         refuse("--suite gpu: jax finds no GPU here; --smoke tries the suite on CPUs")
-    cases = ahead.cases() if suite == "compile" else [*speed.WORK[suite], "startup"]
+    works = works_of(suite)
     for part in arguments.only:
-        if not any(part in str(case) for case in cases):
-            refuse(f"--only {part!r}: is in none of the names {'; '.join(map(str, cases))}")
+        if not any(part in str(work) for work in works):
+            refuse(f"--only {part!r}: is in none of the names {'; '.join(map(str, works))}")
 
     with arguments.output.open("w") as report:
 
@@ -94,14 +158,10 @@ def main() -> None:
             write("A trial on tiny sizes: these figures mean nothing.\n")
             if suite == "gpu" and jax.default_backend() == "cpu":
                 write("There was no GPU: its figures are missing.\n")
-        if suite == "compile":
-            sections = ahead.run(wanted, arguments.h100, smoke)
-        else:
-            sections = speed.run(suite, wanted, arguments.skip, rounds, smoke)
-        for section in sections:
+        if arguments.minutes < math.inf:
+            write(SIDE_BY_SIDE)
+        for section in sections(arguments, wanted, environment, limit):
             write(section)
-        if suite != "compile" and not smoke and wanted("startup"):
-            write(startup.section(rounds))
 
 
 if __name__ == "__main__":

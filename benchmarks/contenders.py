@@ -1,10 +1,12 @@
-"""Builds what does the work: a function `run(calls)` that works so often and waits for the end.
+"""Builds the programs that do the work.
 
 Frameworks are imported by the functions that use them: each contender has a process of its own.
 """
 
+import contextlib
 import dataclasses
 import functools
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -12,14 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.work import NEEDS_GPU, PRESETS, Contender, Work
+from benchmarks.work import NEEDS_GPU, PRESETS, Contender, Program, Work
 from mprnet_jax.config import LossConfig, OptimConfig
 
-Run = Callable[[int], None]
 
-
-def build(contender: Contender, work: Work) -> tuple[Run, Callable[[], int | None]]:
-    """The function that works, and one that tells the peak bytes of an accelerator.
+def build(contender: Contender, work: Work) -> Program:
+    """The contender's program for the work, not compiled yet.
 
     Raises:
         ImportError: if the contender is not installed.
@@ -40,37 +40,55 @@ def matrix_of(work: Work) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((work.height, work.height), np.float32)
 
 
-def build_ours(contender: Contender, work: Work) -> tuple[Run, Callable]:
+def build_ours(contender: Contender, work: Work) -> Program:
     """Ours: the pure functions of the package under its own `jit`."""
     import jax
+
+    device = jax.local_devices()[0]
+    on_cpu = device.platform == "cpu"
+    if on_cpu and NEEDS_GPU in os.environ:
+        raise RuntimeError("this JAX finds no GPU")
+    function, arguments = our_function(contender, work)
+    compiled = functools.cache(lambda: function.lower(*arguments).compile())
+    arrays = functools.cache(lambda: list(jax.device_put(arguments)))
+
+    def run(calls: int) -> None:
+        program, placed = compiled(), arrays()
+        for _ in range(calls):
+            result = program(*placed)
+            if work.kind == "train":
+                placed[0], result = result
+        jax.block_until_ready(result)
+
+    def peak() -> int | None:
+        if on_cpu:
+            return None
+        # By the compiler's account: the allocator's own peak includes the trying of kernels.
+        stats = compiled().memory_analysis()
+        outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
+        return stats.temp_size_in_bytes + stats.argument_size_in_bytes + outputs
+
+    def held() -> float:
+        stats = (not on_cpu and device.memory_stats()) or {}
+        kept = stats.get("pool_bytes", stats.get("peak_bytes_in_use", 0))
+        return kept / stats.get("bytes_limit", math.inf)
+
+    return Program(compiled, run, peak, held)
+
+
+def our_function(contender: Contender, work: Work) -> tuple[Callable, tuple]:
+    """The jitted function and its arguments."""
     import jax.numpy as jnp
 
     from mprnet_jax.devices.compiling import jit
 
-    device = jax.local_devices()[0]
-    if device.platform == "cpu" and NEEDS_GPU in os.environ:
-        raise RuntimeError("this JAX finds no GPU")
     if work.kind == "matmul":
         x = jnp.asarray(matrix_of(work), contender.dtype)
-        call = functools.partial(jit(lambda x: x @ x, forward_only=True), x)
-    elif work.kind == "forward":
-        init, apply = our_functions(contender, work)
-        forward = jit(apply, forward_only=True)
-        call = functools.partial(forward, *jax.device_put((init(0), images_of(work))))
-    else:
-        call = our_training(contender, work)
-
-    def run(calls: int) -> None:
-        for _ in range(calls):
-            result = call()
-        jax.block_until_ready(result)
-
-    def peak() -> int | None:
-        if device.platform == "cpu":
-            return None
-        return (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
-
-    return run, peak
+        return jit(lambda x: x @ x, forward_only=True), (x,)
+    if work.kind == "train":
+        return our_training(contender, work)
+    init, apply = our_functions(contender, work)
+    return jit(apply, forward_only=True), (init(0), images_of(work))
 
 
 def our_functions(contender: Contender, work: Work) -> tuple[Callable, Callable]:
@@ -81,10 +99,8 @@ def our_functions(contender: Contender, work: Work) -> tuple[Callable, Callable]
     return pure_functions(config)
 
 
-def our_training(contender: Contender, work: Work) -> Callable:
-    """A function that takes one training step after another."""
-    import jax
-
+def our_training(contender: Contender, work: Work) -> tuple[Callable, tuple]:
+    """The jitted training step, and the state and batch that it starts from."""
     from mprnet_jax.devices.compiling import jit
     from mprnet_jax.training.optimizer import make_optimizer
     from mprnet_jax.training.state import create_state
@@ -96,25 +112,30 @@ def our_training(contender: Contender, work: Work) -> Callable:
         functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()),
         donate_argnums=0,
     )
-    state = jax.device_put(create_state(init(0), optimizer))
     images = images_of(work)
-    batch = jax.device_put({"degraded": images, "target": images[:, ::-1]})
-
-    def call():
-        nonlocal state
-        state, metrics = step(state, batch)
-        return metrics
-
-    return call
+    batch = {"degraded": images, "target": images[:, ::-1]}
+    return step, (create_state(init(0), optimizer), batch)
 
 
-def build_torch(contender: Contender, work: Work) -> tuple[Run, Callable]:
-    """The PyTorch reference, eager or compiled, on a GPU where there is one."""
+def torch_device() -> str:
+    """Where PyTorch works: "cuda" if there is a GPU.
+
+    Raises:
+        RuntimeError: if there is none, but must be one.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and NEEDS_GPU in os.environ:
         raise RuntimeError("this PyTorch finds no GPU")
+    return device
+
+
+def build_torch(contender: Contender, work: Work) -> Program:
+    """The PyTorch reference, eager or compiled, on a GPU where there is one."""
+    import torch
+
+    device = torch_device()
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")  # TF32, as XLA computes float32 on GPUs
     torch.backends.cudnn.allow_tf32 = True
@@ -137,15 +158,38 @@ def build_torch(contender: Contender, work: Work) -> tuple[Run, Callable]:
                 with torch.inference_mode(), autocast():
                     return model(images)
 
+    return torch_program(call, device, compiles=bool(contender.compiled))
+
+
+def torch_program(call: Callable[[], object], device: str, compiles: bool) -> Program:
+    """The program that calls `call`, whose first call may compile."""
+    import torch
+
+    if device == "cpu":
+
+        def run_on_cpu(calls: int) -> None:
+            for _ in range(calls):
+                call()
+
+        return Program(call if compiles else lambda: None, run_on_cpu, lambda: None, lambda: 0.0)
+
+    def compile_first() -> None:
+        # Others may have the memory now: what is compiled then is in the cache for the next call.
+        with contextlib.suppress(torch.OutOfMemoryError):
+            call()
+
     def run(calls: int) -> None:
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()  # trying kernels, at first, is none of the work
+        torch.cuda.reset_peak_memory_stats()  # trying kernels, at first, is none of the work
         for _ in range(calls):
             call()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        torch.cuda.synchronize()
 
-    return run, lambda: torch.cuda.max_memory_allocated() if device == "cuda" else None
+    def held() -> float:
+        torch.cuda.empty_cache()
+        return 0.0  # a new process would need what is left, too
+
+    first = compile_first if compiles else lambda: None
+    return Program(first, run, torch.cuda.max_memory_allocated, held)
 
 
 def torch_model(contender: Contender, work: Work, device: str):
@@ -195,7 +239,7 @@ def torch_training(model, degraded, autocast: Callable) -> Callable:
     return call
 
 
-def build_onnx(contender: Contender, work: Work) -> tuple[Run, Callable]:
+def build_onnx(contender: Contender, work: Work) -> Program:
     """The PyTorch reference exported to ONNX Runtime, on CPUs."""
     import onnxruntime
     import torch
@@ -215,4 +259,4 @@ def build_onnx(contender: Contender, work: Work) -> tuple[Run, Callable]:
         for _ in range(calls):
             session.run(None, {"images": images})
 
-    return run, lambda: None
+    return Program(lambda: None, run, lambda: None, lambda: 0.0)

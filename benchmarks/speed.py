@@ -1,8 +1,11 @@
 """The suites `cpu` and `gpu`: time and memory of ours and of peers, in turn."""
 
 import math
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Generator, Iterable
 
+from benchmarks.limit import Limit
+from benchmarks.schedule import Schedule
 from benchmarks.tables import table
 from benchmarks.turns import Outcome, measure
 from benchmarks.work import (
@@ -24,40 +27,55 @@ ENVIRONMENT = {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "XLA_CLIENT_MEM_FRACTION": ".95",
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "",  # its old name, which JAX refuses beside it
+        "TORCHINDUCTOR_COMPILE_THREADS": "4",  # of each process: several compile at a time
     },
 }
 
 
 def run(
-    suite: str, wanted: Callable[[Work], bool], skip: str, rounds: int, smoke: bool
-) -> Iterable[str]:
-    """The sections of the report, each as soon as it is measured.
+    suite: str,
+    works: Iterable[Work],
+    skip: str,
+    rounds: int,
+    smoke: bool,
+    limit: Limit,
+    peaks: dict[str, float],
+) -> Generator[str, None, list[Work]]:
+    """The sections of the report, each as soon as it is measured; returns what is missing.
 
     Args:
         suite: "cpu" or "gpu".
-        wanted: whether to do a piece of work.
+        works: what to do, in the order of importance.
         skip: part of the names of contenders to leave out.
         rounds: turns of each contender.
         smoke: tiny sizes instead, on whatever device there is.
+        limit: when to end; of suite "gpu".
+        peaks: FLOP/s of the fastest product of matrices by type of number; completed here.
     """
     contenders = CPU_CONTENDERS if suite == "cpu" else GPU_CONTENDERS
     contenders = [contender for contender in contenders if skip not in contender.name]
-    environment, alone = ENVIRONMENT[suite], suite == "gpu"
-    # All else is compared with the product of matrices.
-    works = [work for work in WORK[suite] if work.kind == "matmul" or wanted(work)]
+    environment = ENVIRONMENT[suite]
     if smoke:
         works = dict.fromkeys(work.tiny() for work in works)
     elif suite == "gpu":
         environment = environment | {NEEDS_GPU: "1"}
+    if suite == "gpu":
+        # Kernels are tried best on a device of one's own; side by side where time is short.
+        at_once = 1 if math.isinf(limit.left()) else os.cpu_count()
+        measured = Schedule(works, contenders, rounds, environment, limit, at_once).run()
+    else:
+        measured = ((work, measure(work, contenders, rounds, environment)) for work in works)
     dtypes = {contender.name: contender.dtype for contender in contenders}
-    peaks = {}
-    for work in works:
-        outcomes = measure(work, contenders, rounds, environment, alone)
-        if work.kind == "matmul":
-            peaks = matmul_peaks(work, dtypes, outcomes)
+    missing = []
+    for work, outcomes in measured:
+        if all(outcome.failure == limit.told for outcome in outcomes):
+            missing.append(work)
+        elif work.kind == "matmul":
+            peaks |= matmul_peaks(work, dtypes, outcomes)
             yield section(work, outcomes, dtypes, matmul_rate(work))
         else:
             yield section(work, outcomes, dtypes, share_of_peak(work, dtypes, peaks))
+    return missing
 
 
 def matmul_rate(work: Work) -> Callable[[Outcome], str]:

@@ -1,5 +1,6 @@
 """What is measured, and who does it. Plain data, so that it travels to other processes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mprnet_jax.config import ModelConfig
@@ -57,6 +58,16 @@ class Contender:
         return work.kind == "train" or self.remat == "none"
 
 
+@dataclass(frozen=True)
+class Program:
+    """A contender's program for one piece of work, in the process that does it."""
+
+    compile: Callable[[], object]  # what can be done before the first call
+    run: Callable[[int], None]  # works so often, and waits for the end
+    peak: Callable[[], int | None]  # bytes that it takes of an accelerator; None on CPUs
+    held: Callable[[], float]  # gives memory back; the share of all that it keeps without need
+
+
 OURS = Contender("ours", "jax")
 EAGER = Contender("PyTorch eager", "torch")
 CPU_CONTENDERS = (
@@ -91,8 +102,16 @@ CPU_WORK = (
     Work("train", batch=16, height=64, width=64),
     Work("train", batch=4),
 )
-GPU_WORK = (
+# The most important first: where time is short, the suite gets no further.
+GPU_FIRST = (
     Work("matmul", height=8192),
+    Work("train", "derain", 16, 256, 256),
+    Work("forward", "deblur", 1, 720, 1280),
+    Work("forward", "derain", 1, 720, 1280),
+    Work("train", "deblur", 16, 256, 256),
+)
+GPU_ALL = (
+    *GPU_FIRST,
     *(
         Work("forward", preset, batch, height, width)
         for preset in ("derain", "denoise", "deblur")
@@ -106,3 +125,4 @@ GPU_WORK = (
         for batch in (4, 16)
     ),
 )
+GPU_WORK = tuple(dict.fromkeys(GPU_ALL))

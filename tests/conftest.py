@@ -25,10 +25,21 @@ if worker and hasattr(os, "sched_setaffinity"):
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
 # Eight devices on the CPU, for meshes; what names no mesh runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_configure(config):
+    """Keeps tests to the CPU, unless all that are asked for lie in tests/accelerator."""
+    accelerator = Path(__file__).parent / "accelerator"
+    asked = [Path(argument.split("::")[0]).absolute() for argument in config.args]
+    if all(path.is_relative_to(accelerator) for path in asked):
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share the device
+        return
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+    os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    jax.config.update("jax_platforms", "cpu")
 
 
 def pytest_addoption(parser):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ahead, speed
+from benchmarks import ahead, first, speed
+from benchmarks.limit import SPARED, Limit
 from benchmarks.tables import table
 from benchmarks.turns import Outcome
 from benchmarks.work import Work
@@ -28,9 +29,35 @@ def test_command_writes_a_report(tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_commands_are_timed_beside_pytorch(tmp_path):
+    report = tmp_path / "report.md"
+    command = [sys.executable, "-m", "benchmarks", "--suite", "gpu", "--smoke", "--minutes", "5"]
+    command += ["--only", "restore, one photo", "--output", str(report)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (row,) = (row for row in report.read_text().splitlines() if row.startswith("| restore"))
+    cells = row.strip("|").split("|")[1:]
+    seconds = [float(number) for cell in cells for number in cell.split(",")]
+    assert len(seconds) == 4  # ours twice, PyTorch's twice
+    assert all(0 < s < 100 for s in seconds)
+
+
+def test_a_command_that_cannot_run_is_told(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for name, code in {"torch": "import no_such_package", "cv2": "raise OSError('a | b')"}.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    start = first.Start(["torch"], ["cv2"])
+    cells = first.measure(start, 1, environment, Limit())
+    assert cells == ["no_such_package is not installed", "", "OSError: a / b"]
+    endless = first.Start(["http.server", "0"], None)
+    cold, warm, eager = first.measure(endless, 1, environment, Limit((2 + SPARED) / 60))
+    assert cold.startswith("no end after 2 s: the 0.1")
+    assert (warm, eager) == ("", "it has no such command")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--minutes=9"], "--minutes: is for --suite gpu"),
         (["--only", "snow"], "--only 'snow': is in none of the names matrix product"),
         (["--output=nowhere/report.md"], "--output=nowhere/report.md: there is no such folder"),
         (["--output=old.md"], "--output=old.md: exists"),
