@@ -22,7 +22,7 @@ from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.efficiency import parameters_used
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.perceptual import load_lpips
-from mprnet_jax.evaluation.scoring import Restore, WithRestored, restored_folder, take_restored
+from mprnet_jax.evaluation.scoring import WithRestored, restored_folder, take_restored
 
 WEIGHTS = flags.DEFINE_string("weights", None, "A .pth or .safetensors file, or a run folder.")
 RESTORED = flags.DEFINE_string(
@@ -91,8 +91,6 @@ def check_flags() -> None:
 
 def networks(weights: str, compare_stages: bool) -> list[Candidate]:
     """The network of a weight file as a candidate; with `compare_stages`, its first stages too."""
-    import jax
-
     from mprnet_jax.devices.compiling import use_compile_cache
     from mprnet_jax.restoration.restorer import Restorer
     from mprnet_jax.weights.files import load
@@ -100,26 +98,27 @@ def networks(weights: str, compare_stages: bool) -> list[Candidate]:
     use_compile_cache()
     model = load(weights)
 
-    def restore(stages: int) -> Restore:
+    def candidate(stages: int, compared: bool) -> Candidate:
         restorer = Restorer(
             model,
             stages=stages,
             tile="off",  # tiles would change scores
             local_pooling=LOCAL_POOLING.value,
             ensemble=ENSEMBLE.value,
+            precision="highest",  # TPUs and GPUs would multiply float32 with fewer digits
         )
 
-        def floats(example: Example) -> np.ndarray:
+        def restore(example: Example) -> np.ndarray:
             image = example["degraded"]
-            # By default TPUs and GPUs multiply float32 with fewer digits than it has.
-            with jax.default_matmul_precision("highest"):
-                return restorer(image if image.dtype == np.float32 else np.float32(image / 255))
+            return restorer(image if image.dtype == np.float32 else np.float32(image / 255))
 
-        return floats
+        return Candidate(
+            restore, stages if compared else None, parameters_used(model, stages), restorer.plan
+        )
 
     if not compare_stages:
-        return [Candidate(restore(3), parameters=parameters_used(model, 3))]
-    return [Candidate(restore(n), n, parameters_used(model, n)) for n in (1, 2, 3)]
+        return [candidate(3, compared=False)]
+    return [candidate(stages, compared=True) for stages in (1, 2, 3)]
 
 
 if __name__ == "__main__":

@@ -88,6 +88,23 @@ def _measured_anew(monkeypatch):
     monkeypatch.setattr(records, "FILE", f"{uuid.uuid4().hex}.json")
 
 
+@pytest.fixture
+def compiles():
+    """Programs of restorers that were compiled since the test began: how long each took."""
+    seen = []
+
+    def listen(event: str, seconds: float, **details) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and details.get("fun_name") in (
+            "restore",
+            "jit(restore)",
+        ):
+            seen.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(scope="session")
 def make_tiny_model() -> Callable[[], ModelConfig]:
     """Makes the smallest network with all parts and different widths at all levels."""

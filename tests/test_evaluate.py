@@ -20,7 +20,7 @@ from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.protocols import PROTOCOLS, Scores
 from mprnet_jax.evaluation.scoring import score_set
-from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.model.mprnet import pure_functions, with_params
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.weights import files
 
@@ -301,6 +301,34 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
     expected = PROTOCOLS["rain100l"].score(restored, source[0]["target"])
     # The same network compiled in two processes: equal up to the rounding of a pixel or two.
     assert stages[1]["images"][0]["psnr"] == pytest.approx(expected.psnr, abs=0.01)
+
+
+def test_a_set_of_many_sizes_takes_few_programs(tmp_path, tiny_model, compiles, capsys):
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        (pair,) = mini["photos"](1, tuple(rng.integers(24, 200, 2)), seed=number)
+        for role, image in zip(("input", "target"), pair):
+            folder = tmp_path / "GoPro/test" / role
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number}.png")
+    source = open_benchmark("gopro", tmp_path)
+    model = with_params(tiny_model, pure_functions(tiny_model)[0](0))
+    restorer = Restorer(model, tile="off", precision="highest")
+
+    def restore(example):
+        return restorer(floats(example["degraded"]))
+
+    candidate = Candidate(restore, plan=restorer.plan)
+    (entry,) = evaluate({"gopro": source}, [candidate], tmp_path / "out", "x")
+    assert "40 images of 4" in capsys.readouterr().out
+    assert len(entry.scores.images) == 40
+    assert len(compiles) <= 6
+    for index in (0, 20):
+        example = source[index]
+        image = Restorer(model, tile="off", precision="highest")(floats(example["degraded"]))
+        expected = PROTOCOLS["gopro"].score(image, example["target"])
+        # 8-bit images of two programs may differ in a few pixels by one level.
+        assert entry.scores.images[index].psnr == pytest.approx(expected.psnr, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ TOP = ("config", "errors", "atomic", "sheets", "command")
 ALLOWED = {
     "model": (),
     "devices": (),
-    "weights": ("model",),
+    "weights": ("model", "devices"),
     "data": ("devices",),
     "training": ("model", "devices", "weights", "data"),
     "evaluation": ("model", "devices", "weights", "data"),

@@ -56,6 +56,8 @@ def assert_same(source, expected) -> None:
     """Two sources hold the same examples, in whatever order."""
     ours, theirs = by_name(source), by_name(expected)
     assert ours.keys() == theirs.keys()
+    for index in range(len(source) if hasattr(source, "size_of") else 0):
+        assert source.size_of(index) == source[index]["degraded"].shape[:2]
     for name, example in theirs.items():
         assert ours[name].keys() == example.keys()
         for role, image in example.items():

@@ -39,6 +39,10 @@ class SiddBlocks(Sequence[Example]):
         place = np.unravel_index(index, self._degraded.shape[:2])
         return {"degraded": self._degraded[place], "target": self._target[place]}
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an example."""
+        return self._degraded.shape[2:4]
+
     def _blocks(self, kind: str) -> np.ndarray:
         path = self.folder / f"Validation{kind}BlocksSrgb.mat"
         try:
@@ -88,6 +92,11 @@ class DndBoxes(Sequence[Example]):
         if box.shape != (bottom - top + 1, right - left + 1, 3):
             raise UserError(f"{path}: is smaller than info.mat says")
         return {"degraded": np.float32(box)}
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an example, from the table of boxes."""
+        top, left, bottom, right = map(int, self._places[index][1])
+        return bottom - top + 1, right - left + 1
 
     @staticmethod
     def _boxes(path: Path) -> list[np.ndarray]:

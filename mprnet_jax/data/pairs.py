@@ -51,6 +51,19 @@ def decode(file: Path | BinaryIO, name: str | None = None) -> np.ndarray:
         raise UserError(f"{name}: cannot be read as a picture ({error}); replace it") from error
 
 
+def header_size(file: Path | BinaryIO, name: str | None = None) -> tuple[int, int]:
+    """Height and width of a PNG or JPEG file as `decode` gives it, from its header.
+
+    Raises:
+        UserError: if it is no such file.
+    """
+    try:
+        with Image.open(file, formats=("PNG", "JPEG")) as picture:
+            return picture.height, picture.width
+    except Exception as error:  # as in `decode`
+        raise UserError(f"{name or file}: cannot be read as a picture ({error})") from error
+
+
 def png_depth_and_type(picture: Image.Image) -> tuple[int, int]:
     """Bits a channel, and PNG's number for the colour type, of a PNG file not decoded yet."""
     position = picture.fp.tell()
@@ -129,6 +142,10 @@ class PairFolder(Sequence[Example]):
                 f"{target_path} is {target.shape[1]}x{target.shape[0]}; pairs must have one size"
             )
         return {"degraded": degraded, "target": target}
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an example, without decoding it."""
+        return header_size(self.paths[index][0])
 
 
 class Sorted(Sequence[Example]):

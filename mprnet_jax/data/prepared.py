@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mprnet_jax.data.ahead import ahead
 from mprnet_jax.data.benchmarks import PREPARED
-from mprnet_jax.data.pairs import Example, PairFolder, decode
+from mprnet_jax.data.pairs import Example, PairFolder, decode, header_size
 from mprnet_jax.errors import UserError
 
 VERSION = "1.0.0"
@@ -61,6 +61,13 @@ class Prepared(Sequence[Example]):
         return {
             role: _array(image, f"{self.folder}, {name}, {role}") for role, image in record.items()
         }
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an example, without decoding it."""
+        image = self._record(index)["degraded"]
+        if isinstance(image, bytes):
+            return header_size(io.BytesIO(image), f"{self.folder}, record {index}")
+        return image.shape[:2]
 
     def _record(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):

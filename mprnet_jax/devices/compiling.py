@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ def _known(name: str, value: str) -> bool:
 def jit(function: Callable, *, forward_only: bool = False, **kwargs: Any) -> Callable:
     """`jax.jit(function, **kwargs)` with `compiler_options()`; for outermost functions only."""
     return jax.jit(function, compiler_options=compiler_options(forward_only), **kwargs)
+
+
+def compile_in_background(function: Callable, *arguments: Any) -> Callable:
+    """Begins to compile a jitted function in another thread, for arguments of these shapes.
+
+    Returns:
+        A function that waits for the program, and runs it.
+    """
+    executor = ThreadPoolExecutor(1, thread_name_prefix="compiling")
+    program = executor.submit(lambda: function.lower(*arguments).compile())
+    executor.shutdown(wait=False)
+    return lambda *arguments: program.result()(*arguments)
 
 
 def use_compile_cache(shared: Path | None = None) -> None:

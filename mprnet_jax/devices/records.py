@@ -51,7 +51,7 @@ def update(key: str, **numbers: Any) -> None:
 
 @contextlib.contextmanager
 def announced(what: str, expected: float | None = None) -> Iterator[None]:
-    """For a block that compiles: says so on stderr where that takes more than `LONG` seconds.
+    """For a block that compiles: says so where that takes more than `LONG` seconds.
 
     Args:
         what: is compiled.
@@ -62,7 +62,7 @@ def announced(what: str, expected: float | None = None) -> Iterator[None]:
 
     def say() -> None:
         before = f", which took {last:.0f} s the last time" if last else ""
-        tqdm.write(f"Compiling {what}{before} ...", file=sys.stderr)
+        tqdm.write(f"Compiling {what}{before} ...")
 
     timer = threading.Timer(LONG, say)
     timer.daemon = True

@@ -1,8 +1,9 @@
 """An evaluation from opened sets to written scores."""
 
 import collections
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mprnet_jax.atomic import make_folder
 from mprnet_jax.data.benchmarks import BENCHMARKS
 from mprnet_jax.data.matlab import write_dnd_submission
 from mprnet_jax.data.pairs import Example, Sorted
+from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.protocols import PROTOCOLS
 from mprnet_jax.evaluation.scoring import (
@@ -30,6 +32,8 @@ class Candidate:
     restore: Restore
     stages: int | None = None  # of the network, where stages are compared
     parameters: int | None = None  # of the network, if it is one
+    # Is told how many pictures there are of each (height, width), before any is restored.
+    plan: Callable[[Mapping[tuple[int, int], int]], object] | None = None
 
 
 def evaluate(
@@ -51,6 +55,10 @@ def evaluate(
         lpips: adds this distance to the scores.
     """
     make_folder(output)  # before hours of work
+    counts = collections.Counter(size for source in sets.values() for size in sizes_of(source))
+    for candidate in candidates:
+        if candidate.plan and len(counts) > 1:
+            print(candidate.plan(counts))
     entries = []
     for key, source in sets.items():
         title, protocol = BENCHMARKS[key].title, PROTOCOLS[key]
@@ -65,6 +73,13 @@ def evaluate(
             path = output / f"{title}.png"
             report.write_sheet(path, source, candidates[-1].restore, scores)
     return entries
+
+
+def sizes_of(source: Sequence[Example]) -> Iterator[tuple[int, int]]:
+    """Height and width of each example that has a readable one and need not be decoded for it."""
+    for index in range(len(source) if hasattr(source, "size_of") else 0):
+        with contextlib.suppress(UserError):  # it is told when the example is read
+            yield source.size_of(index)
 
 
 def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str) -> SetScores:

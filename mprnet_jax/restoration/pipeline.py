@@ -78,7 +78,7 @@ class Pipeline:
         measured = list(self._each(measure, jobs))
         plan = self._restorer.plan([size for size, _ in measured])
         if len(plan.counts) > 1:
-            self._bar.write(str(plan), file=sys.stderr)
+            self._bar.write(str(plan))
         by_program: dict[Program, list[Job]] = {program: [] for program in plan.order}
         for size, job in sorted(measured):
             by_program.setdefault(self._restorer.program_for(size), []).append(job)

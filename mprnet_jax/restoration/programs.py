@@ -179,7 +179,7 @@ class Programs:
         expected = self.costs.compile[program.canvas] if self.costs.measured else None
         size = f"{program.width}x{program.height} pixels{' and less' * program.canvas}"
         try:
-            with records.announced(f"for images of {size}", expected):
+            with records.announced(f"a program for images of {size}", expected):
                 return future.result()
         except BaseException:
             with self._lock:

@@ -21,9 +21,9 @@ from mprnet_jax.data.pipeline import (
     validation_batches,
     validation_source,
 )
-from mprnet_jax.devices import hosts, memory
+from mprnet_jax.devices import hosts, memory, records
 from mprnet_jax.devices import mesh as meshes
-from mprnet_jax.devices.compiling import jit, use_compile_cache
+from mprnet_jax.devices.compiling import compile_in_background, jit, use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.guard import Guard
@@ -110,6 +110,8 @@ class Run:
         self.validation_step = jit(
             functools.partial(validation_step, apply=apply), out_shardings=copies
         )
+        data = self.mesh.shape["data"]
+        self.validation_batch = min(config.batch_size, -(-len(self.held_out) // data) * data)
 
     def train(self, interrupts: Interrupts) -> Validation | None:
         """See the function `train`."""
@@ -189,7 +191,12 @@ class Run:
                 trace.before(step, state)
                 batch = guard.look_at(next(batches))
                 batch = meshes.put_batch(batch, self.mesh, config.batch_size, self.share.start)
-                state, metrics = self.step(state, batch)
+                if step == first:
+                    with records.announced("the training step"):
+                        state, metrics = self.step(state, batch)
+                    self.prepare_validation(state.weights)
+                else:
+                    state, metrics = self.step(state, batch)
                 # Reading the step before only now keeps the devices busy meanwhile.
                 report(step)
                 running = metrics
@@ -243,17 +250,34 @@ class Run:
             share=self.share,
         )
 
+    def prepare_validation(self, params: Any) -> None:
+        """Compiles the validation while training runs, where that takes nothing from it."""
+        # On a CPU training would wait for the compiler. Processes must compile in one order.
+        if jax.default_backend() == "cpu" or jax.process_count() > 1:
+            return
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
+        )
+        crop = self.config.validation_crop
+        images = jax.ShapeDtypeStruct(
+            (self.validation_batch, crop, crop, 3),
+            jnp.uint8,
+            sharding=meshes.image_sharding(self.mesh),
+        )
+        batch = {"degraded": images, "target": images}
+        self.validation_step = compile_in_background(self.validation_step, shapes, batch)
+
     def validate(self, params: Any) -> Validation | None:
         """Restores the centre crops of the held-out pairs; None if a signal came meanwhile."""
         scores, read, shown = [], [], []
-        data = self.mesh.shape["data"]
-        batch_size = min(self.config.batch_size, -(-len(self.held_out) // data) * data)
         crop = self.config.validation_crop
-        for batch, readable in validation_batches(self.held_out, batch_size, crop):
+        for batch, readable in validation_batches(self.held_out, self.validation_batch, crop):
             if self.interrupts.stop():
                 return None
             readable = hosts.on_all(readable)
-            result = self.validation_step(params, meshes.put_batch(batch, self.mesh))
+            placed = meshes.put_batch(batch, self.mesh)
+            with records.announced("the validation"):
+                result = self.validation_step(params, placed)
             scores.append(np.asarray(result["psnr"])[:, : len(readable)])
             read.append(readable)
             for i in np.flatnonzero(readable)[: SHOWN - len(shown)]:

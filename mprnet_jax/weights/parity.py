@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from mprnet_jax.config import ModelConfig
+from mprnet_jax.devices import records
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import with_params
 from mprnet_jax.weights import files, torch_reference
@@ -119,17 +120,23 @@ def validate(weights: files.WeightFile, reference: str | None = None) -> Report:
     `reference`, as of `torch_reference.with_weights`, is what to compare the stages with. Blocks
     are compared with the PyTorch network in this package in any case.
     """
-    ours = weights.config, weights.params
+    names = [block.ours for block in blocks(weights.config)]
     model = torch_reference.with_weights(weights.config, weights.published)
-    blocks = compare_blocks(*ours, model, noise(SIZES[0]))
+    # One program for both sizes and for stages and blocks: compiling takes most of the time.
+    canvas = tuple(map(max, zip(*SIZES)))
+    with records.announced(f"a network of {weights.config.width} channels to validate it"):
+        ours = [
+            run_ours(weights.config, weights.params, noise(size), names, canvas) for size in SIZES
+        ]
+    blocks_found = compare_blocks(weights.config, ours[0][1], model, noise(SIZES[0]))
     if reference is not None:
         model = torch_reference.with_weights(weights.config, weights.published, reference)
-    stages = [
+    stages_found = [
         stage._replace(name=f"noise {'x'.join(map(str, size))}, {stage.name}")
-        for size in SIZES
-        for stage in compare_stages(*ours, model, noise(size))
+        for size, (stages, _) in zip(SIZES, ours)
+        for stage in compare_stages(stages, model, noise(size))
     ]
-    return Report(stages, blocks, reference)
+    return Report(stages_found, blocks_found, reference)
 
 
 def noise(size: tuple[int, int, int]) -> np.ndarray:
@@ -137,25 +144,21 @@ def noise(size: tuple[int, int, int]) -> np.ndarray:
     return np.random.default_rng(0).random((*size, 3), np.float32)
 
 
-def compare_stages(
-    config: ModelConfig, params: Params, model: Any, images: np.ndarray
-) -> list[Difference]:
-    """The three stages' images, stage 1 first; `model` is PyTorch's, with its weights."""
-    ours, _ = run_ours(config, params, images, [])
+def compare_stages(ours: list[np.ndarray], model: Any, images: np.ndarray) -> list[Difference]:
+    """Our stages' images of `run_ours` against those of PyTorch's `model`, stage 1 first."""
     theirs, _ = run_theirs(model, images, [])
     return [Difference.between(*stage) for stage in zip(STAGES, ours[::-1], theirs[::-1])]
 
 
 def compare_blocks(
-    config: ModelConfig, params: Params, model: Any, images: np.ndarray
+    config: ModelConfig, ours: dict[str, Any], model: Any, images: np.ndarray
 ) -> list[Difference]:
-    """Every block in the order of the computation.
+    """Every block in the order of the computation: ours of `run_ours` against PyTorch's.
 
     `model` is of `torch_reference.build`, whose patches come in the order that is known here. A sum
     of blocks belongs to the block that takes it in, such as that of the lifts to the next ORB.
     """
     compared = list(blocks(config))
-    _, ours = run_ours(config, params, images, [block.ours for block in compared])
     _, theirs = run_theirs(model, images, [block.theirs for block in compared])
 
     def of(block: Block, output: Any) -> np.ndarray:
@@ -173,24 +176,43 @@ def first_break(differences: list[Difference]) -> Difference | None:
 
 
 def run_ours(
-    config: ModelConfig, params: Params, images: np.ndarray, wanted: list[str]
+    config: ModelConfig,
+    params: Params,
+    images: np.ndarray,
+    wanted: list[str],
+    canvas: tuple[int, int, int] | None = None,
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Our stages' images, the last first, and the outputs of the wanted modules."""
-    sizes = dataclasses.astuple(dataclasses.replace(config, dtype="float32"))
+    """Our stages' images, the last first, and the outputs of the wanted modules.
+
+    With a `canvas`, (batch, height, width), the program is the same for all images that it holds.
+    """
+    count, height, width = images.shape[:3]
+    batch, *whole = canvas or (count, height, width)
+    arrays = np.zeros((batch, *whole, 3), np.float32)
+    arrays[:count, :height, :width] = images
+    sizes = np.int32([(height, width)] * batch) if canvas else None
+
+    def crop(maps: jax.Array) -> np.ndarray:
+        shares = zip(maps.shape, (count, height, width), (batch, *whole))
+        return np.asarray(maps)[tuple(slice(n * part // total) for n, part, total in shares)]
+
+    fields = dataclasses.astuple(dataclasses.replace(config, dtype="float32"))
     with jax.default_matmul_precision("highest"):
-        return jax.tree.map(np.asarray, capturing(sizes, tuple(wanted))(params, images))
+        return jax.tree.map(crop, capturing(fields, tuple(wanted))(params, arrays, sizes))
 
 
 @functools.lru_cache(maxsize=4)
-def capturing(sizes: tuple, wanted: tuple[str, ...]) -> Callable:
+def capturing(fields: tuple, wanted: tuple[str, ...]) -> Callable:
     """A jitted function from parameters and images to stages and outputs of the wanted modules."""
-    config = ModelConfig(*sizes)
+    config = ModelConfig(*fields)
 
     @jax.jit
-    def run(params: Params, images: jax.Array) -> tuple[list[jax.Array], dict[str, Any]]:
+    def run(
+        params: Params, images: jax.Array, sizes: jax.Array | None
+    ) -> tuple[list[jax.Array], dict[str, Any]]:
         model = with_params(config, params)
         capture = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)
-        stages, captured = capture(images)
+        stages, captured = capture(images, sizes=sizes)
         outputs = {
             ".".join(map(str, path[:-1])): calls.get_value()[0]
             for path, calls in nnx.to_flat_state(captured)

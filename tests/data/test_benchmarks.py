@@ -25,6 +25,21 @@ def test_paired_sets_are_found_in_their_published_layout(tmp_path, key):
     np.testing.assert_array_equal(source[9]["target"], target)
 
 
+@pytest.mark.parametrize(("key", "write"), [("gopro", "pairs"), ("sidd", "sidd"), ("dnd", "dnd")])
+def test_sizes_are_known_without_decoding(tmp_path, key, write):
+    mini[f"write_{write}"](tmp_path / BENCHMARKS[key].folders[0])
+    source = open_benchmark(key, tmp_path)
+    for index in range(len(source)):
+        assert source.size_of(index) == source[index]["degraded"].shape[:2]
+
+
+def test_the_size_of_a_file_that_is_no_picture(tmp_path):
+    mini["write_pairs"](tmp_path / "GoPro/test")
+    (tmp_path / "GoPro/test/input/2.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"2.png: cannot be read as a picture"):
+        open_benchmark("gopro", tmp_path).size_of(1)
+
+
 @pytest.mark.parametrize(
     ("name", "folder"),
     [

@@ -44,6 +44,23 @@ def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys
     np.testing.assert_array_equal(again.psnr, result.psnr)
 
 
+def test_accelerators_compile_the_validation_while_training_runs(tiny_run, tmp_path, monkeypatch):
+    """Tried on a CPU, where training would wait for the compiler."""
+    tiny_run.total_steps, tiny_run.optim.decay_steps = 3, 0
+    expected = loop.train(tiny_run, tmp_path / "usual")
+    begun, begin = [], loop.compile_in_background
+
+    def begin_and_note(*arguments):
+        begun.append(arguments)
+        return begin(*arguments)
+
+    monkeypatch.setattr(loop, "compile_in_background", begin_and_note)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    result = loop.train(tiny_run, tmp_path / "in advance")
+    assert len(begun) == 1
+    np.testing.assert_array_equal(result.psnr, expected.psnr)
+
+
 def test_another_config_is_refused_with_the_field_that_differs(tiny_run, tmp_path):
     run = loop.Run(tiny_run, tmp_path)
     run.claim_workdir()

@@ -37,7 +37,8 @@ def random_network(config: ModelConfig) -> files.WeightFile:
 def test_stages_agree(config, size):
     network = random_network(config)
     model = torch_reference.with_weights(config, network.published)
-    for stage in parity.compare_stages(config, network.params, model, parity.noise(size)):
+    ours, _ = parity.run_ours(config, network.params, parity.noise(size), [])
+    for stage in parity.compare_stages(ours, model, parity.noise(size)):
         assert stage.max_abs < 1e-5, stage
         assert stage.largest > 0.5, "nothing much is compared"
 
@@ -57,14 +58,18 @@ class TestBlocks:
 
     config = ModelConfig(8, 4, 4, cabs_per_orb=2)
 
-    def compare(self, spoil=lambda params: None, size=(2, 16, 24)):
+    def compare(self, spoil=lambda params: None, size=(2, 16, 24), canvas=None):
         network = random_network(self.config)
         model = torch_reference.with_weights(self.config, network.published)
         spoil(network.params)
-        return parity.compare_blocks(self.config, network.params, model, parity.noise(size))
+        compared = [block.ours for block in parity.blocks(self.config)]
+        images = parity.noise(size)
+        _, ours = parity.run_ours(self.config, network.params, images, compared, canvas)
+        return parity.compare_blocks(self.config, ours, model, images)
 
-    def test_all_blocks_agree_and_are_named_once(self):
-        differences = self.compare()
+    @pytest.mark.parametrize("canvas", [None, (3, 40, 48)])
+    def test_all_blocks_agree_and_are_named_once(self, canvas):
+        differences = self.compare(canvas=canvas)
         compared = [d.name for d in differences]
         assert len(set(compared)) == len(compared)
         assert parity.first_break(differences) is None
@@ -140,7 +145,9 @@ def test_a_users_own_network_is_the_other_side(tmp_path, config):
     clone.write_text(textwrap.dedent(CLONE))
     network = random_network(config)
     model = torch_reference.with_weights(config, network.published, str(clone))
-    stages = parity.compare_stages(config, network.params, model, parity.noise((1, 8, 8)))
+    images = parity.noise((1, 8, 8))
+    ours, _ = parity.run_ours(config, network.params, images, [])
+    stages = parity.compare_stages(ours, model, images)
     assert max(stage.max_abs for stage in stages) < 1e-5
 
 

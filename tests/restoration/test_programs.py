@@ -1,0 +1,99 @@
+"""How many programs are compiled, counted by JAX's own events, and that they agree."""
+
+import numpy as np
+import pytest
+
+from mprnet_jax.devices.mesh import make_mesh
+from mprnet_jax.restoration import images
+from mprnet_jax.restoration.folders import plan
+from mprnet_jax.restoration.images import Photo
+from mprnet_jax.restoration.pipeline import Pipeline, Summary
+from mprnet_jax.restoration.planning import Program
+from mprnet_jax.restoration.restorer import Restorer
+
+
+def some_sizes(count: int, low: int, high: int) -> list[tuple[int, int]]:
+    rng = np.random.default_rng(0)
+    return [tuple(map(int, rng.integers(low, high, 2))) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"local_pooling": True},
+        {"stages": 1},
+        {"tile": 128},
+        {"ensemble": True},
+        {"batch_size": 3},
+    ],
+    ids=str,
+)
+def test_a_folder_of_many_sizes_takes_few_programs(model, photo, tmp_path, compiles, options):
+    sizes = some_sizes(12, 20, 180)
+    for number, size in enumerate(sizes):
+        images.write(tmp_path / f"in/{number}.png", Photo(photo(*size)))
+    restorer = Restorer(model, **options)
+    jobs = plan(tmp_path / "in", tmp_path / "out")
+    assert Pipeline(restorer).run(jobs) == Summary(12, 0, 0)
+    assert len(compiles) <= 4
+    for job in jobs[::5]:
+        before, after = (images.read(path).pixels for path in job)
+        expected = Restorer(model, **options)(before)
+        # Rounding may go either way.
+        assert np.abs(after.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"local_pooling": True}, {"stages": 1}], ids=str)
+def test_floats_agree_with_those_of_exact_programs(model, photo, options):
+    sizes = some_sizes(3, 30, 100)
+    restorer = Restorer(model, **options)
+    assert all(program.canvas for program in restorer.plan(sizes).programs.values())
+    for size in sizes:
+        image = photo(*size, np.float32)
+        expected = Restorer(model, **options)(image)
+        # Rounding of float32 in sums of another order.
+        np.testing.assert_allclose(restorer(image), expected, atol=1e-5)
+
+
+def test_photos_of_several_sizes_spread_over_devices(model, photo):
+    sizes = some_sizes(4, 30, 100)
+    spread = Restorer(model, mesh=make_mesh(data=2, height=2))
+    spread.plan(sizes)
+    photos = [photo(*size, np.float32) for size in sizes]
+    for image, found in zip(photos, spread.batch(photos)):
+        np.testing.assert_allclose(found, Restorer(model)(image), atol=1e-5)  # as above
+
+
+def test_sizes_that_nobody_announced(model, photo, compiles):
+    restorer = Restorer(model)
+    # The first size gets a program of its own, the second one a canvas with some room.
+    for size in ((64, 64), (50, 70), (40, 100), (60, 60), (30, 66)):
+        restorer(photo(*size))
+    assert len(compiles) == 2
+    assert restorer.program_for((60, 60)) == Program(64, 64, False)
+    assert restorer.program_for((30, 66)) == Program(64, 128, True)
+
+
+def test_programs_of_an_earlier_command_are_chosen_again(model, photo):
+    sizes = some_sizes(6, 20, 100)
+    first = Restorer(model).plan(sizes)
+    restorer = Restorer(model)
+    restorer.plan(sizes)
+    for size in sizes:
+        restorer(photo(*size))
+    assert Restorer(model).plan(sizes).order == first.order
+
+
+def test_a_photo_under_a_limit_takes_at_most_two_compiles(model, compiles):
+    restorer = Restorer(model, memory_limit=1_100_000_000)
+    grid = restorer.grid_of(np.broadcast_to(np.uint8(0), (3000, 4000, 3)))
+    assert len(grid.places) > 1
+    assert len(compiles) <= 2
+
+
+def test_gpus_get_no_maps_of_more_than_2_31_elements(model, monkeypatch):
+    """Stands in for a GPU with memory for any photo."""
+    restorer = Restorer(model)
+    monkeypatch.setattr(restorer._programs, "most_pixels", 128 * 128)
+    assert max(restorer._expected_grid(400, 400).tile) == 128
