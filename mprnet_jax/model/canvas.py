@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mprnet_jax.model.convolution import mask
+
 ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
 
 
@@ -43,10 +45,7 @@ class Canvas(NamedTuple):
         """Maps [b, h, w, C] with zeros outside of the images."""
         if self.sizes is None:
             return x
-        # Factors, not a condition: a TPU's compiler fuses these with the convolution before.
-        for axis in (ROWS, COLUMNS):
-            x *= (positions(x, axis) < self.lengths(x, axis)).astype(x.dtype)
-        return x
+        return mask(x, self.lengths(x, ROWS), self.lengths(x, COLUMNS))
 
     def clamp(self, following: jax.Array, x: jax.Array, axis: int) -> jax.Array:
         """`following` holds the pixel that follows each one of `x`; the last now follows itself."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.lax import conv_general_dilated
 
 LANES = 128  # channels that a TPU works on at a time
 IMAGES = 8  # that a CPU wants for a kernel's gradient
+CONVOLVED = (1, 2, 0, 3)  # axes of [B, H, W, C] as a TPU's convolutions lay them out, major first
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -53,6 +55,36 @@ def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tup
     if not ways:
         return pixels(x, kernel)
     return jax.lax.platform_dependent(x, kernel, **ways, default=pixels)
+
+
+# Traced once for each shape, as above.
+@functools.partial(jax.jit, inline=True)
+def mask(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
+    """Maps [B, H, W, C] with zeros beyond the heights and widths, int32 [B or 1, 1, 1, 1]."""
+    return jax.lax.platform_dependent(x, heights, widths, tpu=mask_pairs, default=mask_pixels)
+
+
+def mask_pixels(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
+    """`mask` of maps as they are."""
+    rows = jax.lax.broadcasted_iota(jnp.int32, (1, x.shape[1], 1, 1), 1)
+    columns = jax.lax.broadcasted_iota(jnp.int32, (1, 1, x.shape[2], 1), 2)
+    # Factors, not a condition: compilers fuse them with the convolution before.
+    return x * (rows < heights).astype(x.dtype) * (columns < widths).astype(x.dtype)
+
+
+def mask_pairs(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
+    """`mask` of the pairs of pixels that a TPU's convolutions of narrow maps give."""
+    b, h, w, c = x.shape
+    if w % 2 or not 8 <= c <= LANES // 2:
+        return mask_pixels(x, heights, widths)
+    rows = jax.lax.broadcasted_iota(jnp.int32, (1, h, 1, 1), 1)
+    columns = 2 * jax.lax.broadcasted_iota(jnp.int32, (1, 1, w // 2, 2 * c), 2)
+    columns += jax.lax.broadcasted_iota(jnp.int32, columns.shape, 3) >= c
+    x = x.reshape(b, h, w // 2, 2 * c)
+    x = x * (rows < heights).astype(x.dtype) * (columns < widths).astype(x.dtype)
+    if b == 1:  # else the compiler would lay out maps of large images anew before and after this
+        x = with_layout_constraint(x, Layout(major_to_minor=CONVOLVED))
+    return x.reshape(b, h, w, c)
 
 
 def with_kernel_gradient(convolution: Callable, kernel_gradient: Callable) -> Callable:
