@@ -84,7 +84,7 @@ def restore(checkout: Path, weights: Path, photos: Path, output: Path) -> tuple[
             cwd=checkout,
             env={
                 **os.environ,
-                "XDG_CACHE_HOME": cache,
+                "JAX_COMPILATION_CACHE_DIR": cache,
                 "JAX_PLATFORMS": "cpu",
                 "PYTHONPATH": str(checkout),
             },

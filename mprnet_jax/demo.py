@@ -206,7 +206,7 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
         try:
             before = images.read(source, int(MAX_MEGAPIXELS.value * 1e6))
             tool = restorer(stages, local_pooling, tile)
-            progress(0, desc="Restoring; a new size of photo compiles first")
+            progress(0, desc="Restoring; a new size of photo may have to compile first")
             (after,) = restore_photos(
                 tool, [before], lambda share: progress(share, desc="Restoring")
             )

@@ -59,7 +59,7 @@ MEMORY_LIMIT = flags.DEFINE_float(
     "memory_limit_gb", None, "What --tile=auto may use of a device, if less than is free.", 0.1
 )
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 1, "Photos of one size, tiles or frames that a device restores at once.", 1
+    "batch_size", 1, "Photos, tiles or frames that a device restores at once.", 1
 )
 SHARD_HEIGHT = flags.DEFINE_integer(
     "shard_height", 1, "Devices that share the rows of each photo; exact. Others share photos.", 1

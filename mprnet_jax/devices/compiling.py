@@ -29,6 +29,9 @@ V5E_OPTIONS = {
 }
 
 
+SHORTEST_KEPT = 1.0  # seconds; programs that compile faster are not kept on disk
+
+
 def options_for(kind: str, forward_only: bool = False) -> dict[str, str]:
     """The options that suit a kind of device, as its `device_kind` names it."""
     cpu = CPU_FORWARD_OPTIONS if forward_only else CPU_OPTIONS
@@ -59,12 +62,21 @@ def compile_in_background(function: Callable, *arguments: Any) -> Callable:
     """Begins to compile a jitted function in another thread, for arguments of these shapes.
 
     Returns:
-        A function that waits for the program, and runs it.
+        A function that waits for the program and runs it; or compiles again if that failed, as it
+        may where the thread found a GPU's memory in use.
     """
     executor = ThreadPoolExecutor(1, thread_name_prefix="compiling")
     program = executor.submit(lambda: function.lower(*arguments).compile())
     executor.shutdown(wait=False)
-    return lambda *arguments: program.result()(*arguments)
+
+    def run(*arguments: Any) -> Any:
+        try:
+            compiled = program.result()
+        except jax.errors.JaxRuntimeError:
+            compiled = function
+        return compiled(*arguments)
+
+    return run
 
 
 def use_compile_cache(shared: Path | None = None) -> None:
@@ -82,4 +94,4 @@ def use_compile_cache(shared: Path | None = None) -> None:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "mprnet_jax"))
         jax.config.update("jax_compilation_cache_max_size", 2 * 1024**3)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_KEPT)

@@ -29,14 +29,16 @@ _told: set[str] = set()
 
 def read(key: str) -> dict[str, Any]:
     """The numbers kept under a key; empty if there are none."""
-    record = _read_all().get(key, {})
-    return record if isinstance(record, dict) else {}
+    return _read_all().get(key, {})
 
 
 def update(key: str, **numbers: Any) -> None:
-    """Adds numbers to those kept under a key, replacing those of the same names."""
+    """Adds numbers to those kept under a key, replacing those of the same names.
+
+    Of several processes the first one does.
+    """
     path = _path()
-    if path is None:
+    if path is None or jax.process_index():
         return
     with _lock:
         records = _read_all()
@@ -58,7 +60,8 @@ def announced(what: str, expected: float | None = None) -> Iterator[None]:
         expected: how many seconds it took the last time; by default what is kept of this `what`.
     """
     key = f"{jax.devices()[0].device_kind}: compiling {what}"
-    last = expected or read(key).get("seconds")
+    kept = read(key).get("seconds")
+    last = expected or (kept if isinstance(kept, int | float) else 0)
 
     def say() -> None:
         before = f", which took {last:.0f} s the last time" if last else ""
@@ -67,13 +70,15 @@ def announced(what: str, expected: float | None = None) -> Iterator[None]:
     timer = threading.Timer(LONG, say)
     timer.daemon = True
     start = time.perf_counter()
-    timer.start()
+    if jax.process_index() == 0:
+        timer.start()
     try:
         yield
     finally:
         timer.cancel()
     seconds = time.perf_counter() - start
-    if seconds > LONG and expected is None:
+    # Loading what was compiled before takes less, and is no news.
+    if expected is None and seconds > max(LONG, last / 2):
         update(key, seconds=round(seconds, 1))
 
 
@@ -85,14 +90,16 @@ def _path() -> Path | None:
 
 def _read_all() -> dict[str, dict]:
     path = _path()
-    if path is None or not path.exists():
+    if path is None:
         return {}
     try:
         content = json.loads(path.read_text())
         if content["version"] == VERSION:
-            return dict(content["records"])
+            return {key: dict(record) for key, record in content["records"].items()}
         reason = f"of version {content['version']}, not {VERSION}"
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"damaged ({type(error).__name__})"
     _tell(f"{path}: is {reason} and is ignored; it is replaced by what is measured now")
     return {}

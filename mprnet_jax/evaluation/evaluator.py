@@ -55,14 +55,16 @@ def evaluate(
         lpips: adds this distance to the scores.
     """
     make_folder(output)  # before hours of work
-    counts = collections.Counter(size for source in sets.values() for size in sizes_of(source))
-    for candidate in candidates:
-        if candidate.plan and len(counts) > 1:
-            print(candidate.plan(counts))
-    entries = []
+    entries, planned = [], set()
     for key, source in sets.items():
         title, protocol = BENCHMARKS[key].title, PROTOCOLS[key]
         for candidate in candidates if protocol.score else candidates[-1:]:
+            if candidate.plan and id(candidate) not in planned:
+                planned.add(id(candidate))
+                restores_all = candidate is candidates[-1]
+                plan_for(
+                    candidate, [s for k, s in sets.items() if PROTOCOLS[k].score or restores_all]
+                )
             if protocol.score:
                 scores = score_set(source, protocol, candidate.restore, title=title, lpips=lpips)
             else:
@@ -73,6 +75,14 @@ def evaluate(
             path = output / f"{title}.png"
             report.write_sheet(path, source, candidates[-1].restore, scores)
     return entries
+
+
+def plan_for(candidate: Candidate, sources: Sequence[Sequence[Example]]) -> None:
+    """Tells a candidate how many pictures there will be of each size."""
+    counts = collections.Counter(size for source in sources for size in sizes_of(source))
+    plan = candidate.plan(counts)
+    if len(counts) > 1:
+        print(plan)
 
 
 def sizes_of(source: Sequence[Example]) -> Iterator[tuple[int, int]]:

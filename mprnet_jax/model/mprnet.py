@@ -205,8 +205,8 @@ class MPRNet(nnx.Module):
             place: `place(maps, pieces)` decides how maps lie on several devices that were just
                 split or joined, so that there are so many pieces of each image.
             sizes: int32 [B, 2], height and width of each image, multiples of 8, where images lie in
-                the upper left corner of larger arrays; so one program serves all sizes. What the
-                arrays hold elsewhere has no effect; the results there mean nothing.
+                the upper left corner of larger arrays; so one program serves all sizes. Elsewhere
+                the arrays may hold any finite numbers, and the results mean nothing.
 
         Returns:
             The stages' images, each [B, H, W, 3] float32 and not clipped, the last stage first.

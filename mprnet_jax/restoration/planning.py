@@ -5,6 +5,7 @@ A program restores images of its own size or, on a canvas, all that are no large
 (height, width) in pixels, multiples of 8.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.devices import records
+from mprnet_jax.devices import compiling, records
 from mprnet_jax.model.flops import forward_flops
 
 Size = tuple[int, int]
@@ -27,6 +28,7 @@ GUESSES = {
     "tpu": (120.0, 150.0, 5e13, 36),
 }
 LOADING = 0.2  # seconds to load a program from the compile cache, as a share of compiling
+MOST_CACHED = 200  # programs that are remembered
 SMALL = 96**2  # pixels; what a smaller program takes is not taken for what a pixel takes
 MOST_SIZES = 400  # that are planned one by one; more are rounded up first
 
@@ -58,77 +60,95 @@ class Costs:
     compile: dict[bool, float]  # seconds, by whether it is a canvas
     run: float  # seconds a pixel
     memory: float  # bytes a pixel on each device
-    largest: int = 0  # pixels of the program that `memory` was read from
-    kept: set[Program] = field(default_factory=set)  # programs in the compile cache
-    measured: bool = False
+    cached: tuple[Program, ...] = ()  # programs in the compile cache, the newest last
+    # What was measured, by name: the numbers that are kept, and pixels of the largest program.
+    measured: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: ModelConfig, device: jax.Device, variant: str, batch: int = 1) -> "Costs":
-        """The costs for `batch` images on each device, as far as they were measured before.
+    def of(
+        cls, config: ModelConfig, device: jax.Device, variant: str, pixels: float = 1
+    ) -> "Costs":
+        """The costs, as far as they were measured before.
 
-        `variant` names what else decides which programs there are.
+        Args:
+            config: of the network.
+            device: one of those that run it.
+            variant: names what else decides which programs there are.
+            pixels: that each device computes for a pixel of an image: more in batches, less where
+                devices share images.
         """
         plain, canvas, speed, memory = GUESSES.get(device.platform, GUESSES["gpu"])
         sizes = (config.width, config.unet_growth, config.orsnet_growth, config.reduction)
         network = "-".join(map(str, (*sizes, config.cabs_per_orb, config.bias, config.dtype)))
-        key = f"{device.device_kind}, jax {jax.__version__}: {network}, batch {batch}, {variant}"
+        key = f"{device.device_kind}, jax {jax.__version__}: {network}, {variant}"
         channels = config.width + config.orsnet_growth
-        guessed = cls(
-            key,
-            {False: plain, True: canvas},
-            run=forward_flops(config, 1, 1) / speed,
-            memory=memory * batch * channels * (1 if config.dtype == "float32" else 0.6),
-        )
-        kept = records.read(key)
+        record = records.read(key)
+        measured = {
+            name: float(number)
+            for name, number in record.items()
+            if name != "programs" and isinstance(number, int | float) and 0 < number < math.inf
+        }
         try:
-            return cls(
-                key,
-                {False: float(kept["compile"]), True: float(kept["compile_canvas"])},
-                run=float(kept["run"]),
-                memory=float(kept["memory"]),
-                largest=int(kept["largest"]),
-                kept={Program(int(h), int(w), bool(c)) for h, w, c in kept["programs"]},
-                measured=True,
-            )
+            cached = tuple(Program(int(h), int(w), bool(c)) for h, w, c in record["programs"])
         except (KeyError, TypeError, ValueError):
-            return guessed
+            cached = ()
+        # One kind's first guess is as far off as the other's.
+        ratio = canvas / plain
+        plain = measured.get("compile", measured.get("compile_canvas", canvas) / ratio)
+        return cls(
+            key,
+            {False: plain, True: measured.get("compile_canvas", plain * ratio)},
+            run=measured.get("run", forward_flops(config, 1, 1) / speed),
+            memory=measured.get(
+                "memory", memory * pixels * channels * (1 if config.dtype == "float32" else 0.6)
+            ),
+            cached=cached,
+            measured=measured,
+        )
 
     def to_compile(self, program: Program) -> float:
         """Seconds until a program can be run."""
         seconds = self.compile[program.canvas]
-        return LOADING * seconds if program in self.kept else seconds
+        return LOADING * seconds if program in self.cached else seconds
+
+    def last_compile(self, program: Program) -> float | None:
+        """Seconds that compiling took the last time, if it was measured."""
+        return self.measured.get("compile_canvas" if program.canvas else "compile")
 
     def compiled(self, program: Program, seconds: float, memory: float) -> None:
-        """Takes note of a program that was compiled, or loaded if it is one of those kept.
+        """Takes note of a program that was compiled, or loaded from the compile cache.
 
-        It takes `memory` bytes on each device.
+        It takes `memory` bytes on each device; 0 if that is not known.
         """
-        if program not in self.kept:
+        known = program in self.cached
+        if not known or seconds > self.compile[program.canvas] / 2:  # it was there no more
             self.compile[program.canvas] = seconds
-        self.kept.add(program)
-        # A small program's share of what does not grow with the pixels says little of large ones.
-        if program.pixels >= max(self.largest, SMALL):
-            self.largest, self.memory = program.pixels, memory / program.pixels
+            self.measured["compile_canvas" if program.canvas else "compile"] = seconds
+        if not known and seconds > compiling.SHORTEST_KEPT:
+            self.cached = (*self.cached, program)[-MOST_CACHED:]
+        if memory > 0 and self._is_largest(program, "memory_pixels"):
+            self.memory = self.measured["memory"] = memory / program.pixels
         self._keep()
 
     def ran(self, program: Program, images: int, seconds: float) -> None:
-        """Takes note of a run that was not the program's first one."""
+        """Takes note of a run that was not the program's first one, and with nothing beside it."""
+        if not self._is_largest(program, "run_pixels"):
+            return
         measured = seconds / (program.pixels * images)
-        if not 0.8 < measured / self.run < 1.25:  # or it would be written after each photo
-            self.run = measured
+        changed = not 0.8 < measured / self.run < 1.25  # or it would be written after each photo
+        if changed or "run" not in self.measured:
+            self.run = self.measured["run"] = measured
             self._keep()
 
+    def _is_largest(self, program: Program, name: str) -> bool:
+        """Whether no larger program was measured. What a small one takes says little of pixels."""
+        if program.pixels < max(self.measured.get(name, 0), SMALL):
+            return False
+        self.measured[name] = program.pixels
+        return True
+
     def _keep(self) -> None:
-        records.update(
-            self.key,
-            compile=self.compile[False],
-            compile_canvas=self.compile[True],
-            run=self.run,
-            memory=self.memory,
-            largest=self.largest,
-            programs=sorted(self.kept),
-        )
-        self.measured = True
+        records.update(self.key, **self.measured, programs=list(self.cached))
 
 
 class Plan(NamedTuple):
@@ -151,9 +171,9 @@ class Plan(NamedTuple):
         pixels = sum(count * height * width for (height, width), count in self.counts.items())
         run = sum(count * self.programs[size].pixels for size, count in self.counts.items())
         return (
-            f"{sum(self.counts.values())} images of {len(self.counts)} sizes: "
+            f"{sum(self.counts.values())} images of {len(self.counts)} sizes to compute: "
             f"{len(self.order)} programs, {canvases} of them for several sizes, which compute "
-            f"{run / pixels:.2f} of the pixels; about {self.seconds:.0f} s"
+            f"{run / max(pixels, 1):.2f} of the pixels; about {self.seconds:.0f} s"
         )
 
 
@@ -167,15 +187,17 @@ def plan(counts: Mapping[Size, int], costs: Costs, most_pixels: float, batch: in
         batch: images that are restored at once; a program computes whole batches.
     """
     fresh = grouped(counts, costs, most_pixels, batch)
-    kept = [program for program in costs.kept if program.pixels <= most_pixels]
-    by_kept = {size: smallest(kept, size) for size in counts}
-    missing = {size: counts[size] for size, program in by_kept.items() if program is None}
-    by_kept |= grouped(missing, costs, most_pixels, batch)
-    plans = [Plan(each, counts, seconds(each, counts, costs, batch)) for each in (fresh, by_kept)]
+    cached = [program for program in costs.cached if program.pixels <= most_pixels]
+    loaded = {size: smallest(cached, size) for size in counts}
+    missing = {size: counts[size] for size, program in loaded.items() if program is None}
+    loaded |= grouped(missing, costs, most_pixels, batch)
+    plans = [
+        Plan(each, counts, total_seconds(each, counts, costs, batch)) for each in (fresh, loaded)
+    ]
     return min(plans, key=lambda each: each.seconds)
 
 
-def seconds(
+def total_seconds(
     programs: Mapping[Size, Program], counts: Mapping[Size, int], costs: Costs, batch: int
 ) -> float:
     """What compiling all programs and running them on all images is expected to take."""
@@ -199,7 +221,7 @@ def grouped(
 
     Each group shares a canvas that holds all of it; merged are always the two that save most.
     """
-    groups = rounded_groups(list(counts))
+    groups = rounded_groups(list(counts), most_pixels)
     if not groups:
         return {}
     heights, widths = (np.array([max(s[i] for s in group) for group in groups]) for i in (0, 1))
@@ -208,8 +230,8 @@ def grouped(
     def run(pixels: np.ndarray, images: np.ndarray) -> np.ndarray:
         return costs.run * pixels * (-(-images // batch) * batch)
 
-    compiling = [costs.compile[len(group) > 1] for group in groups]
-    total = run(heights * widths, images) + compiling
+    first = [costs.compile[len(group) > 1] for group in groups]
+    total = run(heights * widths, images) + first
 
     def saved(i: int) -> np.ndarray:
         """Seconds that merging group i with each of the others saves."""
@@ -236,12 +258,16 @@ def grouped(
     return {size: smallest(set(programs.values()), size) for size in programs}
 
 
-def rounded_groups(sizes: list[Size]) -> list[list[Size]]:
-    """At most `MOST_SIZES` groups of sizes: one for each, or those that round up to the same."""
+def rounded_groups(sizes: list[Size], most_pixels: float) -> list[list[Size]]:
+    """About `MOST_SIZES` groups of sizes at most: one for each, or those that round up alike."""
     groups, step = [[size] for size in sizes], 16
-    while len(groups) > MOST_SIZES:
+    while len(groups) > MOST_SIZES and step < max(map(max, sizes)):
         alike: dict[Size, list[Size]] = {}
         for size in sizes:
-            alike.setdefault(tuple(-(-side // step) for side in size), []).append(size)
+            rounded = tuple(-(-side // step) * step for side in size)
+            # Sizes whose canvas would be too large stay apart.
+            alike.setdefault(rounded if math.prod(rounded) <= most_pixels else size, []).append(
+                size
+            )
         groups, step = list(alike.values()), 2 * step
     return groups

@@ -20,7 +20,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.restoration import tiles
 from mprnet_jax.restoration.planning import Plan, Program, Size
-from mprnet_jax.restoration.programs import Programs
+from mprnet_jax.restoration.programs import CanvasTooLarge, Programs
 from mprnet_jax.restoration.tiles import Grid
 
 # What a program takes beyond the compiler's account, in libraries' scratch space: measured were 3 %
@@ -94,6 +94,7 @@ class Restorer:
             precision=precision,
         )
         self._largest = math.inf  # pixels of a tile, as far as memory has turned out to reach
+        self._planned: dict[Size, Grid] = {}  # by padded size
         self._grid = functools.lru_cache(maxsize=1024)(self._choose_grid)
 
     def plan(self, sizes: Mapping[Size, int] | Iterable[Size]) -> Plan:
@@ -101,17 +102,21 @@ class Restorer:
 
         A mapping says how many photos there are of each size.
         """
-        counts = Counter()
+        counts, largest = Counter(), 0
         for size, count in Counter(sizes).items():
             turned = [size, size[::-1]] if len(self._symmetries) > 1 else [size]
             for each in turned:
-                grid = self._expected_grid(*padded_size(*each))
+                padded = padded_size(*each)
+                grid = self._planned[padded] = self._expected_grid(*padded)
                 counts[grid.tile] += count * len(grid.places) * len(self._symmetries) // len(turned)
-        return self._programs.plan(counts, self._most_pixels(0, 0))
+                largest = max(largest, math.prod(padded))
+        return self._programs.plan(counts, self._most_pixels(largest))
 
     def program_for(self, size: Size) -> Program:
         """The program that photos of a size, (height, width), are expected to be restored by."""
-        return self._programs.choose(self._expected_grid(*padded_size(*size)).tile)
+        padded = padded_size(*size)
+        grid = self._planned.get(padded) or self._expected_grid(*padded)
+        return self._programs.choose(grid.tile)
 
     def __call__(self, photo: np.ndarray) -> np.ndarray:
         """Restores one photo [H, W, 3], whose sides may be of any length from 1 up."""
@@ -160,14 +165,15 @@ class Restorer:
             try:
                 joined = [g.join(itertools.islice(restored, len(g.places))) for g in grids]
                 break
+            except CanvasTooLarge:
+                continue
             except memory.Shortage:
-                if any(self._programs.drop(grid.tile) for grid in grids):
-                    continue
                 area = max(grid.rows.tile * grid.columns.tile for grid in grids)
                 if self._tile != "auto" or area <= tiles.SMALLEST**2:
                     raise
             # Others use the device too, and it has less than it told.
             self._largest = min(self._largest, area / 2)
+            self._planned.clear()
             self._grid.cache_clear()
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
 
@@ -186,7 +192,7 @@ class Restorer:
         if self._tile != "auto":
             side = max(height, width) if self._tile == "off" else self._tile
             return tiles.square(height, width, side, self._overlap)
-        area = min(height * width, self._most_pixels(height, width))
+        area = min(height * width, self._most_pixels(height * width))
         return tiles.within(area, height, width, self._overlap)
 
     def _choose_grid(self, height: int, width: int) -> Grid:
@@ -195,9 +201,10 @@ class Restorer:
         Raises:
             UserError: if not even the smallest tile fits into memory.
         """
-        grid, careful = self._expected_grid(height, width), True
+        grid = self._planned.get((height, width)) or self._expected_grid(height, width)
+        careful = True
         while self._tile == "auto":
-            room = self._room(height, width)
+            room = self._room(height * width)
             needed = MARGIN * self._programs.needed(self._programs.choose(grid.tile))
             whole = len(grid.places) == 1
             if needed <= room and (whole or needed > room / 2 or not careful):
@@ -218,17 +225,17 @@ class Restorer:
             grid = self._expected_grid(height, width)
         return grid
 
-    def _most_pixels(self, height: int, width: int) -> float:
-        """Pixels of the largest tile of a photo of this padded size that is expected to fit."""
-        expected = self._room(height, width) / (MARGIN * self._programs.costs.memory)
+    def _most_pixels(self, photo: int) -> float:
+        """Pixels of the largest tile that is expected to fit, for photos of so many pixels."""
+        expected = self._room(photo) / (MARGIN * self._programs.costs.memory)
         return min(expected, self._largest, self._programs.most_pixels)
 
-    def _room(self, height: int, width: int) -> float:
-        """Bytes that each device has for the program, the photo itself taken off."""
+    def _room(self, photo: int) -> float:
+        """Bytes that each device has for the program, a photo of so many pixels taken off."""
         devices = list(self._mesh.devices.flat)
         room = memory.free(devices, self._memory_limit) - SCRATCH_BYTES
         if devices[0].platform == "cpu":
-            room -= HOST_BYTES * height * width * self.batch_size // len(devices)
+            room -= HOST_BYTES * photo * self.batch_size // len(devices)
         return max(0, room)
 
 

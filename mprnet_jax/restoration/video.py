@@ -27,6 +27,7 @@ VIDEOS = {
     ".mkv": ("matroska", "libx264"),
     ".webm": ("matroska", "libvpx-vp9"),
 }
+MANY = 1000  # frames, where a file does not say
 BT709, LIMITED_RANGE = 1, 1  # FFmpeg's numbers
 QUALITY = {"crf": "16"}  # constant quality, hard to tell from lossless
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
@@ -54,6 +55,8 @@ def restore_video(
         with av.open(str(source), format=demuxer) as reader:
             limit_frames(reader, max_pixels)
             first = first_frame(reader)
+            frames = reader.streams.video[0].frames or MANY
+        restorer.plan({to_pixels(first).shape[:2]: frames})
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             av.open(str(source), format=demuxer) as reader,

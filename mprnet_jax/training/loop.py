@@ -192,7 +192,7 @@ class Run:
                 batch = guard.look_at(next(batches))
                 batch = meshes.put_batch(batch, self.mesh, config.batch_size, self.share.start)
                 if step == first:
-                    with records.announced("the training step"):
+                    with records.announced(f"the training step of {config.name}"):
                         state, metrics = self.step(state, batch)
                     self.prepare_validation(state.weights)
                 else:
@@ -276,7 +276,7 @@ class Run:
                 return None
             readable = hosts.on_all(readable)
             placed = meshes.put_batch(batch, self.mesh)
-            with records.announced("the validation"):
+            with records.announced(f"the validation of {self.config.name}"):
                 result = self.validation_step(params, placed)
             scores.append(np.asarray(result["psnr"])[:, : len(readable)])
             read.append(readable)

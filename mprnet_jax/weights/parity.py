@@ -124,7 +124,7 @@ def validate(weights: files.WeightFile, reference: str | None = None) -> Report:
     model = torch_reference.with_weights(weights.config, weights.published)
     # One program for both sizes and for stages and blocks: compiling takes most of the time.
     canvas = tuple(map(max, zip(*SIZES)))
-    with records.announced(f"a network of {weights.config.width} channels to validate it"):
+    with records.announced(f"the network of {weights.config.width} channels to validate it"):
         ours = [
             run_ours(weights.config, weights.params, noise(size), names, canvas) for size in SIZES
         ]

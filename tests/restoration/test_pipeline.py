@@ -88,7 +88,9 @@ def test_900_of_1000_photos_are_restored_and_100_told(
     jobs = plan(folder, tmp_path / "out")
     assert Pipeline(restorer).run(jobs) == Summary(900, 0, 100)
     output = capsys.readouterr()
-    assert re.search(r"^900 images of \d+ sizes: \d+ programs, ", output.out, re.MULTILINE)
+    assert re.search(
+        r"^900 images of \d+ sizes to compute: \d+ programs, ", output.out, re.MULTILINE
+    )
     told = output.err.strip().splitlines()
     assert len(told) == 100
     assert all(line.startswith(str(folder)) for line in told)
@@ -150,7 +152,7 @@ def test_a_photo_that_fits_no_memory_fails_alone(
     images.write(folder / "large.png", Photo(photo(300, 300)))
     images.write(folder / "small.png", Photo(photo(8, 8)))
     restorer = Restorer(stub)
-    monkeypatch.setattr(restorer, "_room", lambda height, width: 100_000)
+    monkeypatch.setattr(restorer, "_room", lambda photo: 100_000)
     assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(1, 0, 1)
     assert "large.png: a tile of" in capsys.readouterr().err
 

@@ -12,8 +12,8 @@ from mprnet_jax.restoration import planning
 from mprnet_jax.restoration.planning import Costs, Program, plan
 
 
-def costs(compile=10.0, canvas=12.0, pixel=1e-5, kept=()) -> Costs:
-    return Costs("test", {False: compile, True: canvas}, pixel, 100.0, kept=set(kept))
+def costs(compile=10.0, canvas=12.0, pixel=1e-5, cached=()) -> Costs:
+    return Costs("test", {False: compile, True: canvas}, pixel, 100.0, cached=tuple(cached))
 
 
 def sizes(count: int, low: int, high: int) -> list[tuple[int, int]]:
@@ -84,7 +84,7 @@ def test_programs_of_earlier_commands_are_used_again():
     counts, first = dict.fromkeys(sizes(24, 96, 224), 1), costs()
     programs = plan(counts, first, 1e9).programs
     # By now other figures were measured, by which one would compile others.
-    again = costs(compile=8, canvas=8, pixel=1.3e-5, kept=set(programs.values()))
+    again = costs(compile=8, canvas=8, pixel=1.3e-5, cached=programs.values())
     assert plan(counts, again, 1e9).programs == programs
 
 
@@ -97,47 +97,71 @@ def test_thousands_of_sizes_are_planned_in_no_time():
 
 def test_the_plan_is_one_line():
     line = str(plan({(64, 64): 3, (72, 64): 1}, costs(), 1e9))
-    assert line.startswith("4 images of 2 sizes: 1 programs, 1 of them for several sizes, ")
+    assert line.startswith(
+        "4 images of 2 sizes to compute: 1 programs, 1 of them for several sizes, "
+    )
     assert "\n" not in line
 
 
-def test_what_was_measured_is_there_for_the_next_command(tmp_path):
-    device, config = jax.devices()[0], ModelConfig.derain()
+def test_what_was_measured_is_there_for_the_next_command():
+    device, config, program = jax.devices()[0], ModelConfig.derain(), Program(256, 256, True)
     first = Costs.of(config, device, "variant")
-    assert not first.measured
-    first.compiled(Program(256, 256, True), 17.0, 2.0**30)
-    first.ran(Program(256, 256, True), 2, 40.0)
+    assert first.last_compile(program) is None
+    first.compiled(program, 17.0, 2.0**30)
+    first.ran(program, 2, 40.0)
     again = Costs.of(config, device, "variant")
-    assert again == first
-    assert again.measured
-    assert again.compile[True] == 17
+    assert again.last_compile(program) == 17
+    assert again.last_compile(Program(8, 8, False)) is None
     assert again.memory == 2**14
     assert again.run == 40 / (2 * 256 * 256)
-    assert again.to_compile(Program(256, 256, True)) < again.to_compile(Program(256, 264, True))
-    assert not Costs.of(ModelConfig.deblur(), device, "variant").measured
+    assert again.to_compile(program) < again.to_compile(Program(256, 264, True))
+    # The other kind's first guess is scaled alike.
+    assert again.compile[False] / again.compile[True] == pytest.approx(2.5 / 3.5)
+    assert Costs.of(ModelConfig.deblur(), device, "variant").last_compile(program) is None
 
 
-def test_small_programs_say_nothing_of_memory():
-    found = costs()
-    found.compiled(Program(8, 8, False), 1.0, 2.0**20)
-    assert found.memory == 100
+def test_a_program_that_is_in_the_cache_no_more_is_noticed():
+    price, program = costs(cached=[Program(64, 64, True)]), Program(64, 64, True)
+    price.compiled(program, 0.5, 0)
+    assert price.compile[True] == 12
+    price.compiled(program, 15, 0)
+    assert price.compile[True] == 15
+    assert price.cached == (program,)
 
 
-def test_figures_of_another_kind_are_ignored():
-    guessed = Costs.of(ModelConfig.derain(), jax.devices()[0], "variant")
-    for wrong in ({"run": "fast"}, {"run": 1.0, "compile": None}, {"programs": [1]}):
+def test_what_small_programs_take_says_nothing_of_pixels():
+    price = costs()
+    price.compiled(Program(8, 8, False), 1.0, 2.0**20)
+    price.ran(Program(8, 8, False), 1, 1.0)
+    price.compiled(Program(512, 512, False), 1.0, 0)  # 0: the compiler tells nothing
+    assert (price.memory, price.run) == (100, 1e-5)
+    price.ran(Program(512, 512, False), 1, 26.0)
+    price.ran(Program(128, 128, False), 1, 26.0)
+    assert price.run == 26 / 512**2
+
+
+def test_figures_that_cannot_be_are_ignored():
+    device = jax.devices()[0]
+    guessed = Costs.of(ModelConfig.derain(), device, "variant")
+    for wrong in (
+        {"run": "fast"},
+        {"run": 0.0, "memory": float("inf")},
+        {"compile": None, "compile_canvas": -1},
+        {"programs": [1]},
+        {"programs": 3},
+    ):
         records.update(guessed.key, **wrong)
-        assert Costs.of(ModelConfig.derain(), jax.devices()[0], "variant") == guessed
+        assert Costs.of(ModelConfig.derain(), device, "variant") == guessed
 
 
 @pytest.mark.parametrize("platform", list(planning.GUESSES))
 def test_first_guesses_are_sane(platform):
-    """A program for a photo of a megapixel costs more to compile than to run."""
+    """Between a nanosecond and a millisecond, and between 100 bytes and 10 kB, for each pixel."""
 
     class Device:
         device_kind = "none"
 
     Device.platform = platform
     guessed = Costs.of(ModelConfig.deblur(), Device(), "variant")
-    assert guessed.run < 1e-3
-    assert 1e8 < guessed.memory * 1e6 < 1e10
+    assert 1e-9 < guessed.run < 1e-3
+    assert 100 < guessed.memory < 10_000

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mprnet_jax.config import ModelConfig
 from mprnet_jax.devices import memory
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.restoration import images
@@ -10,6 +11,7 @@ from mprnet_jax.restoration.folders import plan
 from mprnet_jax.restoration.images import Photo
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
 from mprnet_jax.restoration.planning import Program
+from mprnet_jax.restoration.programs import most_pixels
 from mprnet_jax.restoration.restorer import Restorer
 
 
@@ -68,6 +70,7 @@ def test_photos_of_several_sizes_spread_over_devices(model, photo):
 
 def test_sizes_that_nobody_announced(model, photo, compiles):
     restorer = Restorer(model)
+    restorer._programs.costs.run = 1e-7  # pixels cost next to nothing
     # The first size gets a program of its own, the second one a canvas with some room.
     for size in ((64, 64), (50, 70), (40, 100), (60, 60), (30, 66)):
         restorer(photo(*size))
@@ -78,12 +81,14 @@ def test_sizes_that_nobody_announced(model, photo, compiles):
 
 def test_programs_of_an_earlier_command_are_chosen_again(model, photo):
     sizes = some_sizes(6, 20, 100)
-    first = Restorer(model).plan(sizes)
     restorer = Restorer(model)
-    restorer.plan(sizes)
+    first = restorer.plan(sizes)
     for size in sizes:
         restorer(photo(*size))
     assert Restorer(model).plan(sizes).order == first.order
+    # Also for photos that nobody announced.
+    (canvas,) = first.order
+    assert Restorer(model).program_for((20, 20)) == canvas
 
 
 def test_a_large_photo_takes_at_most_two_compiles(model, compiles, monkeypatch):
@@ -95,8 +100,36 @@ def test_a_large_photo_takes_at_most_two_compiles(model, compiles, monkeypatch):
     assert len(compiles) <= 2
 
 
-def test_gpus_get_no_maps_of_more_than_2_31_elements(model, monkeypatch):
-    """Stands in for a GPU with memory for any photo."""
+def test_gpus_get_no_maps_of_more_than_2_31_elements():
+    """The largest maps of deblur have 192 channels: two of 96 that are joined."""
+    assert most_pixels(ModelConfig.deblur(), 1) * 192 < 2**31
+    assert (most_pixels(ModelConfig.deblur(), 1) + 1) * 192 >= 2**31
+    assert most_pixels(ModelConfig.derain(), 4) * 80 * 4 < 2**31
+
+
+def test_tiles_are_no_larger_than_allowed(model, monkeypatch):
     restorer = Restorer(model)
     monkeypatch.setattr(restorer._programs, "most_pixels", 128 * 128)
-    assert max(restorer._expected_grid(400, 400).tile) == 128
+    assert max(restorer.grid_of(np.zeros((400, 400, 3), np.uint8)).tile) == 128
+
+
+def test_a_size_that_comes_often_gets_its_own_program_in_the_end(model, photo):
+    restorer = Restorer(model)
+    restorer(photo(64, 64))
+    restorer(photo(60, 120))
+    costs = restorer._programs.costs
+    costs.compile, costs.run = {False: 3.0, True: 3.0}, 5e-4  # two seconds for what is wasted
+    for _ in range(2):
+        assert restorer.program_for((50, 70)) == Program(64, 128, True)
+        restorer(photo(50, 70))
+    assert restorer.program_for((50, 70)) == Program(56, 72, False)
+
+
+def test_an_error_does_not_wait_for_what_is_planned(model, photo):
+    """Python joins the compiling thread when it ends; it must not go on with the plan."""
+    restorer = Restorer(model)
+    restorer._programs.costs.run = 1.0  # so that each size gets a program
+    restorer.plan([(64, 64), (72, 72), (80, 80), (88, 88)])
+    with restorer._programs._lock:
+        begun = len(restorer._programs._compiled)
+    assert begun <= 2

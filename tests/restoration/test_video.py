@@ -22,6 +22,9 @@ class Copier:
 
     batch_size = 4
 
+    def plan(self, sizes):
+        pass
+
     def batch(self, photos):
         return list(photos)
 
