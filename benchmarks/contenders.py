@@ -88,15 +88,18 @@ def our_training(contender: Contender, work: Work) -> Callable:
     from mprnet_jax.devices.compiling import jit
     from mprnet_jax.training.optimizer import make_optimizer
     from mprnet_jax.training.state import create_state
-    from mprnet_jax.training.step import train_step
+    from mprnet_jax.training.step import of_vector, train_step
+    from mprnet_jax.weights.packing import join
 
     init, apply = our_functions(contender, work)
+    params = init(0)
+    apply = of_vector(apply, params)
     optimizer = make_optimizer(OptimConfig(), total_steps=10**6)
     step = jit(
         functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()),
         donate_argnums=0,
     )
-    state = jax.device_put(create_state(init(0), optimizer))
+    state = jax.device_put(create_state(join(params), optimizer))
     images = images_of(work)
     batch = jax.device_put({"degraded": images, "target": images[:, ::-1]})
 

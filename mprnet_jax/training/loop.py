@@ -32,10 +32,11 @@ from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.progress import Progress, Trace
 from mprnet_jax.training.state import TrainState, create_state
-from mprnet_jax.training.step import Batch, Metrics, train_step, validation_step
+from mprnet_jax.training.step import Batch, Metrics, of_vector, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoint, Checkpoints
+from mprnet_jax.weights.packing import join, pack, split, unpack
 from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
 
 SHOWN = 4  # pairs on a validation sheet
@@ -82,10 +83,12 @@ class Run:
         optimizer = make_optimizer(config.optim, config.total_steps)
         tuned = config.init_from and not has_checkpoints(workdir)
         start = load_start(config) if tuned else init(config.seed)
+        self.shapes = jax.tree.map(np.zeros_like, start)  # of the parameters
+        apply = of_vector(apply, self.shapes)
         copies = meshes.replicated(self.mesh)
         # One program, since a thousand small ones for the optimizer's arrays take a second.
         create = functools.partial(create_state, optimizer=optimizer, config=config.optim)
-        self.fresh = functools.partial(jax.jit(create, out_shardings=copies), start)
+        self.fresh = functools.partial(jax.jit(create, out_shardings=copies), join(start))
 
         mix, from_step = None, config.data.mixup_from_step
         if from_step:
@@ -217,16 +220,15 @@ class Run:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies),
             jax.eval_shape(self.fresh),
         )
-        saved = checkpoints.load_newest(shapes.weights, rest_of(shapes))
+        saved = checkpoints.load_newest(self.shapes, rest_of(shapes))
         if saved is None:
             state = self.fresh()
-            self.say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+            self.say(parameter_overview.get_parameter_overview(self.shapes, include_stats=False))
             return state, {"batches": 0, "counts": {}, "validates": False}
         self.say(f"Resuming from step {saved.step} in {self.workdir}")
-        fields = {"params": saved.params, **saved.rest}
-        if shapes.ema is not None:
-            fields["ema"] = saved.params
-        return TrainState(**fields), saved.record
+        weights = unpack(pack(saved.params), shapes.weights)
+        name = "params" if shapes.ema is None else "ema"
+        return TrainState(**{name: weights}, **saved.rest), saved.record
 
     def batches(self, start: int) -> TrainingBatches:
         """The training batches from number `start` on."""
@@ -286,7 +288,8 @@ class Run:
         """
         # Copied, for it is written in the background.
         record = {"batches": step, "counts": dict(counts), "validates": validates}
-        checkpoints.save(Checkpoint(step, state.weights, rest_of(state), record))
+        weights = split(np.asarray(state.weights), self.shapes)
+        checkpoints.save(Checkpoint(step, weights, rest_of(state), record))
 
     def show(self, validation: Validation, best_step: int | None) -> None:
         """Prints the result and draws it."""
