@@ -270,13 +270,14 @@ def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
         forward = jax.jit(apply, in_shardings=(copies, images), out_shardings=images)
         return forward.lower(jax.eval_shape(lambda: init(0)), batch)
     params = init(0)
-    apply = of_vector(apply, params)
     patches = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.uint8)
     patches = {"degraded": patches, "target": patches}
     if case.kind == "validate":
         validate = functools.partial(validation_step, apply=apply)
         validate = jax.jit(validate, in_shardings=(copies, images), out_shardings=copies)
-        return validate.lower(jax.eval_shape(lambda: join(params)), patches)
+        return validate.lower(params, patches)
+    if not case.target.startswith("v"):  # as training does it
+        params, apply = join(params), of_vector(apply, params)
     optimizer = make_optimizer(recipe.optim, recipe.total_steps)
     from_step = recipe.data.mixup_from_step
     step = functools.partial(
@@ -289,5 +290,5 @@ def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
         mix=functools.partial(mixup, seed=0, from_step=from_step) if from_step else None,
     )
     step = jax.jit(step, in_shardings=(copies, images), out_shardings=copies, donate_argnums=0)
-    state = jax.eval_shape(lambda: create_state(join(params), optimizer, recipe.optim))
+    state = jax.eval_shape(lambda: create_state(params, optimizer, recipe.optim))
     return step.lower(state, patches)

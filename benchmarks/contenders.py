@@ -93,13 +93,14 @@ def our_training(contender: Contender, work: Work) -> Callable:
 
     init, apply = our_functions(contender, work)
     params = init(0)
-    apply = of_vector(apply, params)
+    if jax.default_backend() != "tpu":  # as training does it
+        params, apply = join(params), of_vector(apply, params)
     optimizer = make_optimizer(OptimConfig(), total_steps=10**6)
     step = jit(
         functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()),
         donate_argnums=0,
     )
-    state = jax.device_put(create_state(join(params), optimizer))
+    state = jax.device_put(create_state(params, optimizer))
     images = images_of(work)
     batch = jax.device_put({"degraded": images, "target": images[:, ::-1]})
 

@@ -83,12 +83,18 @@ class Run:
         optimizer = make_optimizer(config.optim, config.total_steps)
         tuned = config.init_from and not has_checkpoints(workdir)
         start = load_start(config) if tuned else init(config.seed)
-        self.shapes = jax.tree.map(np.zeros_like, start)  # of the parameters
-        apply = of_vector(apply, self.shapes)
         copies = meshes.replicated(self.mesh)
+        self.shapes = jax.tree.map(  # of the parameters
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies), start
+        )
+        self.validation_step = jit(
+            functools.partial(validation_step, apply=apply), out_shardings=copies
+        )
+        if jax.default_backend() != "tpu":
+            start, apply = join(start), of_vector(apply, self.shapes)
         # One program, since a thousand small ones for the optimizer's arrays take a second.
         create = functools.partial(create_state, optimizer=optimizer, config=config.optim)
-        self.fresh = functools.partial(jax.jit(create, out_shardings=copies), join(start))
+        self.fresh = functools.partial(jax.jit(create, out_shardings=copies), start)
 
         mix, from_step = None, config.data.mixup_from_step
         if from_step:
@@ -110,9 +116,6 @@ class Run:
             return after, metrics | {"unreadable": jnp.sum(batch["unreadable"])}
 
         self.step = jit(step, out_shardings=copies, donate_argnums=0)
-        self.validation_step = jit(
-            functools.partial(validation_step, apply=apply), out_shardings=copies
-        )
 
     def train(self, interrupts: Interrupts) -> Validation | None:
         """See the function `train`."""
@@ -245,8 +248,9 @@ class Run:
             share=self.share,
         )
 
-    def validate(self, params: Any) -> Validation | None:
+    def validate(self, weights: Any) -> Validation | None:
         """Restores the centre crops of the held-out pairs; None if a signal came meanwhile."""
+        params = unpack(pack(weights), self.shapes)
         scores, read, shown = [], [], []
         data = self.mesh.shape["data"]
         batch_size = min(self.config.batch_size, -(-len(self.held_out) // data) * data)
@@ -288,7 +292,7 @@ class Run:
         """
         # Copied, for it is written in the background.
         record = {"batches": step, "counts": dict(counts), "validates": validates}
-        weights = split(np.asarray(state.weights), self.shapes)
+        weights = split(join(state.weights), self.shapes)
         checkpoints.save(Checkpoint(step, weights, rest_of(state), record))
 
     def show(self, validation: Validation, best_step: int | None) -> None:

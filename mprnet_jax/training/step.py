@@ -23,9 +23,10 @@ def to_float(images: jax.Array) -> jax.Array:
 
 
 def of_vector(apply: Callable[..., list[jax.Array]], shapes: Any) -> Callable:
-    """`apply(params, images)` of a pytree of these shapes, with `params` joined to one vector.
+    """`apply(params, images)` for `params` of these shapes that are joined to one vector.
 
-    What a step does to hundreds of arrays is half of a program for a vector.
+    A step that handles hundreds of arrays is twice the program. Not for TPUs: whatever they take
+    from a vector they lay out anew, which costs more.
     """
     return lambda vector, *args, **options: apply(split(vector, shapes), *args, **options)
 

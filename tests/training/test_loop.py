@@ -202,6 +202,21 @@ def test_fine_tuning_starts_from_weights_of_the_same_network(tiny_run, tmp_path)
         loop.Run(tiny_run, tmp_path / "another")
 
 
+def test_checkpoints_are_the_same_where_training_keeps_arrays(tiny_run, tmp_path, monkeypatch):
+    tiny_run.optim.ema_decay = 0.9
+    joined = loop.Run(tiny_run, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "default_backend", lambda: "tpu")
+        apart = loop.Run(tiny_run, tmp_path)
+    assert len(jax.tree.leaves(joined.fresh())) < 10 < len(jax.tree.leaves(apart.fresh()))
+    for name, saver, loader in (("a", joined, apart), ("b", apart, joined)):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            saver.save(checkpoints, 1, saver.fresh(), {}, validates=False)
+            checkpoints.wait()
+            state, _ = loader.first_state(checkpoints)
+        jax.tree.map(np.testing.assert_array_equal, state, loader.fresh())
+
+
 def test_too_little_memory_is_told_with_what_takes_less(tiny_run, tmp_path, monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying")
