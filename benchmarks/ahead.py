@@ -1,15 +1,16 @@
 """The suite `compile`: what compilers for other devices make of the training step and the forward.
 
 XLA compiles ahead of time for a described device, on any machine: memory, collectives and, on TPUs,
-estimated cycles are those of the real program. Cycles compare variants; they are not a time.
+estimated cycles are those of the real program. Cycles compare variants; they are not a time. The
+seconds are those that processors worked, which other programs on the machine lengthen least.
 """
 
 import collections
 import dataclasses
 import functools
 import re
+import resource
 import runpy
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
 from benchmarks.tables import line, table
-from benchmarks.work import PRESETS
+from benchmarks.work import TINY
 from mprnet_jax.config import REMATS, TrainConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import compiler_options, options_for
@@ -29,7 +30,8 @@ from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer
 from mprnet_jax.training.state import create_state
-from mprnet_jax.training.step import train_step
+from mprnet_jax.training.step import of_vector, train_step, validation_step
+from mprnet_jax.weights.packing import join
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -40,19 +42,21 @@ H100_OPTIONS = {"xla_gpu_autotune_level": "0"}
 # as in a run.
 TPU_OPTIONS = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
 
-HEAD = ("preset", "mesh", "batch", "size", "dtype", "remat", "parts")
-HEAD += ("GB a chip", "M cycles", "collectives", "compile s")
+FIGURES = ("GB a chip", "M cycles", "collectives")
+FIGURES += ("lowered lines", "tracing CPU s", "HLO lines", "compile CPU s")
+HEAD = ("preset", "mesh", "batch", "size", "dtype", "remat", "parts", *FIGURES)
+SECTIONS = {"train": "training step", "validate": "validation step", "forward": "forward"}
 NO_ESTIMATE = 2**62  # cycles
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A program to compile: a training step, or a forward pass, in bfloat16 unless said."""
+    """A program to compile, in bfloat16 unless said."""
 
     target: str  # a TPU topology, "H100" or "CPU"
     preset: str
-    kind: str = "train"
+    kind: str = "train"  # or "validate", "forward"
     mesh: tuple[int, int] = (1, 1)  # data x height
     batch: int = 16
     size: tuple[int, int] = (256, 256)
@@ -63,13 +67,20 @@ class Case:
     @property
     def section(self) -> str:
         """The heading of its table."""
-        kind = {"train": "training step", "forward": "forward"}[self.kind]
-        return f"{self.target}, {kind}"
+        return f"{self.target}, {SECTIONS[self.kind]}"
 
     def __str__(self) -> str:
         mesh, size = ("x".join(map(str, pair)) for pair in (self.mesh, self.size))
         sizes = f"{self.preset}, {mesh}, batch {self.batch}, {size}"
         return f"{self.section}, {sizes}, {self.dtype}, {self.remat}, parts {self.accumulate}"
+
+
+def sample_cases(target: str) -> list[Case]:
+    """The programs of the sample config on one device."""
+    return [
+        Case(target, "sample", batch=8, size=(64, 64), dtype="float32"),
+        Case(target, "sample", "validate", batch=2, size=(296, 296), dtype="float32"),
+    ]
 
 
 def tpu_cases(generation: str) -> list[Case]:
@@ -78,6 +89,7 @@ def tpu_cases(generation: str) -> list[Case]:
     four, sixteen, bands = {"mesh": (4, 1)}, {"mesh": (16, 1)}, {"mesh": (8, 2)}
     photo = {"kind": "forward", "size": (720, 1280)}
     return [
+        *sample_cases(slice4),
         Case(slice4, "derain", **four),
         Case(slice4, "derain", **four, remat="elementwise"),
         Case(slice4, "derain", **four, remat="cab"),
@@ -105,6 +117,8 @@ def cases() -> list[Case]:
     presets = ("derain", "denoise", "deblur")
     photo = {"kind": "forward", "size": (720, 1280), "batch": 1}
     return [
+        *sample_cases("CPU"),
+        *sample_cases("H100"),
         Case("CPU", "derain", dtype="float32"),  # XLA undoes rematerialisation there
         *(Case("H100", preset, remat=remat) for preset in presets for remat in REMATS),
         Case("H100", "denoise", size=(128, 128)),
@@ -132,8 +146,6 @@ def run(wanted: Callable[[Case], bool], h100: Path | None, smoke: bool) -> Itera
 
 def row(case: Case, h100: Path | None) -> list[str]:
     """The case's line of the table."""
-    start = time.perf_counter()
-    figures = compiled_figures(case, h100)
     return [
         case.preset,
         "x".join(map(str, case.mesh)),
@@ -142,27 +154,45 @@ def row(case: Case, h100: Path | None) -> list[str]:
         case.dtype,
         case.remat,
         str(case.accumulate),
-        *figures,
-        f"{time.perf_counter() - start:.0f}",
+        *compiled_figures(case, h100),
     ]
 
 
-def compiled_figures(case: Case, h100: Path | None) -> tuple[str, str, str]:
-    """Memory, cycles and collectives, or why there are none."""
+def cpu_seconds() -> float:
+    """That processors worked for this process and the programs it ran, as a GPU's assembler is."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def compiled_figures(case: Case, h100: Path | None) -> list[str]:
+    """The case's `FIGURES`, or why there are none."""
+    nothing = [""] * (len(FIGURES) - 1)
     try:
         mesh = described_mesh(case, h100)
     except Exception as error:  # the plugin that is missing decides what is raised
-        return told(error), "", ""
+        return [told(error), *nothing]
+    start = cpu_seconds()
     try:
-        program = lowered(case, mesh).compile(options(mesh.devices.flat[0].device_kind))
+        traced = lowered(case, mesh)
+        tracing, start = cpu_seconds() - start, cpu_seconds()
+        program = traced.compile(options(mesh.devices.flat[0].device_kind))
+        compiling = cpu_seconds() - start
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"([\d.]+)G\)? (?:of|exceeds available HBM) \(?([\d.]+)G", str(error))
-        return (f"{used[1]} GiB of {used[2]}: too much" if used else told(error)), "", ""
+        return [f"{used[1]} GiB of {used[2]}: too much" if used else told(error), *nothing]
     stats = program.memory_analysis()
     memory = stats.temp_size_in_bytes + stats.argument_size_in_bytes
     memory += stats.output_size_in_bytes - stats.alias_size_in_bytes
     text = program.as_text()
-    return f"{memory / 1e9:.2f}", cycles(text), exchanges(text)
+    return [
+        f"{memory / 1e9:.2f}",
+        cycles(text),
+        exchanges(text),
+        str(traced.as_text().count("\n")),
+        f"{tracing:.1f}",
+        str(text.count("\n")),
+        f"{compiling:.1f}",
+    ]
 
 
 def options(kind: str) -> dict[str, str]:
@@ -223,13 +253,15 @@ def described_mesh(case: Case, h100: Path | None) -> Mesh:
 
 def recipe_of(preset: str) -> TrainConfig:
     """The config that trains the preset."""
-    path = CONFIGS / f"{'derain' if preset == 'tiny' else preset}.py"
-    return runpy.run_path(str(path))["get_config"]()
+    name, variant = ("derain", "sample") if preset in ("sample", "tiny") else (preset, "")
+    recipe = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
+    return dataclasses.replace(recipe, model=TINY) if preset == "tiny" else recipe
 
 
 def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
     """The program, ready to be compiled for the mesh's devices."""
-    config = dataclasses.replace(PRESETS[case.preset], dtype=case.dtype, remat=case.remat)
+    recipe = recipe_of(case.preset)
+    config = dataclasses.replace(recipe.model, dtype=case.dtype, remat=case.remat)
     init, apply = pure_functions(config)
     apply = functools.partial(apply, place=meshes.placement(mesh))
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
@@ -237,7 +269,15 @@ def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
         batch = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.float32)
         forward = jax.jit(apply, in_shardings=(copies, images), out_shardings=images)
         return forward.lower(jax.eval_shape(lambda: init(0)), batch)
-    recipe = recipe_of(case.preset)
+    params = init(0)
+    patches = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.uint8)
+    patches = {"degraded": patches, "target": patches}
+    if case.kind == "validate":
+        validate = functools.partial(validation_step, apply=apply)
+        validate = jax.jit(validate, in_shardings=(copies, images), out_shardings=copies)
+        return validate.lower(params, patches)
+    if not case.target.startswith("v"):  # as training does it
+        params, apply = join(params), of_vector(apply, params)
     optimizer = make_optimizer(recipe.optim, recipe.total_steps)
     from_step = recipe.data.mixup_from_step
     step = functools.partial(
@@ -249,7 +289,6 @@ def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
         accumulate=case.accumulate,
         mix=functools.partial(mixup, seed=0, from_step=from_step) if from_step else None,
     )
-    patches = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.uint8)
     step = jax.jit(step, in_shardings=(copies, images), out_shardings=copies, donate_argnums=0)
-    state = jax.eval_shape(lambda: create_state(init(0), optimizer, recipe.optim))
-    return step.lower(state, {"degraded": patches, "target": patches})
+    state = jax.eval_shape(lambda: create_state(params, optimizer, recipe.optim))
+    return step.lower(state, patches)

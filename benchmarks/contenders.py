@@ -104,9 +104,13 @@ def our_training(contender: Contender, work: Work) -> tuple[Callable, tuple]:
     from mprnet_jax.devices.compiling import jit
     from mprnet_jax.training.optimizer import make_optimizer
     from mprnet_jax.training.state import create_state
-    from mprnet_jax.training.step import train_step
+    from mprnet_jax.training.step import of_vector, train_step
+    from mprnet_jax.weights.packing import join
 
     init, apply = our_functions(contender, work)
+    params = init(0)
+    if jax.default_backend() != "tpu":  # as training does it
+        params, apply = join(params), of_vector(apply, params)
     optimizer = make_optimizer(OptimConfig(), total_steps=10**6)
     step = jit(
         functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()),
@@ -114,7 +118,7 @@ def our_training(contender: Contender, work: Work) -> tuple[Callable, tuple]:
     )
     images = images_of(work)
     batch = {"degraded": images, "target": images[:, ::-1]}
-    return step, (create_state(init(0), optimizer), batch)
+    return step, (create_state(params, optimizer), batch)
 
 
 def torch_device() -> str:

@@ -79,6 +79,14 @@ def chain(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
     return y if bias is None else y + bias[...].astype(x.dtype)
 
 
+def weighted_sum(x: jax.Array, conv: nnx.Linear) -> jax.Array:
+    """`conv(x)` in float32 of a single pixel an image, but not as a product of matrices: of these a
+    GPU's compiler makes and tries a kernel each.
+    """
+    y = jnp.sum(x[..., None] * conv.kernel[...], axis=-2)
+    return y if conv.bias is None else y + conv.bias[...]
+
+
 def scale(x: jax.Array, factor: jax.Array) -> jax.Array:
     """`x` times a factor for many pixels, which is spread out in float32: so its gradient is summed
     up in float32, for a sum of so many terms in bfloat16 would lose its digits.
@@ -135,7 +143,10 @@ class ChannelAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
         means = shared.pool(x, shared.canvas)
-        return scale(x, nnx.sigmoid(self.excite(nnx.relu(self.squeeze(means)))))
+        if means.shape[1:3] != (1, 1):
+            return scale(x, nnx.sigmoid(self.excite(nnx.relu(self.squeeze(means)))))
+        squeezed = nnx.relu(weighted_sum(means.astype(jnp.float32), self.squeeze))
+        return scale(x, nnx.sigmoid(weighted_sum(squeezed, self.excite)))
 
 
 class CAB(nnx.Module):

@@ -32,10 +32,11 @@ from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.progress import Progress, Trace
 from mprnet_jax.training.state import TrainState, create_state
-from mprnet_jax.training.step import Batch, Metrics, train_step, validation_step
+from mprnet_jax.training.step import Batch, Metrics, of_vector, train_step, validation_step
 from mprnet_jax.training.summaries import Summaries, Validation
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoint, Checkpoints
+from mprnet_jax.weights.packing import join, pack, split, unpack
 from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
 
 SHOWN = 4  # pairs on a validation sheet
@@ -83,6 +84,14 @@ class Run:
         tuned = config.init_from and not has_checkpoints(workdir)
         start = load_start(config) if tuned else init(config.seed)
         copies = meshes.replicated(self.mesh)
+        self.shapes = jax.tree.map(  # of the parameters
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies), start
+        )
+        self.validation_step = jit(
+            functools.partial(validation_step, apply=apply), out_shardings=copies
+        )
+        if jax.default_backend() != "tpu":
+            start, apply = join(start), of_vector(apply, self.shapes)
         # One program, since a thousand small ones for the optimizer's arrays take a second.
         create = functools.partial(create_state, optimizer=optimizer, config=config.optim)
         self.fresh = functools.partial(jax.jit(create, out_shardings=copies), start)
@@ -107,9 +116,6 @@ class Run:
             return after, metrics | {"unreadable": jnp.sum(batch["unreadable"])}
 
         self.step = jit(step, out_shardings=copies, donate_argnums=0)
-        self.validation_step = jit(
-            functools.partial(validation_step, apply=apply), out_shardings=copies
-        )
         data = self.mesh.shape["data"]
         self.validation_batch = min(config.batch_size, -(-len(self.held_out) // data) * data)
 
@@ -194,7 +200,7 @@ class Run:
                 if step == first:
                     with records.announced(f"the training step of {config.name}"):
                         state, metrics = self.step(state, batch)
-                    self.prepare_validation(state.weights)
+                    self.prepare_validation()
                 else:
                     state, metrics = self.step(state, batch)
                 # Reading the step before only now keeps the devices busy meanwhile.
@@ -224,16 +230,15 @@ class Run:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copies),
             jax.eval_shape(self.fresh),
         )
-        saved = checkpoints.load_newest(shapes.weights, rest_of(shapes))
+        saved = checkpoints.load_newest(self.shapes, rest_of(shapes))
         if saved is None:
             state = self.fresh()
-            self.say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+            self.say(parameter_overview.get_parameter_overview(self.shapes, include_stats=False))
             return state, {"batches": 0, "counts": {}, "validates": False}
         self.say(f"Resuming from step {saved.step} in {self.workdir}")
-        fields = {"params": saved.params, **saved.rest}
-        if shapes.ema is not None:
-            fields["ema"] = saved.params
-        return TrainState(**fields), saved.record
+        weights = unpack(pack(saved.params), shapes.weights)
+        name = "params" if shapes.ema is None else "ema"
+        return TrainState(**{name: weights}, **saved.rest), saved.record
 
     def batches(self, start: int) -> TrainingBatches:
         """The training batches from number `start` on."""
@@ -250,14 +255,11 @@ class Run:
             share=self.share,
         )
 
-    def prepare_validation(self, params: Any) -> None:
+    def prepare_validation(self) -> None:
         """Compiles the validation while training runs, where that takes nothing from it."""
         # On a CPU training would wait for the compiler. Processes must compile in one order.
         if jax.default_backend() == "cpu" or jax.process_count() > 1:
             return
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
-        )
         crop = self.config.validation_crop
         images = jax.ShapeDtypeStruct(
             (self.validation_batch, crop, crop, 3),
@@ -265,10 +267,11 @@ class Run:
             sharding=meshes.image_sharding(self.mesh),
         )
         batch = {"degraded": images, "target": images}
-        self.validation_step = compile_in_background(self.validation_step, shapes, batch)
+        self.validation_step = compile_in_background(self.validation_step, self.shapes, batch)
 
-    def validate(self, params: Any) -> Validation | None:
+    def validate(self, weights: Any) -> Validation | None:
         """Restores the centre crops of the held-out pairs; None if a signal came meanwhile."""
+        params = unpack(pack(weights), self.shapes)
         scores, read, shown = [], [], []
         crop = self.config.validation_crop
         for batch, readable in validation_batches(self.held_out, self.validation_batch, crop):
@@ -310,7 +313,8 @@ class Run:
         """
         # Copied, for it is written in the background.
         record = {"batches": step, "counts": dict(counts), "validates": validates}
-        checkpoints.save(Checkpoint(step, state.weights, rest_of(state), record))
+        weights = split(join(state.weights), self.shapes)
+        checkpoints.save(Checkpoint(step, weights, rest_of(state), record))
 
     def show(self, validation: Validation, best_step: int | None) -> None:
         """Prints the result and draws it."""

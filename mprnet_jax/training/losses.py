@@ -1,5 +1,6 @@
 """The losses of the paper, section 3, on [B, H, W, 3] float32 images in [0, 1]."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -72,4 +73,5 @@ def stage_losses(
     stages: Sequence[jax.Array], target: jax.Array, config: LossConfig
 ) -> list[jax.Array]:
     """The loss of each stage's images, in the order given; training minimises their sum."""
-    return [stage_loss(restored, target, config) for restored in stages]
+    loss = functools.partial(stage_loss, target=target, config=config)
+    return list(jax.vmap(loss)(jnp.stack(stages)))

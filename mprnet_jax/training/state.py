@@ -17,7 +17,7 @@ class TrainState:
     """A point of a training run; a pytree."""
 
     step: jax.Array  # updates so far, int32
-    params: Any  # nested dict of float32 arrays
+    params: Any  # float32: one vector (`weights.packing.join`), or a pytree of arrays
     opt_state: optax.OptState
     ema: Any = None  # moving average of `params`, where the config asks for one
     norms: jax.Array | None = None  # of the last gradients; where spikes are skipped

@@ -10,6 +10,7 @@ import optax
 from mprnet_jax.config import LossConfig, OptimConfig
 from mprnet_jax.training.losses import stage_losses
 from mprnet_jax.training.state import TrainState
+from mprnet_jax.weights.packing import split
 
 Batch = dict[str, jax.Array]  # "degraded" and "target", [B, H, W, 3], uint8 or floats in [0, 1]
 Metrics = dict[str, jax.Array]
@@ -19,6 +20,15 @@ Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 images to float32 in [0, 1]; floats pass."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def of_vector(apply: Callable[..., list[jax.Array]], shapes: Any) -> Callable:
+    """`apply(params, images)` for `params` of these shapes that are joined to one vector.
+
+    A step that handles hundreds of arrays is twice the program. Not for TPUs: whatever they take
+    from a vector they lay out anew, which costs more.
+    """
+    return lambda vector, *args, **options: apply(split(vector, shapes), *args, **options)
 
 
 def train_step(
@@ -37,7 +47,7 @@ def train_step(
     Args:
         state: where the run is.
         batch: the step's patches.
-        apply: `apply(params, images) -> [stage 3, stage 2, stage 1]`.
+        apply: `apply(params, images) -> [stage 3, stage 2, stage 1]`; see `of_vector`.
         optimizer: what turns gradients into updates.
         loss: which loss.
         optim: the moving average of parameters, and which gradients are skipped as spikes.

@@ -1,4 +1,4 @@
-"""Many arrays as a few: saving and loading take time by their number, far more than by size."""
+"""Many arrays as a few: saving, loading and compiling take time by their number, not by size."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +11,29 @@ def pack(tree: Any) -> dict[str, np.ndarray]:
     """Copies the arrays of a pytree end to end, to a vector for each dtype, named after it."""
     parts = {}
     for leaf in jax.tree.leaves(tree):
-        parts.setdefault(leaf.dtype.name, []).append(np.asarray(leaf).ravel())
-    return {name: np.concatenate(vectors) for name, vectors in parts.items()}
+        parts.setdefault(leaf.dtype.name, []).append(leaf)
+    return {name: join(arrays) for name, arrays in parts.items()}
+
+
+def join(tree: Any) -> np.ndarray:
+    """Copies the arrays of a pytree, all of one dtype, end to end to a vector."""
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def split(vector: np.ndarray | jax.Array, shapes: Any) -> Any:
+    """The pytree that was joined, its `shapes` given: views of a NumPy vector, or JAX arrays.
+
+    Its derivative by the vector is the arrays' derivatives, joined.
+    """
+    leaves, tree = jax.tree.flatten(shapes)
+    sizes = [leaf.size for leaf in leaves]
+    if isinstance(vector, np.ndarray):
+        parts = np.split(vector, np.cumsum(sizes)[:-1])
+    else:
+        # Without the barrier each place in the vector would be compiled into what uses it, so that
+        # equal layers had no kernels in common.
+        parts = jax.lax.optimization_barrier(jax.lax.split(vector, sizes))
+    return tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)])
 
 
 def empty_pack(shapes: Any) -> dict[str, np.ndarray]:

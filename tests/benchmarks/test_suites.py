@@ -112,21 +112,25 @@ def test_ratios_are_to_ours_of_the_same_type():
 
 def test_a_program_is_compiled_for_a_described_mesh():
     case = ahead.Case("CPU", "tiny", "forward", mesh=(4, 2), batch=8, size=(512, 512))
-    preset, mesh, *_, memory, cycles, collectives, _ = ahead.row(case, None)
-    assert (preset, mesh, cycles) == ("tiny", "4x2", "")
-    assert 0 < float(memory) < 1
-    assert "all-gather" not in collectives
+    row = dict(zip(ahead.HEAD, ahead.row(case, None), strict=True))
+    assert (row["preset"], row["mesh"], row["M cycles"]) == ("tiny", "4x2", "")
+    assert 0 < float(row["GB a chip"]) < 1
+    assert "all-gather" not in row["collectives"]
+    assert int(row["lowered lines"]) > 100
+    assert int(row["HLO lines"]) > 100
+    assert float(row["tracing CPU s"]) > 0
+    assert float(row["compile CPU s"]) > 0
 
 
 def test_no_maps_are_gathered_by_a_tpus_compiler():
     pytest.importorskip("libtpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     case = ahead.Case("v5e:2x4", "tiny", mesh=(4, 2), batch=8, size=(64, 64))
-    *_, memory, cycles, collectives, _ = ahead.row(case, None)
-    assert float(memory) < 1
-    assert int(cycles) > 0
-    assert "all-reduce" in collectives
-    assert "all-gather" not in collectives
+    row = dict(zip(ahead.HEAD, ahead.row(case, None), strict=True))
+    assert float(row["GB a chip"]) < 1
+    assert int(row["M cycles"]) > 0
+    assert "all-reduce" in row["collectives"]
+    assert "all-gather" not in row["collectives"]
 
 
 def test_an_option_for_one_kind_of_tpu_stays_with_it():

@@ -12,6 +12,7 @@ from mprnet_jax.training.progress import WARM_STEPS, Trace
 from mprnet_jax.training.summaries import Validation
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
+from mprnet_jax.weights.packing import join
 from mprnet_jax.weights.run_folder import check_same_run, load_params
 
 
@@ -117,9 +118,8 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkey
         checkpoints.set_score(6, 1000.0)
     assert (int(state.step), record["batches"], record["counts"]["skipped"]) == (5, 6, 1)
     # The moving average is what is validated and exported, and it is not the parameters.
-    average = jax.tree.leaves(state.ema)
-    assert all(map(np.array_equal, jax.tree.leaves(load_params(tmp_path)[1]), average))
-    assert not all(map(np.array_equal, jax.tree.leaves(state.params), average))
+    np.testing.assert_array_equal(join(load_params(tmp_path)[1]), state.ema)
+    assert not np.array_equal(state.params, state.ema)
 
 
 def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
@@ -204,7 +204,7 @@ def test_fine_tuning_starts_from_weights_of_the_same_network(tiny_run, tmp_path)
     files.write(path, tiny_run.model, params)
     tiny_run.init_from = str(path)
     start = loop.Run(tiny_run, tmp_path / "run").fresh()
-    jax.tree.map(np.testing.assert_array_equal, start.params, params)
+    np.testing.assert_array_equal(start.params, join(params))
 
     # Once there is a checkpoint, the weights need not be there any more.
     path.rename(tmp_path / "elsewhere.safetensors")
@@ -217,6 +217,21 @@ def test_fine_tuning_starts_from_weights_of_the_same_network(tiny_run, tmp_path)
     tiny_run.model.orsnet_growth = 5
     with pytest.raises(UserError, match=r"init_from=.*orsnet_growth=3.*--config.model.orsnet"):
         loop.Run(tiny_run, tmp_path / "another")
+
+
+def test_checkpoints_are_the_same_where_training_keeps_arrays(tiny_run, tmp_path, monkeypatch):
+    tiny_run.optim.ema_decay = 0.9
+    joined = loop.Run(tiny_run, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "default_backend", lambda: "tpu")
+        apart = loop.Run(tiny_run, tmp_path)
+    assert len(jax.tree.leaves(joined.fresh())) < 10 < len(jax.tree.leaves(apart.fresh()))
+    for name, saver, loader in (("a", joined, apart), ("b", apart, joined)):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            saver.save(checkpoints, 1, saver.fresh(), {}, validates=False)
+            checkpoints.wait()
+            state, _ = loader.first_state(checkpoints)
+        jax.tree.map(np.testing.assert_array_equal, state, loader.fresh())
 
 
 def test_too_little_memory_is_told_with_what_takes_less(tiny_run, tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer
 from mprnet_jax.training.state import SPIKE_WINDOW, create_state
-from mprnet_jax.training.step import psnr, train_step, validation_step
+from mprnet_jax.training.step import of_vector, psnr, train_step, validation_step
+from mprnet_jax.weights.packing import join
 
 OPTIM = OptimConfig(learning_rate=1e-3)
 
@@ -29,7 +30,8 @@ def batches():
 def make(config, mesh, optim=OPTIM, **options):
     """A compiled step and the state before it."""
     init, apply = pure_functions(config)
-    apply = functools.partial(apply, place=meshes.placement(mesh))
+    params = init(0)
+    apply = of_vector(functools.partial(apply, place=meshes.placement(mesh)), params)
     optimizer = make_optimizer(optim, total_steps=10)
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
     step = jit(
@@ -44,7 +46,7 @@ def make(config, mesh, optim=OPTIM, **options):
         in_shardings=(copies, images),
         out_shardings=copies,
     )
-    return step, jax.device_put(create_state(init(0), optimizer, optim), copies)
+    return step, jax.device_put(create_state(join(params), optimizer, optim), copies)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mprnet_jax.weights.packing import empty_pack, pack, unpack
+from mprnet_jax.weights.packing import empty_pack, join, pack, split, unpack
 
 
 def test_what_was_packed_comes_back():
@@ -34,3 +34,25 @@ def test_packed_values_are_copies():
     packed = pack([array])
     array[:] = 1
     assert not packed["float64"].any()
+
+
+def test_a_vector_is_split_into_what_was_joined():
+    rng = np.random.default_rng(0)
+    tree = {"a": [np.float32(rng.random((2, 3))), np.float32(0.5)], "b": np.float32(rng.random(4))}
+    vector = join(tree)
+    assert (vector.shape, vector.dtype) == ((11,), np.float32)
+    for again in (split(vector, tree), split(jnp.asarray(vector), tree)):
+        jax.tree.map(np.testing.assert_array_equal, again, tree)
+    assert split(vector, tree)["b"].base is not None  # no copy
+
+    def energy(vector):
+        return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(split(vector, tree)))
+
+    np.testing.assert_array_equal(jax.jit(jax.grad(energy))(vector), 2 * vector)
+
+
+def test_a_state_of_vectors_packs_as_one_of_pytrees():
+    tree = {"b": np.float32([1, 2]), "a": {"c": np.float32([[3], [4]])}}
+    moments = {"count": np.int32(5), "mu": tree, "nu": jax.tree.map(np.negative, tree)}
+    joined = moments | {"mu": join(tree), "nu": join(moments["nu"])}
+    jax.tree.map(np.testing.assert_array_equal, pack(joined), pack(moments))
