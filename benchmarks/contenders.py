@@ -101,6 +101,8 @@ def our_functions(contender: Contender, work: Work) -> tuple[Callable, Callable]
 
 def our_training(contender: Contender, work: Work) -> tuple[Callable, tuple]:
     """The jitted training step, and the state and batch that it starts from."""
+    import jax
+
     from mprnet_jax.devices.compiling import jit
     from mprnet_jax.training.optimizer import make_optimizer
     from mprnet_jax.training.state import create_state
