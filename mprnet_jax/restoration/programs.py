@@ -254,14 +254,15 @@ class Programs:
         start = time.perf_counter()
         try:
             compiled = self._restore.lower(self._parameters, *arguments).compile()
+            self.costs.compiled(program, time.perf_counter() - start, memory.needed(compiled))
+            return compiled
         except jax.errors.JaxRuntimeError as error:
             if memory.OUT_OF_MEMORY.search(str(error)):
                 return str(error)
             raise
-        self.costs.compiled(program, time.perf_counter() - start, memory.needed(compiled))
-        with suppress(RuntimeError):  # where Python is about to end
-            self._compile_planned()
-        return compiled
+        finally:
+            with suppress(RuntimeError):  # where Python is about to end
+                self._compile_planned()
 
 
 def most_pixels(config: ModelConfig, images: float) -> int:
