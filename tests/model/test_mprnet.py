@@ -35,7 +35,8 @@ def test_fewer_stages_give_the_same_images(network, images):
     params, apply = network
     last, second, first = apply(params, images)
     assert last.shape == second.shape == first.shape == images.shape
-    np.testing.assert_array_equal(apply(params, images, stages=1)[0], first)
+    # Programs of other operations: sums in another order.
+    np.testing.assert_allclose(apply(params, images, stages=1)[0], first, atol=1e-6)
     np.testing.assert_allclose(apply(params, images, stages=2), [second, first], atol=1e-6)
 
 
