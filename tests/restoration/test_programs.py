@@ -132,4 +132,5 @@ def test_an_error_does_not_wait_for_what_is_planned(model, photo):
     restorer.plan([(64, 64), (72, 72), (80, 80), (88, 88)])
     with restorer._programs._lock:
         begun = len(restorer._programs._compiled)
+        restorer._programs._queue.clear()  # or other tests would count what still comes
     assert begun <= 2
