@@ -4,6 +4,7 @@ Saving before the next batch is drawn makes a saved step and its data position a
 when its batch is drawn, also if it is skipped, so step number n always has batch number n.
 """
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
@@ -197,12 +198,10 @@ class Run:
                 trace.before(step, state)
                 batch = guard.look_at(next(batches))
                 batch = meshes.put_batch(batch, self.mesh, config.batch_size, self.share.start)
-                if step == first:
-                    with records.announced(f"the training step of {config.name}"):
-                        state, metrics = self.step(state, batch)
-                    self.prepare_validation()
-                else:
+                with self.announced("training step", step == first):
                     state, metrics = self.step(state, batch)
+                if step == first:
+                    self.prepare_validation()
                 # Reading the step before only now keeps the devices busy meanwhile.
                 report(step)
                 running = metrics
@@ -255,6 +254,12 @@ class Run:
             share=self.share,
         )
 
+    def announced(self, what: str, compiles: bool) -> contextlib.AbstractContextManager:
+        """For a block that may wait for the compiler; only then is there something to look up."""
+        if compiles:
+            return records.announced(f"the {what} of {self.config.name}")
+        return contextlib.nullcontext()
+
     def prepare_validation(self) -> None:
         """Compiles the validation while training runs, where that takes nothing from it."""
         # On a CPU training would wait for the compiler. Processes must compile in one order.
@@ -279,7 +284,7 @@ class Run:
                 return None
             readable = hosts.on_all(readable)
             placed = meshes.put_batch(batch, self.mesh)
-            with records.announced(f"the validation of {self.config.name}"):
+            with self.announced("validation", not scores):
                 result = self.validation_step(params, placed)
             scores.append(np.asarray(result["psnr"])[:, : len(readable)])
             read.append(readable)
