@@ -276,7 +276,8 @@ class Run:
 
     def validate(self, weights: Any) -> Validation | None:
         """Restores the centre crops of the held-out pairs; None if a signal came meanwhile."""
-        params = unpack(pack(weights), self.shapes)
+        if isinstance(weights, jax.Array):  # the vector that the step works on
+            weights = unpack(pack(weights), self.shapes)
         scores, read, shown = [], [], []
         crop = self.config.validation_crop
         for batch, readable in validation_batches(self.held_out, self.validation_batch, crop):
@@ -285,7 +286,7 @@ class Run:
             readable = hosts.on_all(readable)
             placed = meshes.put_batch(batch, self.mesh)
             with self.announced("validation", not scores):
-                result = self.validation_step(params, placed)
+                result = self.validation_step(weights, placed)
             scores.append(np.asarray(result["psnr"])[:, : len(readable)])
             read.append(readable)
             for i in np.flatnonzero(readable)[: SHOWN - len(shown)]:
