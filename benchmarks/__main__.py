@@ -75,10 +75,10 @@ def command(arguments: list[str]) -> str:
 
 def works_of(suite: str) -> list:
     """All that a suite measures, to choose from with --only."""
-    from benchmarks import ahead, first, speed
+    from benchmarks import aot, first, speed
 
     if suite == "compile":
-        return ahead.cases()
+        return aot.cases()
     starts = first.STARTS if suite == "gpu" else [first.TRAINING]
     return [*speed.WORK[suite], *starts]
 
@@ -87,12 +87,12 @@ def sections(
     arguments: argparse.Namespace, wanted: Callable, environment: dict[str, str], limit: Limit
 ) -> Iterator[str]:
     """The report, piece by piece, each as soon as it is measured."""
-    from benchmarks import ahead, first, speed
+    from benchmarks import aot, first, speed
     from benchmarks.work import GPU_FIRST, NEEDS_GPU
 
     suite, smoke, rounds = arguments.suite, arguments.smoke, arguments.rounds
     if suite == "compile":
-        yield from ahead.run(wanted, arguments.h100, smoke)
+        yield from aot.run(wanted, arguments.h100, smoke)
         return
     # All else is compared with the product of matrices.
     works = [work for work in speed.WORK[suite] if work.kind == "matmul" or wanted(work)]

@@ -84,7 +84,7 @@ def memory_in_use() -> int:
 def run(workdir: str, log: str, width: int, total: int) -> None:
     """Trains in this process and writes a sample to `log` after each step."""
     from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-    from mprnet_jax.data.pipeline import end_with_parent
+    from mprnet_jax.data.batches import end_with_parent
     from mprnet_jax.training import loop
 
     end_with_parent()

@@ -1,7 +1,7 @@
 """Every knob of a run, as typed dataclasses, and the three published model sizes.
 
 A config file returns a `TrainConfig`; the command line changes single fields of it
-(`--config.optim.learning_rate=1e-4`). Fields marked `free()` may differ when a run is resumed;
+(`--config.optim.learning_rate=1e-4`). Fields marked `tunable()` may differ when a run is resumed;
 all others decide what is computed, so a changed one needs a new workdir.
 """
 
@@ -23,9 +23,9 @@ AMOUNTS += ("optim.ema_decay", "optim.spike_factor", "optim.decay_steps", "data.
 AMOUNTS += ("seed", "profile_steps")
 
 
-def free(default: Any) -> Any:
+def tunable(default: Any) -> Any:
     """A field that does not decide what is computed: a resumed run may change it."""
-    return field(default=default, metadata={"free": True})
+    return field(default=default, metadata={"tunable": True})
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class ModelConfig:
     dtype: str = "float32"  # of the computation, or "bfloat16"; parameters stay float32
     # What backpropagation computes anew instead of keeping it in memory: "none"; "elementwise", all
     # between convolutions; "cab", the inside of each CAB; "orb", the inside of each row of CABs.
-    remat: str = free("none")
+    remat: str = tunable("none")
 
     def __post_init__(self) -> None:
         self.validate()
@@ -92,15 +92,17 @@ class DataConfig:
     # "folders"; "prepared": sets that mprnet_jax.prepare wrote; or "sample_rain", "sample_blur",
     # "sample_noise": embedded photos that are degraded anew at each use.
     source: str = "folders"
-    root: str = free("")  # the folder that holds `train` and `validation`; prepare's --data_dir
+    root: str = tunable("")  # the folder that holds `train` and `validation`; prepare's --data_dir
     train: str = "train"  # folder of training pairs: `input` and `target` in it; or prepared set
     validation: str = "test"  # folder of held-out pairs; or prepared set
     published: str = ""  # name of the data set, for messages
-    num_workers: int = free(0)  # reading processes; 0 reads with threads, enough for small pictures
+    num_workers: int = tunable(
+        0
+    )  # reading processes; 0 reads with threads, enough for small pictures
     saturation: bool = False  # changes the saturation of a third of the pairs by up to 20 %
     mixup_from_step: int = 0  # mixes the pairs of each batch after so many steps; 0: never
     # A picture that cannot be read is replaced by the next one; more than this share stops the run.
-    max_unreadable: float = free(0.01)
+    max_unreadable: float = tunable(0.01)
 
 
 @dataclass(slots=True)
@@ -127,15 +129,15 @@ class OptimConfig:
     # Skips steps whose gradient norm exceeds so many times its running median; 0: none. Steps whose
     # loss or gradient is not finite are always skipped.
     spike_factor: float = 0.0
-    max_skipped: int = free(10)  # so many skipped steps in a row stop the run
+    max_skipped: int = tunable(10)  # so many skipped steps in a row stop the run
 
 
 @dataclass(slots=True)
 class MeshConfig:
     """How devices share the work: images over `data`, rows of images over `height`."""
 
-    data: int = free(-1)  # -1: all devices that `height` leaves
-    height: int = free(1)
+    data: int = tunable(-1)  # -1: all devices that `height` leaves
+    height: int = tunable(1)
 
 
 @dataclass(slots=True)
@@ -150,16 +152,20 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     total_steps: int = 0
     batch_size: int = 16
-    accumulate: int = free(1)  # parts of a batch that are computed in turn, which takes less memory
+    accumulate: int = tunable(
+        1
+    )  # parts of a batch that are computed in turn, which takes less memory
     patch_size: int = 256  # side of the training patches, in pixels
     validation_crop: int = 256  # side of the centre crops that validation restores, in pixels
     seed: int = 0
     init_from: str = ""  # weights to start from: .pth, .safetensors or a run folder; "": random
-    checkpoint_every: int = free(1000)  # steps
-    validate_every: int = free(1000)  # steps
-    log_every: int = free(50)  # steps
-    profile_steps: int = free(0)  # steps that a trace for TensorBoard's profiler spans; 0: no trace
-    note: str = free("")  # printed with the result
+    checkpoint_every: int = tunable(1000)  # steps
+    validate_every: int = tunable(1000)  # steps
+    log_every: int = tunable(50)  # steps
+    profile_steps: int = tunable(
+        0
+    )  # steps that a trace for TensorBoard's profiler spans; 0: no trace
+    note: str = tunable("")  # printed with the result
 
     def validate(self) -> None:
         """Raises UserError for a field whose value makes no sense."""
@@ -198,13 +204,13 @@ class TrainConfig:
             )
 
 
-def flatten(config: Any, *, deciding: bool = False, prefix: str = "") -> dict[str, Any]:
-    """The fields of a config by dotted name; with `deciding`, without those that are `free`."""
+def flatten(config: Any, *, fixed_only: bool = False, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config by dotted name; with `fixed_only`, without `tunable` ones."""
     flat = {}
     for f in fields(config):
         value, name = getattr(config, f.name), prefix + f.name
         if is_dataclass(value):
-            flat |= flatten(value, deciding=deciding, prefix=f"{name}.")
-        elif not (deciding and f.metadata.get("free")):
+            flat |= flatten(value, fixed_only=fixed_only, prefix=f"{name}.")
+        elif not (fixed_only and f.metadata.get("tunable")):
             flat[name] = value
     return flat

@@ -185,7 +185,7 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
     """What the button calls: restores one uploaded file."""
     from PIL import Image
 
-    from mprnet_jax.restoration import images
+    from mprnet_jax.imageio import photos
     from mprnet_jax.restoration.pipeline import restore_photos, shown
     from mprnet_jax.restoration.restorer import Restorer
 
@@ -204,7 +204,7 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
         yield nothing_restored(gradio)
         progress(0, desc="Reading")
         try:
-            before = images.read(source, int(MAX_MEGAPIXELS.value * 1e6))
+            before = photos.read(source, int(MAX_MEGAPIXELS.value * 1e6))
             tool = restorer(stages, local_pooling, tile)
             progress(0, desc="Restoring; a new size of photo may have to compile first")
             (after,) = restore_photos(
@@ -216,7 +216,7 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
         # Gradio copies what is yielded before it asks for more, so the file can go at the end.
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"{source.stem}-restored.png"
-            images.write(file, after)
+            photos.write(file, after)
             yield (
                 (shown(before), shown(after)),
                 gradio.DownloadButton(f"Download {file.name}", value=file, interactive=True),

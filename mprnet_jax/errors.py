@@ -9,6 +9,6 @@ class UserError(Exception):
     """
 
 
-def in_short(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What an exception of a library says, in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from mprnet_jax.command import run
-from mprnet_jax.data.benchmarks import find_benchmark, open_benchmark, plain
+from mprnet_jax.data.datasets import find_benchmark, open_benchmark, plain
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report

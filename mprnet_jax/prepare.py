@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from mprnet_jax.command import run
-from mprnet_jax.data.benchmarks import BENCHMARKS, TRAINING_SETS, open_splits, plain
+from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, open_splits, plain
 from mprnet_jax.errors import UserError
 
 BENCHMARK = flags.DEFINE_string("benchmark", None, "Name of the set, such as GoPro.")

@@ -16,7 +16,8 @@ from PIL import Image
 from mprnet_jax import command
 from mprnet_jax.atomic import make_folder
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration import folders, images
+from mprnet_jax.imageio import photos
+from mprnet_jax.restoration import folders
 from mprnet_jax.restoration.pipeline import Pipeline
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.restoration.video import VIDEOS, restore_video
@@ -27,10 +28,10 @@ INPUT = flags.DEFINE_string(
 )
 OUTPUT = flags.DEFINE_string("output", None, "The folder for what is restored.")
 FORMAT = flags.DEFINE_enum(
-    "format", None, list(images.EXTENSIONS), "Of restored photos; by default that of each photo."
+    "format", None, list(photos.EXTENSIONS), "Of restored photos; by default that of each photo."
 )
 QUALITY = flags.DEFINE_integer(
-    "quality", images.QUALITY, "Of JPEG and WebP; 100 makes WebP lossless.", 1, 100
+    "quality", photos.QUALITY, "Of JPEG and WebP; 100 makes WebP lossless.", 1, 100
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Restores again what is in --output already.")
 COMPARE = flags.DEFINE_bool(
@@ -65,7 +66,7 @@ SHARD_HEIGHT = flags.DEFINE_integer(
     "shard_height", 1, "Devices that share the rows of each photo; exact. Others share photos.", 1
 )
 MAX_MEGAPIXELS = flags.DEFINE_float(
-    "max_megapixels", images.MAX_PIXELS / 1e6, "Photos with more are refused unread.", 1e-6
+    "max_megapixels", photos.MAX_PIXELS / 1e6, "Photos with more are refused unread.", 1e-6
 )
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     source, output = Path(INPUT.value), Path(OUTPUT.value)
     try:
         is_video = source.is_file() and source.suffix.lower() in VIDEOS
-        jobs = [] if is_video else folders.plan(source, output, images.EXTENSIONS.get(FORMAT.value))
+        jobs = [] if is_video else folders.plan(source, output, photos.EXTENSIONS.get(FORMAT.value))
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be looked at ({error.strerror})") from error
     if is_video:

@@ -58,10 +58,10 @@ def test_level_widths():
 
 
 def test_flatten_names_all_fields_and_can_leave_the_free_ones_out(tiny_run):
-    everything, deciding = flatten(tiny_run), flatten(tiny_run, deciding=True)
+    everything, fixed_only = flatten(tiny_run), flatten(tiny_run, fixed_only=True)
     assert everything["model.width"] == 4
     assert everything["data.root"] == ""
-    assert set(everything) - set(deciding) == {
+    assert set(everything) - set(fixed_only) == {
         "data.root",
         "data.num_workers",
         "data.max_unreadable",

@@ -19,9 +19,9 @@ import pytest
 
 from mprnet_jax import Restorer, load
 from mprnet_jax.data.sample import photo
+from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.model.mprnet import pure_functions
-from mprnet_jax.restoration import images
-from mprnet_jax.restoration.images import Photo
 from mprnet_jax.training.loop import train
 from mprnet_jax.weights import files
 
@@ -106,9 +106,9 @@ def test_a_photo_is_restored_and_a_bad_file_is_told(tiny_run, tab, tmp_path: Pat
     weights = tmp_path / "run"
     train(tiny_run, weights)
     pixels = photo("chelsea.png")[:90, :130]
-    images.write(tmp_path / "cat.jpg", Photo(pixels))
+    photos.write(tmp_path / "cat.jpg", Photo(pixels))
     deep = np.random.default_rng(0).integers(0, 65536, (136, 200, 4), np.uint16)
-    images.write(tmp_path / "deep.png", Photo(deep))
+    photos.write(tmp_path / "deep.png", Photo(deep))
     (tmp_path / "bad.png").write_text("no picture")
     with serving(weights, tmp_path / "scratch") as address:
         tab.goto(address)
@@ -136,10 +136,10 @@ def test_a_photo_is_restored_and_a_bad_file_is_told(tiny_run, tab, tmp_path: Pat
         download.value.save_as(tmp_path / "deep-restored.png")
 
     model = load(weights)
-    expected = Restorer(model)(images.read(tmp_path / "cat.jpg").pixels)
-    np.testing.assert_array_equal(images.read(tmp_path / "restored.png").pixels, expected)
+    expected = Restorer(model)(photos.read(tmp_path / "cat.jpg").pixels)
+    np.testing.assert_array_equal(photos.read(tmp_path / "restored.png").pixels, expected)
     expected = Restorer(model, stages=1, local_pooling=True)(deep[..., :3])
-    found = images.read(tmp_path / "deep-restored.png").pixels
+    found = photos.read(tmp_path / "deep-restored.png").pixels
     np.testing.assert_array_equal(found, np.concatenate([expected, deep[..., 3:]], axis=2))
     elsewhere = [url for url in tab.asked if not url.startswith((address, "blob:", "data:"))]
     assert elsewhere == []

@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "mprnet_jax"
-TOP = ("config", "errors", "atomic", "sheets", "command")
+TOP = ("config", "errors", "atomic", "command", "threads")
 # Folder -> the folders it may import from. Commands and the package itself may import any.
 ALLOWED = {
-    "model": (),
+    "ops": (),
+    "compat": (),
+    "imageio": (),
+    "model": ("ops",),
     "devices": (),
-    "weights": ("model", "devices"),
-    "data": ("devices",),
-    "training": ("model", "devices", "weights", "data"),
-    "evaluation": ("model", "devices", "weights", "data"),
-    "restoration": ("model", "devices", "weights", "data"),
+    "weights": ("model", "devices", "compat"),
+    "data": ("devices", "imageio", "compat"),
+    "training": ("model", "devices", "weights", "data", "imageio", "compat"),
+    "evaluation": ("model", "devices", "weights", "data", "imageio"),
+    "restoration": ("model", "devices", "weights", "imageio"),
 }
 # Package -> the only places that may import it; "" stands for the top of the package.
 ONLY = {
@@ -26,7 +29,7 @@ ONLY = {
     "torch": ("weights", "evaluation/perceptual.py"),
 }
 # These run where nothing but jax, flax, optax and numpy is installed.
-BARE = ("model", "training/losses.py", "training/optimizer.py", "training/state.py")
+BARE = ("model", "ops", "training/losses.py", "training/optimizer.py", "training/state.py")
 BARE += ("training/step.py", "training/mixup.py", "devices/compiling.py", "devices/mesh.py")
 
 

@@ -13,8 +13,8 @@ import scipy.io
 import tensorflow_datasets as tfds
 
 from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
-from mprnet_jax.data.benchmarks import BENCHMARKS, TRAINING_SETS, open_benchmark, open_splits
-from mprnet_jax.data.pipeline import TrainingBatches, training_source, validation_source
+from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
+from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, open_benchmark, open_splits
 from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError

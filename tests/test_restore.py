@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.model.mprnet import pure_functions
-from mprnet_jax.restoration import images
-from mprnet_jax.restoration.images import Photo
 from mprnet_jax.weights import files
 
 ROOT = Path(__file__).parents[1]
@@ -42,8 +42,8 @@ def run(tmp_path: Path, tiny_model):
 def test_a_folder_with_a_bad_file(run, tmp_path: Path):
     rng = np.random.default_rng(0)
     deep = Photo(rng.integers(0, 65536, (16, 24, 4), np.uint16))
-    images.write(tmp_path / "photos/deep.png", deep)
-    images.write(tmp_path / "photos/more/grey.jpg", Photo(np.zeros((9, 17, 1), np.uint8)))
+    photos.write(tmp_path / "photos/deep.png", deep)
+    photos.write(tmp_path / "photos/more/grey.jpg", Photo(np.zeros((9, 17, 1), np.uint8)))
     (tmp_path / "photos/bad.png").write_text("no picture")
     arguments = ["--weights=tiny.safetensors", "--input=photos", "--output=out"]
     result = run(*arguments, "--compare")
@@ -56,7 +56,7 @@ def test_a_folder_with_a_bad_file(run, tmp_path: Path):
     found = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / "out").rglob("*.*"))
     names = ["deep.png", "deep.png.compare.jpg", "more/grey.jpg", "more/grey.jpg.compare.jpg"]
     assert found == [f"out/{name}" for name in names]
-    restored = images.read(tmp_path / "out/deep.png").pixels
+    restored = photos.read(tmp_path / "out/deep.png").pixels
     np.testing.assert_array_equal(restored[..., 3], deep.pixels[..., 3])
     assert (restored[..., :3] != deep.pixels[..., :3]).any()
     assert "0 restored, 2 skipped because they exist, 1 failed" in run(*arguments).stdout
@@ -64,14 +64,14 @@ def test_a_folder_with_a_bad_file(run, tmp_path: Path):
 
 
 def test_all_switches_together(run, tmp_path: Path):
-    images.write(tmp_path / "photo.png", Photo(np.zeros((136, 168, 3), np.uint8)))
+    photos.write(tmp_path / "photo.png", Photo(np.zeros((136, 168, 3), np.uint8)))
     switches = "--local_pooling --ensemble --stages=2 --dtype=bfloat16 --tile=128 --format=webp"
     result = run(
         "--weights=tiny.safetensors", "--input=photo.png", "--output=out", *switches.split()
     )
     assert result.returncode == 0, result.stderr
     assert "168x136, 4 tiles of 128x128" in result.stdout
-    assert images.read(tmp_path / "out/photo.webp").pixels.shape == (136, 168, 3)
+    assert photos.read(tmp_path / "out/photo.webp").pixels.shape == (136, 168, 3)
 
 
 def test_a_video(run, tmp_path: Path):
@@ -111,7 +111,7 @@ INFINITE = ["--max_megapixels=inf"]
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(run, tmp_path: Path, arguments, message):
-    images.write(tmp_path / "photo.png", Photo(np.zeros((8, 8, 3), np.uint8)))
+    photos.write(tmp_path / "photo.png", Photo(np.zeros((8, 8, 3), np.uint8)))
     result = run(*arguments)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr

@@ -191,7 +191,7 @@ class Cached(Sequence[Example]):
         example = self._source[index]
         size = sum(image.nbytes for image in example.values())
         with self._lock:
-            if index not in self._kept and memory.host_free() - size >= self._floor:
+            if index not in self._kept and memory.available_host_bytes() - size >= self._floor:
                 self._kept[index] = example
         return example
 

@@ -18,10 +18,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from mprnet_jax.data.ahead import ahead
-from mprnet_jax.data.benchmarks import PREPARED
+from mprnet_jax.data.datasets import PREPARED
 from mprnet_jax.data.pairs import Example, PairFolder, decode, header_size
 from mprnet_jax.errors import UserError
+from mprnet_jax.threads import parallel_map
 
 VERSION = "1.0.0"
 
@@ -216,7 +216,7 @@ def _records(
             return [{"name": name, **{role: path.read_bytes() for role, path in paths}}]
         return [{"name": n, **_encoded(piece)} for n, piece in zip(names, pieces)]
 
-    for records in tqdm(ahead(work, len(source)), description, len(source), unit="image"):
+    for records in tqdm(parallel_map(work, len(source)), description, len(source), unit="image"):
         yield from records
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mprnet_jax.errors import UserError, in_short
+from mprnet_jax.errors import UserError, one_line
 
 # What JAX's errors speak of when another process has gone, in any of the libraries below it.
 LOST = re.compile(
@@ -70,7 +70,7 @@ def check_shared(folder: Path) -> None:
         if jax.process_index() == 0:
             mark.touch()
     except OSError as error:
-        reason = in_short(error)
+        reason = one_line(error)
     multihost_utils.sync_global_devices("a mark is in the shared folder")
     with contextlib.suppress(OSError):
         sees = mark.exists()
@@ -89,7 +89,7 @@ def check_shared(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def losses_told() -> Iterator[None]:
+def report_lost_host() -> Iterator[None]:
     """Turns what happens when another process has gone, which JAX may tell in many words, into a
     UserError.
     """
@@ -100,6 +100,6 @@ def losses_told() -> Iterator[None]:
             raise
         raise UserError(
             f"process {jax.process_index()}: another process of this run is gone, or cannot be "
-            f"reached ({in_short(error)}). The checkpoints are kept: start the same command on all "
+            f"reached ({one_line(error)}). The checkpoints are kept: start the same command on all "
             "hosts again"
         ) from error

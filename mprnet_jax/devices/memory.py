@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from mprnet_jax.errors import UserError, in_short
+from mprnet_jax.errors import UserError, one_line
 
 # XLA's convolutions on CPUs reserve address space that they never touch: with it, programs were
 # measured to take up to 2.6 times what they hold.
@@ -20,11 +20,11 @@ OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|Autotuning failed|No valid config
 M_ARENA_MAX = -8  # of glibc's mallopt
 
 
-class Shortage(UserError):
+class OutOfMemory(UserError):
     """A device's memory is too small for what it was to do."""
 
 
-def needed(program: jax.stages.Compiled) -> int:
+def program_bytes(program: jax.stages.Compiled) -> int:
     """What running the program takes besides its arguments, by the compiler's own account; 0 where
     it gives none.
     """
@@ -32,12 +32,12 @@ def needed(program: jax.stages.Compiled) -> int:
     return stats.temp_size_in_bytes + stats.output_size_in_bytes if stats else 0
 
 
-def free(devices: Sequence[jax.Device], limit: int | None = None) -> float:
+def available_bytes(devices: Sequence[jax.Device], limit: int | None = None) -> float:
     """What each of these devices still has, or would have if this process were held to `limit`;
     infinite where a device does not tell. A GPU that others use too has less.
     """
     if devices[0].platform == "cpu":
-        room, used = host_free(), this_process().memory_info().rss
+        room, used = available_host_bytes(), this_process().memory_info().rss
     else:
         stats = devices[0].memory_stats() or {}
         used = stats.get("bytes_in_use", 0)
@@ -50,23 +50,25 @@ def free(devices: Sequence[jax.Device], limit: int | None = None) -> float:
 
 
 @contextlib.contextmanager
-def shortage_told(remedy: str) -> Iterator[None]:
-    """Turns JAX's error for too little memory on a device into `Shortage` with what to do."""
+def report_out_of_memory(remedy: str) -> Iterator[None]:
+    """Turns JAX's error for too little memory on a device into `OutOfMemory` with what to do."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not OUT_OF_MEMORY.search(str(error)):
             raise
-        raise Shortage(f"the device's memory is too small ({in_short(error)}): {remedy}") from error
+        raise OutOfMemory(
+            f"the device's memory is too small ({one_line(error)}): {remedy}"
+        ) from error
 
 
-def host_free() -> int:
+def available_host_bytes() -> int:
     """What this process can still take of the machine's memory: the least of what the machine has
     left, what its control groups leave it, and what its own limit on address space leaves it.
     """
     import psutil
 
-    rooms = [psutil.virtual_memory().available, *group_free()]
+    rooms = [psutil.virtual_memory().available, *available_cgroup_bytes()]
     if psutil.LINUX:
         limit, _ = this_process().rlimit(psutil.RLIMIT_AS)
         if limit != psutil.RLIM_INFINITY:
@@ -81,7 +83,7 @@ def this_process():
     return psutil.Process()
 
 
-def keep_two_heaps() -> None:
+def limit_malloc_arenas() -> None:
     """Lets threads share two heaps from now on, where malloc is glibc's.
 
     It would make eight for each core, and threads that come and go, as with every checkpoint, leave
@@ -91,7 +93,9 @@ def keep_two_heaps() -> None:
         set_option(M_ARENA_MAX, 2)
 
 
-def group_free(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")):
+def available_cgroup_bytes(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+):
     """What each of Linux's control groups around this process leaves it; containers are such."""
     rooms = []
     for line in groups.read_text().splitlines() if groups.exists() else []:

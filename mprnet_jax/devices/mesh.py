@@ -58,22 +58,22 @@ def image_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data", "height"))
 
 
-def placement(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
-    """What the model's `place` does on this mesh: it spreads whole maps over all devices.
+def sharding_constraint(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
+    """What the model's `constrain` does on this mesh: it spreads whole maps over all devices.
 
     So each device works on its own patches, and no rows have to be exchanged. Left to itself, the
     compiler gathers whole batches of maps on every device where they are split and joined. Where
     halves of images are fewer than devices it does well, keeping bands of rows, and is left alone.
     """
 
-    def place(maps: jax.Array, pieces: int) -> jax.Array:
+    def constrain(maps: jax.Array, pieces: int) -> jax.Array:
         halves = 2 * len(maps) // pieces
         if halves % mesh.size or len(maps) % mesh.size:
             return maps
         whole = NamedSharding(mesh, PartitionSpec(("data", "height")))
         return jax.lax.with_sharding_constraint(maps, whole)
 
-    return place
+    return constrain
 
 
 def check_divides(mesh: Mesh, batch_size: int, patch_size: int, accumulate: int = 1) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mprnet_jax.atomic import make_folder
-from mprnet_jax.data.benchmarks import BENCHMARKS
+from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.data.matlab import write_dnd_submission
 from mprnet_jax.data.pairs import Example, Sorted
 from mprnet_jax.errors import UserError

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mprnet_jax.evaluation import metrics
-from mprnet_jax.sheets import to_uint8
+from mprnet_jax.imageio.sheets import to_uint8
 
 
 class Scores(NamedTuple):

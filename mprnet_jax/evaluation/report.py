@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from mprnet_jax.atomic import writing
-from mprnet_jax.data.benchmarks import BENCHMARKS
+from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.evaluation import metrics
 from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS, Scores
 from mprnet_jax.evaluation.scoring import Restore, SetScores
-from mprnet_jax.sheets import make_sheet, write_png
+from mprnet_jax.imageio.sheets import make_sheet, write_png
 
 
 @dataclass

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mprnet_jax.data.ahead import THREADS, ahead_with_errors, in_advance
-from mprnet_jax.data.benchmarks import find_folder
+from mprnet_jax.data.datasets import find_folder
 from mprnet_jax.data.pairs import Example, decode, list_pictures
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation.protocols import Protocol, Scores
-from mprnet_jax.sheets import to_uint8
+from mprnet_jax.imageio.sheets import to_uint8
+from mprnet_jax.threads import THREADS, map_ahead, parallel_map_or_error
 
 # From an example to its restored image, float32 [H, W, 3], white at 1, neither clipped nor rounded.
 Restore = Callable[[Example], np.ndarray]
@@ -127,7 +127,7 @@ def score_set(
     restored = restored_in_turn(source, restore, title, scores)
     restored = (item for item in restored if item[2] is not None)
     with ThreadPoolExecutor(THREADS) as scorers:
-        for result in in_advance(scorers, score, restored, WAITING):
+        for result in map_ahead(scorers, score, restored, WAITING):
             (scores.left_out if isinstance(result, str) else scores.images).append(result)
     return scores
 
@@ -161,6 +161,6 @@ def restored_in_turn(
 
 def read_ahead(source: Sequence[Example], title: str) -> Iterator[tuple[str, Example | UserError]]:
     """All examples in order with their names, read by threads; what cannot be read as its error."""
-    examples = ahead_with_errors(source.__getitem__, len(source))
+    examples = parallel_map_or_error(source.__getitem__, len(source))
     examples = tqdm(examples, desc=title, total=len(source), unit="image")
     yield from zip(source.names, examples)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mprnet_jax.model.convolution import mask
+from mprnet_jax.ops.convolution import mask
 
 ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
 

@@ -13,8 +13,8 @@ from flax import nnx
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.model.canvas import Canvas
-from mprnet_jax.model.convolution import convolve
 from mprnet_jax.model.pooling import global_mean
+from mprnet_jax.ops.convolution import convolve
 
 # What PyTorch starts convolutions from: uniform in +-1/sqrt(fan_in).
 kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -99,7 +99,7 @@ def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
     return jnp.where(x > 0, x, scale(x, slope))
 
 
-def halve(x: jax.Array) -> jax.Array:
+def downsample2x(x: jax.Array) -> jax.Array:
     """Bilinear x0.5 with half-pixel centres: the mean of each 2x2 block."""
     b, h, w, c = x.shape
     blocks = x.astype(jnp.float32).reshape(b, h // 2, 2, w // 2, 2 * c)
@@ -107,7 +107,7 @@ def halve(x: jax.Array) -> jax.Array:
     return (0.25 * (rows[..., :c] + rows[..., c:])).astype(x.dtype)
 
 
-def double(x: jax.Array, canvas: Canvas) -> jax.Array:
+def upsample2x(x: jax.Array, canvas: Canvas) -> jax.Array:
     """Bilinear x2 with half-pixel centres and clamped edges: weights 1/4 and 3/4 on each axis."""
     for axis in (1, 2):
         size = x.shape[axis]
@@ -191,7 +191,7 @@ class Down(nnx.Module):
         self.conv = conv1x1(c_in, c_out, config, rngs, bias=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv(halve(x))
+        return self.conv(downsample2x(x))
 
 
 class Up(nnx.Module):
@@ -204,7 +204,7 @@ class Up(nnx.Module):
         self.conv = conv1x1(c_in, c_out, config, rngs, bias=False)
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
-        return double(self.conv(x), shared.canvas)
+        return upsample2x(self.conv(x), shared.canvas)
 
 
 class SAM(nnx.Module):

@@ -27,14 +27,14 @@ from mprnet_jax.model.layers import (
     chain,
     conv1x1,
     conv3x3,
-    double,
+    upsample2x,
 )
 from mprnet_jax.model.pooling import global_mean
 
 Levels = tuple[jax.Array, jax.Array, jax.Array]  # features at 1, 1/2 and 1/4 of the resolution
 
 
-def leave(maps: jax.Array, pieces: int) -> jax.Array:
+def unconstrained(maps: jax.Array, pieces: int) -> jax.Array:
     """Leaves it to the compiler where maps lie."""
     return maps
 
@@ -159,7 +159,7 @@ class ORSNet(nnx.Module):
             lifted += self.decoder_lifts[level](decoded[level])
             lifted = shared.canvas.clear(lifted)
             for _ in range(level):
-                lifted = double(lifted, shared.canvas)
+                lifted = upsample2x(lifted, shared.canvas)
             x = self.orbs[level](x, shared) + lifted
         return x
 
@@ -193,7 +193,7 @@ class MPRNet(nnx.Module):
         images: jax.Array,
         stages: int = 3,
         pool: Callable[[jax.Array, Canvas], jax.Array] = global_mean,
-        place: Callable[[jax.Array, int], jax.Array] = leave,
+        constrain: Callable[[jax.Array, int], jax.Array] = unconstrained,
         sizes: jax.Array | None = None,
     ) -> list[jax.Array]:
         """Restores degraded images.
@@ -202,7 +202,7 @@ class MPRNet(nnx.Module):
             images: [B, H, W, 3] floats in [0, 1]; H and W multiples of 8.
             stages: how many stages to compute: 1, 2 or 3.
             pool: `pool(maps, canvas)` is what channel attention averages maps [b, h, w, c] with.
-            place: `place(maps, pieces)` decides how maps lie on several devices that were just
+            constrain: `constrain(maps, pieces)` lays out maps on several devices that were just
                 split or joined, so that there are so many pieces of each image.
             sizes: int32 [B, 2], height and width of each image, multiples of 8, where images lie in
                 the upper left corner of larger arrays; so one program serves all sizes. Elsewhere
@@ -219,16 +219,16 @@ class MPRNet(nnx.Module):
             raise ValueError(f"stages={stages}: must be 1, 2 or 3")
         canvas = Canvas(*images.shape[1:3], sizes)
         shared = Shared(self.slope[...], canvas, pool)
-        images = place(canvas.clear(images.astype(jnp.float32)), 1)
-        halves = place(canvas.split(images, ROWS), 2)
-        quadrants = place(canvas.split(halves, COLUMNS), 4)
+        images = constrain(canvas.clear(images.astype(jnp.float32)), 1)
+        halves = constrain(canvas.split(images, ROWS), 2)
+        quadrants = constrain(canvas.split(halves, COLUMNS), 4)
 
         # Stage 1: encodes quadrants, decodes halves.
         encoded = self.encoder1(self.shallow1(quadrants, shared), shared)
-        encoded1 = tuple(place(canvas.join(e, COLUMNS), 2) for e in encoded)
+        encoded1 = tuple(constrain(canvas.join(e, COLUMNS), 2) for e in encoded)
         decoded1 = self.decoder1(encoded1, shared)
         attended, restored = self.sam12(decoded1[0], halves, shared)
-        restored1 = place(canvas.join(restored, ROWS), 1)
+        restored1 = constrain(canvas.join(restored, ROWS), 1)
         if stages == 1:
             return [restored1]
 
@@ -237,7 +237,7 @@ class MPRNet(nnx.Module):
         encoded = self.encoder2(
             canvas.clear(self.concat12(x)), shared, earlier=(encoded1, decoded1)
         )
-        encoded2 = tuple(place(canvas.join(e, ROWS), 1) for e in encoded)
+        encoded2 = tuple(constrain(canvas.join(e, ROWS), 1) for e in encoded)
         decoded2 = self.decoder2(encoded2, shared)
         attended, restored2 = self.sam23(decoded2[0], images, shared)
         if stages == 2:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration import images
+from mprnet_jax.imageio import photos
 
 SHEET = ".compare.jpg"  # what the names of sheets end in
 
@@ -29,18 +29,18 @@ def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
             that would be overwritten.
     """
     if source.is_file():
-        if source.suffix.lower() not in images.FORMATS:
-            raise UserError(f"--input={source}: must end in {', '.join(images.FORMATS)}")
+        if source.suffix.lower() not in photos.FORMATS:
+            raise UserError(f"--input={source}: must end in {', '.join(photos.FORMATS)}")
         files, root = [source], source.parent
     elif source.is_dir():
         if output.resolve() == source.resolve():
             raise UserError(f"--output={output}: is the folder of the photos; choose another")
         files, root = sorted(walk(source, output.resolve())), source
         if not files:
-            raise UserError(f"--input={source}: holds no {', '.join(images.FORMATS)} files")
+            raise UserError(f"--input={source}: holds no {', '.join(photos.FORMATS)} files")
     else:
         raise UserError(f"--input={source}: there is no such file or folder")
-    if not output.is_dir() and (output.exists() or output.suffix.lower() in images.FORMATS):
+    if not output.is_dir() and (output.exists() or output.suffix.lower() in photos.FORMATS):
         raise UserError(f"--output={output}: is a file; name a folder")
 
     originals = {file.resolve() for file in files}
@@ -69,5 +69,5 @@ def walk(folder: Path, left_out: Path) -> Iterator[Path]:
             path = here / name
             if name[0] == "." or name.endswith(SHEET):
                 continue
-            if path.suffix.lower() in images.FORMATS and path.is_file():
+            if path.suffix.lower() in photos.FORMATS and path.is_file():
                 yield path

@@ -12,14 +12,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from mprnet_jax.data.ahead import in_advance
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration import images
+from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.photos import Photo
+from mprnet_jax.imageio.sheets import make_sheet, small
 from mprnet_jax.restoration.folders import SHEET, Job
-from mprnet_jax.restoration.images import Photo
 from mprnet_jax.restoration.planning import Program, Size
 from mprnet_jax.restoration.restorer import Progress, Restorer, ignore
-from mprnet_jax.sheets import make_sheet, small
+from mprnet_jax.threads import map_ahead
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,12 +44,12 @@ class Pipeline:
         self,
         restorer: Restorer,
         *,
-        quality: int = images.QUALITY,
-        max_pixels: int = images.MAX_PIXELS,
+        quality: int = photos.QUALITY,
+        max_pixels: int = photos.MAX_PIXELS,
         overwrite: bool = False,
         compare: bool = False,
     ):
-        """Takes what `images` wants to know, and whether to replace results that exist and to write
+        """Takes what `photos` wants to know, and whether to replace results that exist and to write
         a sheet with each photo before and after.
         """
         self._restorer = restorer
@@ -64,8 +64,8 @@ class Pipeline:
             ThreadPoolExecutor(THREADS) as pool,
             tqdm(total=len(todo), unit="photo", disable=None) as self._bar,
         ):
-            decoded = in_advance(pool, self._decode, self._batches(todo), AHEAD)
-            for _ in in_advance(pool, self._encode, map(self._restore, decoded), AHEAD):
+            decoded = map_ahead(pool, self._decode, self._batches(todo), AHEAD)
+            for _ in map_ahead(pool, self._encode, map(self._restore, decoded), AHEAD):
                 pass
         return Summary(len(todo) - self._failures, len(jobs) - len(todo), self._failures)
 
@@ -73,7 +73,7 @@ class Pipeline:
         """Jobs whose photos share a program, by the files' headers; large programs come first."""
 
         def measure(job: Job) -> tuple[Size, Job]:
-            return images.size_of(job.source, self._max_pixels), job
+            return photos.size_of(job.source, self._max_pixels), job
 
         measured = list(self._each(measure, jobs))
         plan = self._restorer.plan([size for size, _ in measured])
@@ -88,8 +88,8 @@ class Pipeline:
 
     def _decode(self, batch: list[Job]) -> list[tuple[Job, Photo]]:
         def read(job: Job) -> tuple[Job, Photo]:
-            photo = images.read(job.source, self._max_pixels)
-            images.check_writable(job.target, photo)  # before the work is done
+            photo = photos.read(job.source, self._max_pixels)
+            photos.check_writable(job.target, photo)  # before the work is done
             return job, photo
 
         return list(self._each(read, batch))
@@ -97,10 +97,10 @@ class Pipeline:
     def _restore(self, batch: list[tuple[Job, Photo]]) -> list[tuple[Job, Photo, Photo]]:
         if not batch:
             return []
-        jobs, photos = zip(*batch)
+        jobs, read = zip(*batch)
         try:
-            self._tell_tiles(photos[0])
-            return list(zip(jobs, photos, restore_photos(self._restorer, photos)))
+            self._tell_tiles(read[0])
+            return list(zip(jobs, read, restore_photos(self._restorer, read)))
         except UserError as error:
             if len(batch) > 1:  # one of them may be the reason
                 return [done for item in batch for done in self._restore([item])]
@@ -110,11 +110,11 @@ class Pipeline:
     def _encode(self, batch: list[tuple[Job, Photo, Photo]]) -> None:
         def write(item: tuple[Job, Photo, Photo]) -> None:
             job, photo, restored = item
-            images.write(job.target, restored, self._quality)
+            photos.write(job.target, restored, self._quality)
             if self._compare:
                 sheet = make_sheet([[("before", shown(photo)), ("after", shown(restored))]])
                 path = job.target.with_name(f"{job.target.name}{SHEET}")
-                images.write(path, Photo(small(sheet, LARGEST_SHEET)))
+                photos.write(path, Photo(small(sheet, LARGEST_SHEET)))
             self._bar.update()
 
         for _ in self._each(write, batch):

@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.devices import compiling, memory, records
-from mprnet_jax.devices.memory import Shortage
-from mprnet_jax.devices.mesh import image_sharding, placement, replicated
+from mprnet_jax.devices.memory import OutOfMemory
+from mprnet_jax.devices.mesh import image_sharding, replicated, sharding_constraint
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.model.pooling import global_mean, local_mean
 from mprnet_jax.restoration import planning
@@ -34,7 +34,7 @@ SMALLER = 0.7  # what is tried in place of a canvas that is too large, as a shar
 MOST_ELEMENTS = 2**31 - 1
 
 
-class CanvasTooLarge(Shortage):
+class CanvasTooLarge(OutOfMemory):
     """Images share a canvas that is too large for the device; now they have smaller ones."""
 
 
@@ -59,14 +59,14 @@ class Programs:
         self._parameters = jax.device_put(parameters, replicated(mesh))
         self._sharding = image_sharding(mesh)
         self._size_sharding = NamedSharding(mesh, PartitionSpec("data"))
-        place = placement(mesh)
+        constrain = sharding_constraint(mesh)
         pool = local_mean if local_pooling else global_mean
 
         def restore(
             parameters: nnx.State, images: jax.Array, sizes: jax.Array | None = None
         ) -> list[jax.Array]:
             with jax.default_matmul_precision(precision) if precision else nullcontext():
-                return nnx.merge(graph, parameters)(images, stages, pool, place, sizes)
+                return nnx.merge(graph, parameters)(images, stages, pool, constrain, sizes)
 
         self._restore = compiling.jit(restore, forward_only=True, out_shardings=self._sharding)
         self._compiled: OrderedDict[Program, Future] = OrderedDict()
@@ -155,7 +155,7 @@ class Programs:
     def needed(self, program: Program) -> float:
         """Bytes that each device takes to run the program; infinite if it cannot be compiled."""
         compiled = self._get(program)
-        return math.inf if isinstance(compiled, str) else memory.needed(compiled)
+        return math.inf if isinstance(compiled, str) else memory.program_bytes(compiled)
 
     def run(
         self, program: Program, images: Sequence[np.ndarray], count: int = 1
@@ -166,7 +166,7 @@ class Programs:
             For each image [H, W, 3] those of the last `count` stages, [count, H, W, 3].
 
         Raises:
-            Shortage: if a device has too little memory.
+            OutOfMemory: if a device has too little memory.
         """
         shape = (self.batch_size, program.height, program.width, 3)
         batch = np.zeros(shape, np.float32)
@@ -176,7 +176,7 @@ class Programs:
             sizes[place] = image.shape[:2]
             batch[place, : image.shape[0], : image.shape[1]] = image
         try:
-            with memory.shortage_told(
+            with memory.report_out_of_memory(
                 f"restore {len(batch)} x {program.width}x{program.height} pixels in smaller tiles "
                 "or batches"
             ):
@@ -189,7 +189,7 @@ class Programs:
                     arguments.append(jax.device_put(sizes, self._size_sharding))
                 stages = compiled(self._parameters, *arguments)[:count]
                 stages = np.stack(jax.device_get(stages), axis=1)
-        except Shortage as error:
+        except OutOfMemory as error:
             if all(image.shape[:2] == program[:2] for image in images):
                 raise
             self._give_up(program)
@@ -254,7 +254,9 @@ class Programs:
         start = time.perf_counter()
         try:
             compiled = self._restore.lower(self._parameters, *arguments).compile()
-            self.costs.compiled(program, time.perf_counter() - start, memory.needed(compiled))
+            self.costs.compiled(
+                program, time.perf_counter() - start, memory.program_bytes(compiled)
+            )
             return compiled
         except jax.errors.JaxRuntimeError as error:
             if memory.OUT_OF_MEMORY.search(str(error)):

@@ -167,7 +167,7 @@ class Restorer:
                 break
             except CanvasTooLarge:
                 continue
-            except memory.Shortage:
+            except memory.OutOfMemory:
                 area = max(grid.rows.tile * grid.columns.tile for grid in grids)
                 if self._tile != "auto" or area <= tiles.SMALLEST**2:
                     raise
@@ -233,7 +233,7 @@ class Restorer:
     def _room(self, photo: int) -> float:
         """Bytes that each device has for the program, a photo of so many pixels taken off."""
         devices = list(self._mesh.devices.flat)
-        room = memory.free(devices, self._memory_limit) - SCRATCH_BYTES
+        room = memory.available_bytes(devices, self._memory_limit) - SCRATCH_BYTES
         if devices[0].platform == "cpu":
             room -= HOST_BYTES * photo * self.batch_size // len(devices)
         return max(0, room)

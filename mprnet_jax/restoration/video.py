@@ -13,11 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from mprnet_jax.atomic import replacing
-from mprnet_jax.data.ahead import in_advance
-from mprnet_jax.errors import UserError, in_short
-from mprnet_jax.restoration.images import MAX_PIXELS
+from mprnet_jax.errors import UserError, one_line
+from mprnet_jax.imageio.photos import MAX_PIXELS
 from mprnet_jax.restoration.pipeline import AHEAD
 from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.threads import map_ahead
 
 # Extension -> (the one demuxer that may read it, the encoder that writes it).
 VIDEOS = {
@@ -68,7 +68,7 @@ def restore_video(
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise UserError(f"{source}: cannot be restored as a video ({in_short(error)})") from error
+        raise UserError(f"{source}: cannot be restored as a video ({one_line(error)})") from error
 
 
 def limit_frames(reader, max_pixels: int) -> None:
@@ -142,7 +142,7 @@ def copy(reader, writer, output, restorer: Restorer) -> int:
         ThreadPoolExecutor(1) as device,
         tqdm(total=stream.frames or None, unit="frame", disable=None) as bar,
     ):
-        for batch in in_advance(device, restore, batches, AHEAD):
+        for batch in map_ahead(device, restore, batches, AHEAD):
             for frame, pixels in batch:
                 writer.mux(output.encode(to_frame(pixels, frame, output.pix_fmt)))
             bar.update(len(batch))

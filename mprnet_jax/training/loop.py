@@ -16,7 +16,7 @@ from absl import logging
 from clu import parameter_overview
 
 from mprnet_jax.config import TrainConfig, flatten
-from mprnet_jax.data.pipeline import (
+from mprnet_jax.data.batches import (
     TrainingBatches,
     training_source,
     validation_batches,
@@ -56,8 +56,12 @@ def train(config: TrainConfig, workdir: Path | str) -> Validation | None:
         UserError: for a config that cannot run, missing or broken data, a workdir of another run
             or one that cannot be written, and when too many steps in a row had to be skipped.
     """
-    memory.keep_two_heaps()
-    with Interrupts() as interrupts, hosts.losses_told(), memory.shortage_told(TAKES_LESS):
+    memory.limit_malloc_arenas()
+    with (
+        Interrupts() as interrupts,
+        hosts.report_lost_host(),
+        memory.report_out_of_memory(TAKES_LESS),
+    ):
         return Run(config, Path(workdir)).train(interrupts)
 
 
@@ -80,7 +84,7 @@ class Run:
         hosts.check_shared(workdir)
 
         init, apply = pure_functions(config.model)
-        apply = functools.partial(apply, place=meshes.placement(self.mesh))
+        apply = functools.partial(apply, constrain=meshes.sharding_constraint(self.mesh))
         optimizer = make_optimizer(config.optim, config.total_steps)
         tuned = config.init_from and not has_checkpoints(workdir)
         start = load_start(config) if tuned else init(config.seed)
@@ -349,7 +353,7 @@ def rest_of(state: TrainState) -> dict[str, Any]:
 def load_start(config: TrainConfig) -> Any:
     """The parameters of `init_from`; UserError unless they are of the config's network."""
     weights = files.read(config.init_from)
-    wanted, found = flatten(config.model, deciding=True), flatten(weights.config)
+    wanted, found = flatten(config.model, fixed_only=True), flatten(weights.config)
     for name in wanted:
         if name != "dtype" and wanted[name] != found[name]:
             raise UserError(

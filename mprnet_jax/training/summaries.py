@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.sheets import make_sheet, write_png
+from mprnet_jax.imageio.sheets import make_sheet, write_png
 
 STAGES = ("degraded", "stage1", "stage2", "stage3")
 

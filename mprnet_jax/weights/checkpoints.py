@@ -22,7 +22,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from mprnet_jax.atomic import replacing
-from mprnet_jax.errors import UserError, in_short
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.weights.packing import empty_pack, pack, unpack
 from mprnet_jax.weights.store import Store, raise_runtime_error
 
@@ -89,7 +89,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise whatever the failure leads to.
             raise_runtime_error(error)
             raise UserError(
-                f"{self._folder}: {what} ({in_short(error)}); those that are whole are kept. Make "
+                f"{self._folder}: {what} ({one_line(error)}); those that are whole are kept. Make "
                 "room or mend the disk, then start the same command again"
             ) from error
 
@@ -149,7 +149,7 @@ class Checkpoints:
                     break
                 except Exception as error:  # Orbax and TensorStore raise whatever damage leads to.
                     raise_runtime_error(error)
-                    reason = in_short(error)
+                    reason = one_line(error)
             if multihost_utils.process_allgather(loaded is not None).all():
                 return loaded
             logging.warning("%s is damaged, passed over: %s", self._folder / str(step), reason)
@@ -242,5 +242,5 @@ def read_scores(path: Path) -> dict[int, float]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        logging.warning("%s is damaged, passed over: %s", path, in_short(error))
+        logging.warning("%s is damaged, passed over: %s", path, one_line(error))
         return {}

@@ -16,7 +16,7 @@ from absl import logging
 
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.errors import UserError, in_short
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.model.mprnet import MPRNet, with_params
 from mprnet_jax.weights import names, pth
 from mprnet_jax.weights.names import Params
@@ -125,7 +125,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not a sound .safetensors file: {in_short(error)}") from error
+        raise UserError(f"{path}: not a sound .safetensors file: {one_line(error)}") from error
 
 
 def write_safetensors(

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mprnet_jax.errors import UserError, in_short
+from mprnet_jax.errors import UserError, one_line
 
 OLDEST = (2, 10)  # PyTorch before it can be made to run code or to corrupt memory by a weight file
 OLDEST_REASON = "CVE-2025-32434, CVE-2026-24747"
@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         return state_dict(checkpoint, torch, path.stat().st_size)
     except Exception as error:  # PyTorch raises whatever the damage leads to.
-        raise UserError(f"{path}: not a sound PyTorch weight file: {in_short(error)}") from error
+        raise UserError(f"{path}: not a sound PyTorch weight file: {one_line(error)}") from error
 
 
 def write(path: Path, weights: Mapping[str, np.ndarray]) -> None:

@@ -51,7 +51,7 @@ def check_same_run(run_folder: Path, config: Any) -> None:
     if not (run_folder / "config.json").exists():
         return
     theirs = read_config(run_folder)
-    for name, ours in flatten(config, deciding=True).items():
+    for name, ours in flatten(config, fixed_only=True).items():
         value = theirs
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ahead, first, speed
+from benchmarks import aot, first, speed
 from benchmarks.limit import SPARED, Limit
 from benchmarks.tables import table
 from benchmarks.turns import Outcome
@@ -111,8 +111,8 @@ def test_ratios_are_to_ours_of_the_same_type():
 
 
 def test_a_program_is_compiled_for_a_described_mesh():
-    case = ahead.Case("CPU", "tiny", "forward", mesh=(4, 2), batch=8, size=(512, 512))
-    row = dict(zip(ahead.HEAD, ahead.row(case, None), strict=True))
+    case = aot.Case("CPU", "tiny", "forward", mesh=(4, 2), batch=8, size=(512, 512))
+    row = dict(zip(aot.HEAD, aot.row(case, None), strict=True))
     assert (row["preset"], row["mesh"], row["M cycles"]) == ("tiny", "4x2", "")
     assert 0 < float(row["GB a chip"]) < 1
     assert "all-gather" not in row["collectives"]
@@ -125,8 +125,8 @@ def test_a_program_is_compiled_for_a_described_mesh():
 def test_no_maps_are_gathered_by_a_tpus_compiler():
     pytest.importorskip("libtpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    case = ahead.Case("v5e:2x4", "tiny", mesh=(4, 2), batch=8, size=(64, 64))
-    row = dict(zip(ahead.HEAD, ahead.row(case, None), strict=True))
+    case = aot.Case("v5e:2x4", "tiny", mesh=(4, 2), batch=8, size=(64, 64))
+    row = dict(zip(aot.HEAD, aot.row(case, None), strict=True))
     assert float(row["GB a chip"]) < 1
     assert int(row["M cycles"]) > 0
     assert "all-reduce" in row["collectives"]
@@ -134,25 +134,25 @@ def test_no_maps_are_gathered_by_a_tpus_compiler():
 
 
 def test_an_option_for_one_kind_of_tpu_stays_with_it():
-    before = ahead.options("TPU v6 lite").copy()
-    assert V5E_OPTIONS.items() <= ahead.options(V5E).items()
-    assert ahead.options("TPU v6 lite") == before
+    before = aot.options("TPU v6 lite").copy()
+    assert V5E_OPTIONS.items() <= aot.options(V5E).items()
+    assert aot.options("TPU v6 lite") == before
     assert not V5E_OPTIONS.keys() & before.keys()
 
 
 def test_cycles_are_summed_where_there_are_any():
     estimate = '"estimated_cycles":"{}"\n'.format
-    assert ahead.cycles(estimate(1_400_000) + estimate(2_000_000)) == "3"
-    assert ahead.cycles(estimate(3_000_000) + estimate(2**63 - 1)) == "3, 1 without"
-    assert ahead.cycles(estimate(2**63 - 1)) == "1 without"
-    assert ahead.cycles("nothing") == ""
+    assert aot.cycles(estimate(1_400_000) + estimate(2_000_000)) == "3"
+    assert aot.cycles(estimate(3_000_000) + estimate(2**63 - 1)) == "3, 1 without"
+    assert aot.cycles(estimate(2**63 - 1)) == "1 without"
+    assert aot.cycles("nothing") == ""
 
 
 def test_collectives_are_counted():
     text = "a = f32[2] all-reduce-start(b)\nc = f32[2] all-reduce-done(a)\nd = f32[] all-gather(c)"
-    assert ahead.exchanges(text) == "1 all-reduce, 1 all-gather"
+    assert aot.exchanges(text) == "1 all-reduce, 1 all-gather"
 
 
 def test_a_target_that_cannot_be_had_is_told():
-    told = ahead.row(ahead.Case("H100", "tiny"), None)[7]
+    told = aot.row(aot.Case("H100", "tiny"), None)[7]
     assert "--h100 gives no description" in told

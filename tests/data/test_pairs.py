@@ -172,7 +172,7 @@ class Counting:
 def test_cache_leaves_the_machine_what_it_should(monkeypatch):
     source = Counting()
     free = iter([1000, 700, 400, 400])  # 300 bytes each; the third would leave less than 200
-    monkeypatch.setattr(memory, "host_free", lambda: next(free))
+    monkeypatch.setattr(memory, "available_host_bytes", lambda: next(free))
     cached = Cached(source, floor=200)
     for _ in range(2):
         for index in range(3):

@@ -20,12 +20,15 @@ OWN = (
 @pytest.mark.parametrize("message", LOST)
 def test_the_loss_of_another_process_is_told(monkeypatch, message):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="another process of this run is gone"), hosts.losses_told():
+    with (
+        pytest.raises(UserError, match="another process of this run is gone"),
+        hosts.report_lost_host(),
+    ):
         raise jax.errors.JaxRuntimeError(message)
 
 
 @pytest.mark.parametrize("message", OWN)
 def test_faults_of_this_process_are_not_told_as_another_ones(monkeypatch, message):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(jax.errors.JaxRuntimeError), hosts.losses_told():
+    with pytest.raises(jax.errors.JaxRuntimeError), hosts.report_lost_host():
         raise jax.errors.JaxRuntimeError(message)

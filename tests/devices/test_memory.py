@@ -18,23 +18,23 @@ def test_needed_is_what_a_program_holds_besides_its_arguments():
         return jnp.cumsum(x)[::-1] * 2
 
     program = jax.jit(double_sum).lower(jax.ShapeDtypeStruct((1000, 1000), jnp.float32)).compile()
-    assert memory.needed(program) >= 4_000_000  # the result itself
+    assert memory.program_bytes(program) >= 4_000_000  # the result itself
 
 
 def test_free_is_shared_by_the_devices_of_a_cpu_and_ends_at_the_limit(monkeypatch):
-    monkeypatch.setattr(memory, "host_free", lambda: 8000)
-    assert memory.free(jax.devices()[:1]) == 8000
-    assert memory.free(jax.devices()[:4]) == 2000
+    monkeypatch.setattr(memory, "available_host_bytes", lambda: 8000)
+    assert memory.available_bytes(jax.devices()[:1]) == 8000
+    assert memory.available_bytes(jax.devices()[:4]) == 2000
     used = memory.this_process().memory_info().rss
-    assert 0 < memory.free(jax.devices()[:1], limit=used + 2000) < 8000
-    assert memory.free(jax.devices()[:1], limit=1000) == 0
+    assert 0 < memory.available_bytes(jax.devices()[:1], limit=used + 2000) < 8000
+    assert memory.available_bytes(jax.devices()[:1], limit=1000) == 0
 
 
 def test_devices_that_do_not_tell_have_any_amount():
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: None)
-    assert memory.free([device]) == math.inf
-    assert memory.free([device], limit=1000) == 1000
-    assert memory.needed(SimpleNamespace(memory_analysis=lambda: None)) == 0
+    assert memory.available_bytes([device]) == math.inf
+    assert memory.available_bytes([device], limit=1000) == 1000
+    assert memory.program_bytes(SimpleNamespace(memory_analysis=lambda: None)) == 0
 
 
 def test_a_limit_on_address_space_counts():
@@ -43,7 +43,7 @@ import resource
 from mprnet_jax.devices import memory
 limit = memory.this_process().memory_info().vms + 300_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-print(memory.host_free())
+print(memory.available_host_bytes())
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     # a third: programs reserve more than they use
@@ -74,8 +74,8 @@ def test_control_groups_count_with_those_around_them(
         (place / "memory.stat").write_text(f"anon 5\n{cache} 1000\n")
     groups = tmp_path / "groups"
     groups.write_text(f"7:pids:/elsewhere\n{line}\n")
-    assert min(memory.group_free(groups, tmp_path)) == 5000 - 3000 + 1000
+    assert min(memory.available_cgroup_bytes(groups, tmp_path)) == 5000 - 3000 + 1000
 
 
 def test_no_control_groups(tmp_path: Path):
-    assert memory.group_free(tmp_path / "missing", tmp_path) == []
+    assert memory.available_cgroup_bytes(tmp_path / "missing", tmp_path) == []

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mprnet_jax.data.benchmarks import BENCHMARKS
+from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.evaluation import metrics
 from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS
 

@@ -1,6 +1,6 @@
 """The table of scores, and what stands in it beside ours."""
 
-from mprnet_jax.data.benchmarks import BENCHMARKS
+from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN
 from mprnet_jax.evaluation.scoring import ImageScores, SetScores

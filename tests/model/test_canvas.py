@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprnet_jax.devices.mesh import image_sharding, make_mesh, placement
+from mprnet_jax.devices.mesh import image_sharding, make_mesh, sharding_constraint
 from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.model.pooling import global_mean, local_mean
@@ -113,7 +113,7 @@ def test_images_on_a_canvas_spread_over_devices(tiny_model, images, shape):
     pair = [images[0, :40, :24], images[1, :16, :]]
     arrays, sizes = on_canvas(pair, HEIGHT, WIDTH)
     restore = jax.jit(
-        lambda x, s: apply(params, x, sizes=s, place=placement(mesh)),
+        lambda x, s: apply(params, x, sizes=s, constrain=sharding_constraint(mesh)),
         out_shardings=image_sharding(mesh),
     )
     found = restore(jax.device_put(arrays, image_sharding(mesh)), sizes)

@@ -33,11 +33,11 @@ def shared_by(maps, slope=None) -> layers.Shared:
     return layers.Shared(slope, Canvas(*maps.shape[1:3]))
 
 
-def double(maps):
-    return layers.double(maps, Canvas(*maps.shape[1:3]))
+def upsample2x(maps):
+    return layers.upsample2x(maps, Canvas(*maps.shape[1:3]))
 
 
-@pytest.mark.parametrize(("resize", "scale"), [(layers.halve, 0.5), (double, 2)])
+@pytest.mark.parametrize(("resize", "scale"), [(layers.downsample2x, 0.5), (upsample2x, 2)])
 def test_resizing_is_bilinear_with_half_pixel_centres(maps, resize, scale):
     # 1e-6: a few float32 roundings of values around 1.
     np.testing.assert_allclose(resize(maps), torch_resize(maps, scale), atol=1e-6)

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from mprnet_jax import ModelConfig, MPRNet
 from mprnet_jax.model.canvas import Canvas
-from mprnet_jax.model.mprnet import check_images, leave, pure_functions, with_params
+from mprnet_jax.model.mprnet import check_images, pure_functions, unconstrained, with_params
 
 
 class Stub(nnx.Module):
@@ -19,7 +19,7 @@ class Stub(nnx.Module):
     def __init__(self):
         self.config = ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
 
-    def __call__(self, images, stages, pool, place=leave, sizes=None):
+    def __call__(self, images, stages, pool, constrain=unconstrained, sizes=None):
         check_images(images)
         canvas = Canvas(*images.shape[1:3], sizes)
         slope = 0.001 * jnp.arange(images.shape[2])[:, None]

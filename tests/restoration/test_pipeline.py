@@ -13,9 +13,9 @@ import pytest
 
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration import images
+from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.restoration.folders import plan
-from mprnet_jax.restoration.images import Photo
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
 from mprnet_jax.restoration.planning import Plan, Program
 from mprnet_jax.restoration.restorer import Restorer
@@ -33,12 +33,12 @@ def folder(tmp_path: Path) -> Path:
 def test_every_kind_of_photo_comes_out_as_it_went_in(stub, photo, folder: Path, tmp_path: Path):
     for extension, channels, dtype in KINDS:
         pixels = photo(10, 13, dtype, channels)
-        images.write(folder / f"{channels}{dtype}.{extension}", Photo(pixels), quality=100)
+        photos.write(folder / f"{channels}{dtype}.{extension}", Photo(pixels), quality=100)
     restorer = Restorer(stub)
     jobs = plan(folder, tmp_path / "out")
     assert Pipeline(restorer, quality=100).run(jobs) == Summary(len(KINDS), 0, 0)
     for job in jobs:
-        before, after = images.read(job.source).pixels, images.read(job.target).pixels
+        before, after = photos.read(job.source).pixels, photos.read(job.target).pixels
         assert (after.shape, after.dtype) == (before.shape, before.dtype)
         colours = 3 if before.shape[2] > 2 else 1
         rgb = np.repeat(before[..., :colours], 3 // colours, axis=2)
@@ -52,9 +52,9 @@ def test_every_kind_of_photo_comes_out_as_it_went_in(stub, photo, folder: Path, 
 def test_what_the_format_cannot_hold_is_refused_before_the_work(
     photo, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    images.write(folder / "clear.png", Photo(photo(10, 13, np.uint8, 4)))
-    images.write(folder / "long.png", Photo(photo(1, 16_384)))
-    images.write(folder / "longer.png", Photo(photo(1, 65_501)))
+    photos.write(folder / "clear.png", Photo(photo(10, 13, np.uint8, 4)))
+    photos.write(folder / "long.png", Photo(photo(1, 16_384)))
+    photos.write(folder / "longer.png", Photo(photo(1, 65_501)))
 
     class Idle:
         batch_size = 1
@@ -81,7 +81,7 @@ def test_900_of_1000_photos_are_restored_and_100_told(
     for i in range(1000):
         path = folder / f"{i % 7}" / f"{i:03}.png"
         size = rng.integers(1, 25, 2)
-        images.write(path, Photo(rng.integers(0, 256, (*size, 3), np.uint8)))
+        photos.write(path, Photo(rng.integers(0, 256, (*size, 3), np.uint8)))
         if i % 10 == 0:
             path.write_bytes(path.read_bytes()[: rng.integers(0, 40)])
     restorer = Restorer(stub, mesh=make_mesh(data=4))
@@ -97,8 +97,8 @@ def test_900_of_1000_photos_are_restored_and_100_told(
     alone = Restorer(stub)
     for job in jobs[::50]:
         if job.target.exists():
-            after = images.read(job.target).pixels
-            expected = alone(images.read(job.source).pixels)
+            after = photos.read(job.target).pixels
+            expected = alone(photos.read(job.source).pixels)
             # Another program rounds another way.
             assert np.abs(after.astype(int) - expected).max() <= 1
     assert sum(job.target.exists() for job in jobs) == 900
@@ -106,7 +106,7 @@ def test_900_of_1000_photos_are_restored_and_100_told(
 
 def test_a_photo_that_fails_costs_no_other_of_its_batch(stub, photo, folder, tmp_path, monkeypatch):
     for name in "abc":
-        images.write(folder / f"{name}.png", Photo(photo(8, 8) if name != "b" else photo(7, 8)))
+        photos.write(folder / f"{name}.png", Photo(photo(8, 8) if name != "b" else photo(7, 8)))
     restorer = Restorer(stub, batch_size=4)
     restore = restorer.batch
 
@@ -120,8 +120,8 @@ def test_a_photo_that_fails_costs_no_other_of_its_batch(stub, photo, folder, tmp
 
 
 def test_results_that_exist_are_skipped_unless_told_otherwise(stub, photo, folder, tmp_path):
-    images.write(folder / "a.png", Photo(photo(8, 8)))
-    images.write(folder / "b.png", Photo(photo(8, 8)))
+    photos.write(folder / "a.png", Photo(photo(8, 8)))
+    photos.write(folder / "b.png", Photo(photo(8, 8)))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").write_bytes(b"kept")
     jobs = plan(folder, tmp_path / "out")
@@ -132,16 +132,16 @@ def test_results_that_exist_are_skipped_unless_told_otherwise(stub, photo, folde
 
 
 def test_a_sheet_shows_before_and_after(stub, photo, folder, tmp_path):
-    images.write(folder / "a.png", Photo(photo(20, 30, "u2", 4)))
+    photos.write(folder / "a.png", Photo(photo(20, 30, "u2", 4)))
     Pipeline(Restorer(stub), compare=True).run(plan(folder, tmp_path / "out"))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "a.png.compare.jpg"]
-    sheet = images.read(tmp_path / "out/a.png.compare.jpg").pixels
+    sheet = photos.read(tmp_path / "out/a.png.compare.jpg").pixels
     assert sheet.shape[0] > 20
     assert sheet.shape[1] > 60
 
 
 def test_tiles_are_told(stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture):
-    images.write(folder / "a.png", Photo(photo(100, 200)))
+    photos.write(folder / "a.png", Photo(photo(100, 200)))
     Pipeline(Restorer(stub, tile=128)).run(plan(folder, tmp_path / "out"))
     assert "200x104, 2 tiles of 128x104" in capsys.readouterr().out
 
@@ -149,8 +149,8 @@ def test_tiles_are_told(stub, photo, folder, tmp_path, capsys: pytest.CaptureFix
 def test_a_photo_that_fits_no_memory_fails_alone(
     stub, photo, folder, tmp_path, capsys, monkeypatch
 ):
-    images.write(folder / "large.png", Photo(photo(300, 300)))
-    images.write(folder / "small.png", Photo(photo(8, 8)))
+    photos.write(folder / "large.png", Photo(photo(300, 300)))
+    photos.write(folder / "small.png", Photo(photo(8, 8)))
     restorer = Restorer(stub)
     monkeypatch.setattr(restorer, "_room", lambda photo: 100_000)
     assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(1, 0, 1)
@@ -183,7 +183,7 @@ while True:
 
 def test_a_killed_run_leaves_whole_files_only(photo, folder: Path, tmp_path: Path):
     for i in range(8):
-        images.write(folder / f"{i}.png", Photo(photo(300, 300)))
+        photos.write(folder / f"{i}.png", Photo(photo(300, 300)))
     out = tmp_path / "out"
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", ENDLESS, folder, out])
@@ -196,5 +196,5 @@ def test_a_killed_run_leaves_whole_files_only(photo, folder: Path, tmp_path: Pat
         results = [p for p in out.iterdir() if p.name[0] != "."]
         assert results
         for path in results:
-            np.testing.assert_array_equal(images.read(path).pixels, photo(300, 300))
+            np.testing.assert_array_equal(photos.read(path).pixels, photo(300, 300))
             path.unlink()

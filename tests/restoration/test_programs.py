@@ -6,9 +6,9 @@ import pytest
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.devices import memory
 from mprnet_jax.devices.mesh import make_mesh
-from mprnet_jax.restoration import images
+from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.restoration.folders import plan
-from mprnet_jax.restoration.images import Photo
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
 from mprnet_jax.restoration.planning import Program
 from mprnet_jax.restoration.programs import most_pixels
@@ -35,13 +35,13 @@ def some_sizes(count: int, low: int, high: int) -> list[tuple[int, int]]:
 def test_a_folder_of_many_sizes_takes_few_programs(model, photo, tmp_path, compiles, options):
     sizes = some_sizes(12, 20, 180)
     for number, size in enumerate(sizes):
-        images.write(tmp_path / f"in/{number}.png", Photo(photo(*size)))
+        photos.write(tmp_path / f"in/{number}.png", Photo(photo(*size)))
     restorer = Restorer(model, **options)
     jobs = plan(tmp_path / "in", tmp_path / "out")
     assert Pipeline(restorer).run(jobs) == Summary(12, 0, 0)
     assert len(compiles) <= 4
     for job in jobs[::5]:
-        before, after = (images.read(path).pixels for path in job)
+        before, after = (photos.read(path).pixels for path in job)
         expected = Restorer(model, **options)(before)
         # Rounding may go either way.
         assert np.abs(after.astype(int) - expected).max() <= 1
@@ -94,7 +94,7 @@ def test_programs_of_an_earlier_command_are_chosen_again(model, photo):
 def test_a_large_photo_takes_at_most_two_compiles(model, compiles, monkeypatch):
     restorer = Restorer(model)
     # Of which the photo's copies take 720 MB.
-    monkeypatch.setattr(memory, "host_free", lambda: 1_000_000_000)
+    monkeypatch.setattr(memory, "available_host_bytes", lambda: 1_000_000_000)
     grid = restorer.grid_of(np.broadcast_to(np.uint8(0), (3000, 4000, 3)))
     assert len(grid.places) > 1
     assert len(compiles) <= 2

@@ -168,7 +168,7 @@ def free_memory(monkeypatch: pytest.MonkeyPatch):
     """Sets how many bytes the device seems to have."""
 
     def set_free(size: int) -> None:
-        monkeypatch.setattr(memory, "host_free", lambda: size)
+        monkeypatch.setattr(memory, "available_host_bytes", lambda: size)
 
     return set_free
 
@@ -247,7 +247,7 @@ def test_auto_takes_smaller_tiles_where_a_device_has_less_than_it_told(stub, pho
 
     def refuse(program, images, count):
         if program.pixels > 100_000:
-            with memory.shortage_told("use smaller tiles"):
+            with memory.report_out_of_memory("use smaller tiles"):
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return run(program, images, count)
 

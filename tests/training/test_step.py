@@ -31,7 +31,7 @@ def make(config, mesh, optim=OPTIM, **options):
     """A compiled step and the state before it."""
     init, apply = pure_functions(config)
     params = init(0)
-    apply = of_vector(functools.partial(apply, place=meshes.placement(mesh)), params)
+    apply = of_vector(functools.partial(apply, constrain=meshes.sharding_constraint(mesh)), params)
     optimizer = make_optimizer(optim, total_steps=10)
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
     step = jit(

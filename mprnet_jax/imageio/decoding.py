@@ -1,7 +1,7 @@
 """From an image file to pixels and metadata, trusting nothing in it.
 
 Pillow decodes all but colours of 16 bits, of which it would keep 8: those are OpenCV's.
-Pixels are as in `images`.
+Pixels are as in `photos`.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from mprnet_jax.data.pairs import png_depth_and_type
-from mprnet_jax.errors import UserError, in_short
+from mprnet_jax.errors import UserError, one_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # no other is ever tried
 
@@ -65,7 +65,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: is not a PNG, JPEG, WebP, TIFF or BMP picture") from error
     except Exception as error:  # decoders raise whatever the damage leads to
-        raise UserError(f"{path}: cannot be read ({in_short(error)}); replace it") from error
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); replace it") from error
 
 
 def pixels_of(path: Path, picture: Image.Image) -> np.ndarray:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mprnet_jax.atomic import replacing
-from mprnet_jax.errors import UserError, in_short
-from mprnet_jax.restoration import decoding
-from mprnet_jax.restoration.encoding import check_holds, encode
+from mprnet_jax.errors import UserError, one_line
+from mprnet_jax.imageio import decoding
+from mprnet_jax.imageio.encoding import check_holds, encode
 
 # Extension of a file -> its format.
 FORMATS = {
@@ -88,4 +88,4 @@ def write(path: Path, photo: Photo, quality: int = QUALITY) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(data)
     except Exception as error:  # encoders complain of sizes and metadata in many ways
-        raise UserError(f"{path}: cannot be written ({in_short(error)})") from error
+        raise UserError(f"{path}: cannot be written ({one_line(error)})") from error

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
-from mprnet_jax.restoration import images
-from mprnet_jax.restoration.images import Photo
+from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.photos import Photo
 
 
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tif"])
@@ -16,8 +16,8 @@ def test_exif_and_colour_profile_are_kept(
 ):
     source, path = tmp_path / f"source{extension}", tmp_path / f"photo{extension}"
     Image.fromarray(photo(9, 14)).save(source, exif=described().tobytes(), icc_profile=profile)
-    read = images.read(source)
-    images.write(path, Photo(read.pixels.astype(dtype), read.exif, read.icc_profile))
+    read = photos.read(source)
+    photos.write(path, Photo(read.pixels.astype(dtype), read.exif, read.icc_profile))
     with Image.open(path) as written:
         exif = written.getexif()
         assert written.info["icc_profile"] == profile
@@ -31,7 +31,7 @@ def test_exif_and_colour_profile_are_kept(
 def test_metadata_survives_a_change_of_format(tmp_path: Path, photo, described):
     source, path = tmp_path / "source.tif", tmp_path / "photo.jpg"
     Image.fromarray(photo(9, 14)).save(source, exif=described().tobytes())
-    images.write(path, images.read(source))
+    photos.write(path, photos.read(source))
     with Image.open(path) as written:
         exif = written.getexif()
         assert exif[ExifTags.Base.Artist] == "A. Photographer"
@@ -43,7 +43,7 @@ def test_exif_with_a_directory_of_interoperability_is_kept(tmp_path: Path, photo
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R98"}
     for name, other in (("a.tif", "b.jpg"), ("c.jpg", "d.tif")):
         Image.fromarray(photo(9, 14)).save(tmp_path / name, exif=exif.tobytes())
-        images.write(tmp_path / other, images.read(tmp_path / name))
+        photos.write(tmp_path / other, photos.read(tmp_path / name))
         with Image.open(tmp_path / other) as written:
             kept = written.getexif()
             assert kept[ExifTags.Base.Artist] == "A. Photographer"
@@ -56,7 +56,7 @@ def test_no_directory_is_added_to_exif(tmp_path: Path, photo):
     exif = Image.Exif()
     exif[ExifTags.Base.Artist] = "A. Photographer"
     Image.fromarray(photo(9, 14)).save(tmp_path / "a.tif", exif=exif.tobytes())
-    images.write(tmp_path / "b.jpg", images.read(tmp_path / "a.tif"))
+    photos.write(tmp_path / "b.jpg", photos.read(tmp_path / "a.tif"))
     with Image.open(tmp_path / "b.jpg") as written:
         assert written.getexif()[ExifTags.Base.Artist] == "A. Photographer"
         assert ExifTags.IFD.Exif not in written.getexif()
@@ -65,12 +65,12 @@ def test_no_directory_is_added_to_exif(tmp_path: Path, photo):
 def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path, photo, described):
     exif = described()
     exif[ExifTags.Base.ImageDescription] = "x" * 70_000
-    images.write(tmp_path / "photo.jpg", Photo(photo(9, 14), exif.tobytes()))
-    assert images.read(tmp_path / "photo.jpg").pixels.shape == photo(9, 14).shape
+    photos.write(tmp_path / "photo.jpg", Photo(photo(9, 14), exif.tobytes()))
+    assert photos.read(tmp_path / "photo.jpg").pixels.shape == photo(9, 14).shape
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_metadata_does_not_keep_a_photo_from_being_read(tmp_path: Path, photo):
     path = tmp_path / "photo.jpg"
     Image.fromarray(photo(9, 14)).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
-    assert images.read(path).exif == b""
+    assert photos.read(path).exif == b""

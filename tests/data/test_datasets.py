@@ -6,7 +6,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mprnet_jax.data.benchmarks import BENCHMARKS, open_benchmark
+from mprnet_jax.data.datasets import BENCHMARKS, open_benchmark
 from mprnet_jax.data.matlab import write_dnd_submission
 from mprnet_jax.errors import UserError
 

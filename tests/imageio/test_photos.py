@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration import images
-from mprnet_jax.restoration.encoding import encode
-from mprnet_jax.restoration.images import Photo
+from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.encoding import encode
+from mprnet_jax.imageio.photos import Photo
 
 LOSSLESS = [(".png", c, t) for c in (1, 2, 3, 4) for t in ("u1", "u2")]
 LOSSLESS += [(".tif", c, t) for c in (1, 3, 4) for t in ("u1", "u2")]
@@ -38,9 +38,9 @@ def picture_of(pixels: np.ndarray) -> Image.Image:
 @pytest.mark.parametrize(("extension", "channels", "dtype"), LOSSLESS)
 def test_what_is_written_is_read(tmp_path: Path, extension: str, channels: int, dtype: str):
     path, pixels = tmp_path / f"photo{extension}", noise(channels, dtype)
-    images.write(path, Photo(pixels), quality=100)
-    assert images.size_of(path) == (9, 14)
-    read = images.read(path).pixels
+    photos.write(path, Photo(pixels), quality=100)
+    assert photos.size_of(path) == (9, 14)
+    read = photos.read(path).pixels
     assert read.dtype == pixels.dtype
     np.testing.assert_array_equal(read, pixels)
     assert list(tmp_path.iterdir()) == [path]
@@ -51,7 +51,7 @@ def test_what_is_written_is_read(tmp_path: Path, extension: str, channels: int, 
 def test_other_programs_read_our_16_bits_and_we_read_theirs(tmp_path, extension, channels):
     ours, theirs = tmp_path / f"ours{extension}", tmp_path / f"theirs{extension}"
     pixels = noise(channels, "u2")
-    images.write(ours, Photo(pixels))
+    photos.write(ours, Photo(pixels))
     swapped = pixels[..., [[0], [], [2, 1, 0], [2, 1, 0, 3]][channels - 1]]
     if extension == ".tif":
         np.testing.assert_array_equal(np.atleast_3d(tifffile.imread(ours)), pixels)
@@ -61,17 +61,17 @@ def test_other_programs_read_our_16_bits_and_we_read_theirs(tmp_path, extension,
         decoded = cv2.imread(str(ours), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(np.atleast_3d(decoded), swapped)
         cv2.imwrite(str(theirs), swapped)
-    np.testing.assert_array_equal(images.read(theirs).pixels, pixels)
+    np.testing.assert_array_equal(photos.read(theirs).pixels, pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_and_webp_of_high_quality_come_close(tmp_path: Path, channels: int):
     rows = np.linspace(0, 255, 64)[:, None, None]
     pixels = np.broadcast_to(rows, (64, 64, channels)).astype(np.uint8)
-    images.write(tmp_path / "photo.jpg", Photo(pixels))
-    images.write(tmp_path / "photo.webp", Photo(pixels))
+    photos.write(tmp_path / "photo.jpg", Photo(pixels))
+    photos.write(tmp_path / "photo.webp", Photo(pixels))
     for name, kept in (("photo.jpg", channels), ("photo.webp", 3)):  # WebP has no grey
-        read = images.read(tmp_path / name).pixels
+        read = photos.read(tmp_path / name).pixels
         assert read.shape == (64, 64, kept)
         assert np.abs(read.astype(int) - pixels).max() <= 6  # what quality 95 costs a smooth ramp
 
@@ -79,7 +79,7 @@ def test_jpeg_and_webp_of_high_quality_come_close(tmp_path: Path, channels: int)
 def test_quality_decides_the_size_of_the_file(tmp_path: Path):
     pixels = noise(3, height=64, width=64)
     for quality in (10, 90):
-        images.write(tmp_path / f"{quality}.jpg", Photo(pixels), quality)
+        photos.write(tmp_path / f"{quality}.jpg", Photo(pixels), quality)
     assert (tmp_path / "10.jpg").stat().st_size < (tmp_path / "90.jpg").stat().st_size / 2
 
 
@@ -89,11 +89,11 @@ def test_16_bits_and_channels_become_what_the_format_holds(tmp_path, extension, 
     path, pixels = tmp_path / f"photo{extension}", noise(channels, "u2")
     if extension == ".jpg" and channels in (2, 4):
         with pytest.raises(UserError, match=r"photo\.jpg: cannot be written \(JPEG has no alpha"):
-            images.write(path, Photo(pixels))
+            photos.write(path, Photo(pixels))
         assert not path.exists()
         return
-    images.write(path, Photo(pixels), quality=100)
-    read = images.read(path).pixels
+    photos.write(path, Photo(pixels), quality=100)
+    read = photos.read(path).pixels
     kept = {2, 4} if channels in (2, 4) else {1, 3}
     assert read.shape[2] in kept
     if extension in (".png", ".tif"):
@@ -107,16 +107,16 @@ def test_palettes_and_transparent_colours(tmp_path: Path):
     path, pixels = tmp_path / "photo.png", noise(3)
     palette = picture_of(pixels).quantize(16)
     palette.save(path)
-    np.testing.assert_array_equal(images.read(path).pixels, np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(photos.read(path).pixels, np.asarray(palette.convert("RGB")))
     palette.save(path, transparency=3)
     transparent = np.asarray(palette) == 3
-    np.testing.assert_array_equal(images.read(path).pixels[..., 3] == 0, transparent)
+    np.testing.assert_array_equal(photos.read(path).pixels[..., 3] == 0, transparent)
     for channels in (1, 3):
         pixels = noise(channels)
         key = tuple(int(v) for v in pixels[4, 5])
         picture_of(pixels).save(path, transparency=key if channels == 3 else key[0])
         expected = (pixels == pixels[4, 5]).all(axis=2)
-        read = images.read(path).pixels
+        read = photos.read(path).pixels
         np.testing.assert_array_equal(read[..., :-1], pixels)
         np.testing.assert_array_equal(read[..., -1] == 0, expected)
 
@@ -138,7 +138,7 @@ def test_the_transparent_grey_of_few_bits(tmp_path: Path, bits: int):
     }
     path = tmp_path / "photo.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*item) for item in chunks.items()))
-    read = images.read(path).pixels
+    read = photos.read(path).pixels
     np.testing.assert_array_equal(read[0, :, 0], [0, 255] * 4)
     np.testing.assert_array_equal(read[0, :, 1], [255, 0] * 4)
 
@@ -152,23 +152,23 @@ def test_rare_kinds_of_16_bit_tiff_are_refused(tmp_path: Path, options: dict):
         pixels = pixels.transpose(2, 0, 1)
     tifffile.imwrite(tmp_path / "photo.tif", pixels, photometric="rgb", **options)
     with pytest.raises(UserError, match="of a rare kind"):
-        images.read(tmp_path / "photo.tif")
+        photos.read(tmp_path / "photo.tif")
 
 
 def test_the_size_of_a_png_is_known_without_decoding_it(tmp_path: Path, monkeypatch):
     picture_of(noise(3)).save(tmp_path / "photo.png")
     monkeypatch.setattr(Image.Image, "load", None)
-    assert images.size_of(tmp_path / "photo.png") == noise(3).shape[:2]
+    assert photos.size_of(tmp_path / "photo.png") == noise(3).shape[:2]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_transparent_colour_of_a_16_bit_png(tmp_path: Path, channels: int):
     path, pixels = tmp_path / "photo.png", noise(channels, "u2")
-    images.write(path, Photo(pixels))
+    photos.write(path, Photo(pixels))
     data, header = path.read_bytes(), 33  # the signature and the header chunk
     transparent = chunk(b"tRNS", pixels[4, 5].astype(">u2").tobytes())
     path.write_bytes(data[:header] + transparent + data[header:])
-    read = images.read(path).pixels
+    read = photos.read(path).pixels
     np.testing.assert_array_equal(read[..., :-1], pixels)
     assert np.argwhere(read[..., -1] == 0).tolist() == [[4, 5]]
 
@@ -183,11 +183,11 @@ def test_orientation_is_applied_once(tmp_path: Path, extension: str, orientation
     stored.save(path, exif=exif, **({"lossless": True} if extension == ".webp" else {}))
     with Image.open(path) as saved:
         expected = np.asarray(ImageOps.exif_transpose(saved))
-    photo = images.read(path)
-    assert images.size_of(path) == expected.shape[:2]
+    photo = photos.read(path)
+    assert photos.size_of(path) == expected.shape[:2]
     np.testing.assert_array_equal(photo.pixels, expected)
-    images.write(path, photo)
-    assert images.size_of(path) == expected.shape[:2]
+    photos.write(path, photo)
+    assert photos.size_of(path) == expected.shape[:2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -198,7 +198,7 @@ def test_orientation_of_16_bits_is_applied_once(tmp_path: Path, orientation: int
     tifffile.imwrite(path, pixels, photometric="rgb", extratags=[tag])
     eight_bits = (pixels >> 8).astype(np.uint8)
     tifffile.imwrite(shallow, eight_bits, photometric="rgb", extratags=[tag])
-    np.testing.assert_array_equal(images.read(path).pixels >> 8, images.read(shallow).pixels)
+    np.testing.assert_array_equal(photos.read(path).pixels >> 8, photos.read(shallow).pixels)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
@@ -211,8 +211,8 @@ def test_orientation_of_a_plain_tiff_file(tmp_path: Path, mode: str, orientation
     exif[ExifTags.Base.Orientation] = orientation
     picture.save(path, exif=exif)
     picture.save(twin, exif=exif)
-    assert images.size_of(path) == (320, 200)
-    np.testing.assert_array_equal(images.read(path).pixels, images.read(twin).pixels)
+    assert photos.size_of(path) == (320, 200)
+    np.testing.assert_array_equal(photos.read(path).pixels, photos.read(twin).pixels)
 
 
 def bad_files() -> dict[str, bytes]:
@@ -261,24 +261,24 @@ def test_bad_files_are_named_with_what_is_wrong(tmp_path: Path, name: str):
     path = tmp_path / name
     path.write_bytes(bad_files()[name])
     with pytest.raises(UserError, match=MESSAGES[name]) as raised:
-        images.read(path)
+        photos.read(path)
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
 
 
 def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path):
     path = tmp_path / "photo.png"
-    images.write(path, Photo(noise(3)))
+    photos.write(path, Photo(noise(3)))
     with pytest.raises(UserError, match=r"has 14x9 pixels, more than 0\.0001 million"):
-        images.read(path, max_pixels=100)
+        photos.read(path, max_pixels=100)
     with pytest.raises(UserError, match="more than"):
-        images.size_of(path, max_pixels=100)
+        photos.size_of(path, max_pixels=100)
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path):
     path = tmp_path / "photo.webp"
     with pytest.raises(UserError, match=r"photo\.webp: cannot be written"):
-        images.write(path, Photo(np.zeros((1, 17000, 3), np.uint8)))  # WebP ends at 16383
+        photos.write(path, Photo(np.zeros((1, 17000, 3), np.uint8)))  # WebP ends at 16383
     assert list(tmp_path.iterdir()) == []
 
 
@@ -287,7 +287,7 @@ def samples(described, profile) -> list[tuple[str, bytes]]:
     """Whole files of all formats, small."""
     files = []
     for channels, dtype in ((1, "u1"), (3, "u1"), (4, "u1"), (3, "u2")):
-        for name in sorted(set(images.FORMATS.values())):
+        for name in sorted(set(photos.FORMATS.values())):
             if not (name == "JPEG" and channels == 4):
                 pixels, exif = noise(channels, dtype), described().tobytes()
                 files.append((name, encode(pixels, name, exif, profile, 90)))
@@ -308,8 +308,8 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path, samples, data: st.Dat
     path = tmp_path / "mutated"
     path.write_bytes(mutated[: data.draw(st.integers(0, len(file)))] or mutated)
     try:
-        size = images.size_of(path)
-        photo = images.read(path)
+        size = photos.size_of(path)
+        photo = photos.read(path)
     except UserError:
         return
     finally:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprnet_jax.model.convolution import (
+from mprnet_jax.ops.convolution import (
     convolve,
     gradient_from_bands,
     gradient_from_pairs,

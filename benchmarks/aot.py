@@ -263,7 +263,7 @@ def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
     recipe = recipe_of(case.preset)
     config = dataclasses.replace(recipe.model, dtype=case.dtype, remat=case.remat)
     init, apply = pure_functions(config)
-    apply = functools.partial(apply, place=meshes.placement(mesh))
+    apply = functools.partial(apply, constrain=meshes.sharding_constraint(mesh))
     copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
     if case.kind == "forward":
         batch = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.float32)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mprnet_jax.sheets import GAP, TEXT, make_sheet, small
+from mprnet_jax.imageio.sheets import GAP, TEXT, make_sheet, small
 
 
 def test_pictures_lie_under_their_captions():

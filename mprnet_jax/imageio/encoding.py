@@ -2,7 +2,7 @@
 
 Pillow encodes most; PNG of 16 bits and TIFF are encoded here, because nothing at hand writes all
 their kinds of pixels (16-bit grey with alpha) and metadata (nested EXIF directories).
-Pixels are as in `images`.
+Pixels are as in `photos`.
 """
 
 import io

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_advance(
+def map_ahead(
     pool: ThreadPoolExecutor,
     function: Callable[[Item], Result],
     items: Iterable[Item],
@@ -32,20 +32,22 @@ def in_advance(
         yield waiting.popleft().result()
 
 
-def ahead(work: Callable[[int], Result], count: int) -> Iterator[Result]:
+def parallel_map(work: Callable[[int], Result], count: int) -> Iterator[Result]:
     """work(0) to work(count - 1), in order; `THREADS` are up to two calls each ahead.
 
     Decoders, NumPy and OpenCV let go of the interpreter while they work, so threads suffice.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            yield from in_advance(pool, work, range(count), 2 * THREADS)
+            yield from map_ahead(pool, work, range(count), 2 * THREADS)
         finally:  # nobody waits for what nobody will ask for
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def ahead_with_errors(work: Callable[[int], Result], count: int) -> Iterator[Result | UserError]:
-    """`ahead`; where the work raises a UserError, that comes in place of the result."""
+def parallel_map_or_error(
+    work: Callable[[int], Result], count: int
+) -> Iterator[Result | UserError]:
+    """`parallel_map`; where the work raises a UserError, that comes in place of the result."""
 
     def work_or_error(number: int) -> Result | UserError:
         try:
@@ -53,4 +55,4 @@ def ahead_with_errors(work: Callable[[int], Result], count: int) -> Iterator[Res
         except UserError as error:
             return error
 
-    yield from ahead(work_or_error, count)
+    yield from parallel_map(work_or_error, count)

@@ -18,12 +18,12 @@ from absl import flags, logging
 
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
-from mprnet_jax.data.ahead import ahead_with_errors
 from mprnet_jax.data.augment import RandomPatch, center_crop
-from mprnet_jax.data.benchmarks import PREPARED, open_folder
+from mprnet_jax.data.datasets import PREPARED, open_folder
 from mprnet_jax.data.pairs import Cached, Example
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
+from mprnet_jax.threads import parallel_map_or_error
 
 SAMPLES = {
     "sample_rain": degradations.add_rain,
@@ -39,7 +39,7 @@ def training_source(
     if degrade := SAMPLES.get(config.source):
         return sample.Photos(sample.TRAINING_PHOTOS), degrade
     pairs = _pairs(config, config.train, "train")
-    return Cached(pairs, floor=memory.host_free() // 2), None
+    return Cached(pairs, floor=memory.available_host_bytes() // 2), None
 
 
 def validation_source(config: DataConfig) -> Sequence[Example]:
@@ -219,7 +219,7 @@ def validation_batches(
         pair = center_crop(source[number], crop)
         return {role: image.copy() for role, image in pair.items()}  # lets go of the whole
 
-    pairs = ahead_with_errors(cropped, len(source))
+    pairs = parallel_map_or_error(cropped, len(source))
     for first in range(0, len(source), batch_size):
         batch = {
             role: np.zeros((batch_size, crop, crop, 3), np.uint8) for role in ("degraded", "target")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mprnet_jax.config import DataConfig
-from mprnet_jax.data.pipeline import (
+from mprnet_jax.data.batches import (
     TrainingBatches,
     training_source,
     validation_batches,
@@ -142,7 +142,7 @@ def test_worker_processes_outlive_signals_but_not_their_parent(folders):
     script = (
         "import sys, json, os, time\n"
         "from mprnet_jax.config import DataConfig\n"
-        "from mprnet_jax.data.pipeline import *\n"
+        "from mprnet_jax.data.batches import *\n"
         "if __name__ == '__main__':\n"
         "    source = training_source(DataConfig(root=sys.argv[1], num_workers=1))\n"
         "    sizes = dict(batch_size=2, patch_size=8, seed=0, num_workers=1)\n"

@@ -1,0 +1,1 @@
+"""Operations of the network in the order that is fast on each kind of device."""
