@@ -1,8 +1,7 @@
-"""What all commands share: flags in, one clear line for a mistake, exit status out.
+"""What all commands share: they parse flags, report a user's mistake in one line, and exit.
 
-Status 0 is success, 2 a mistake of the user's (one line on stderr, no traceback); anything else is
-a defect and keeps its traceback. What goes wrong while flags are read is taken for the mistake of a
-config file, which is Python.
+Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 1 a defect, with its
+traceback. `--debug` prints the traceback behind a `UserError` too.
 """
 
 import math
@@ -16,72 +15,107 @@ from absl import app, flags, logging
 from mprnet_jax.errors import UserError
 
 BUCKETS = ("gs://", "s3://")
-CONFIG_MODULE = "config_config"  # what ml_collections calls a config file as a module
+PACKAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "")
+
+DEBUG = flags.DEFINE_bool("debug", False, "Prints the traceback behind an error message.")
 
 
 def run(main: Callable[[], None], needed: Sequence[flags.FlagHolder] = ()) -> None:
-    """Parses sys.argv into absl flags, of which some are needed, calls `main`, and exits."""
-    program = f"{sys.modules['__main__'].__spec__.name}"
+    """Parses sys.argv into absl flags, calls `main` and exits.
 
-    def refuse(message: str) -> None:
-        print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit: threads of libraries may wait for a disk or a host that will never answer.
-        os._exit(2)
+    Args:
+        main: the command.
+        needed: flags that must be given and not be empty.
+    """
 
     def parse(argv: list[str]) -> list[str]:
         if "--help" in argv[1:] or "-h" in argv[1:]:
             print(sys.modules["__main__"].__doc__)
             print(flags.FLAGS.main_module_help())
+            print(flags.FLAGS.module_help(__name__))
             sys.exit(0)
         try:
-            rest = flags.FLAGS(argv)
-        except (UserError, OSError) as error:
-            refuse(str(error))
-        except Exception as error:
-            refuse(wrong_in_config(error))
-        missing = [
-            f"--{flag.name}"
-            for flag in needed
-            if not flags.FLAGS[flag.name].present or flag.value in ("", [])
-        ]
-        if missing:
-            refuse(f"{', '.join(missing)}: needed, see --help")
-        for name in flags.FLAGS:
-            value = flags.FLAGS[name].value
-            if isinstance(value, float) and not math.isfinite(value):
-                refuse(f"--{name}={value}: must be a finite number")
-            if isinstance(value, str) and value.startswith(BUCKETS):
-                refuse(f"--{name}={value}: is no path; mount the bucket and name its folder")
-        if rest[1:]:
-            refuse(f"unexpected argument {rest[1]!r}; every argument is a flag, see --help")
+            arguments = flags.FLAGS(argv)
+        except Exception as error:  # reason: a config file is the user's code
+            if message := flag_error(error, config_file(argv)):
+                exit_with(message, error)
+            raise
+        check_flags(needed)
+        if arguments[1:]:
+            exit_with(f"unexpected argument {arguments[1]!r}; every argument is a flag, see --help")
         logging.set_verbosity(logging.WARNING)
-        return rest
+        return arguments
 
     def call(_: list[str]) -> None:
         try:
             main()
         except UserError as error:
-            refuse(str(error))
+            exit_with(str(error), error)
 
     app.run(call, flags_parser=parse)
 
 
-def wrong_in_config(error: Exception) -> str:
-    """What is wrong with a flag, with a field of a config, or in a config file."""
-    cause = error
-    while cause:  # the libraries between raise errors of their own
-        lines = [
-            (frame.f_code.co_filename, line)
-            for frame, line in traceback.walk_tb(cause.__traceback__)
-            if frame.f_globals.get("__name__") == CONFIG_MODULE
-        ]
-        if lines:
-            return "{}, line {}: {}: {}".format(*lines[-1], type(cause).__name__, cause)
+def exit_with(message: str, error: Exception | None = None) -> None:
+    """Ends the process with status 2 and a message of one line."""
+    if error and (DEBUG.value if flags.FLAGS.is_parsed() else "--debug" in sys.argv):
+        traceback.print_exception(error)
+    program = sys.modules["__main__"].__spec__.name
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: threads of libraries may wait for a disk or a host that will never answer.
+    os._exit(2)
+
+
+def check_flags(needed: Sequence[flags.FlagHolder]) -> None:
+    """Exits if a flag that is needed is missing or one has a value that no flag can have."""
+    missing = [
+        f"--{flag.name}"
+        for flag in needed
+        if not flags.FLAGS[flag.name].present or flag.value in ("", [])
+    ]
+    if missing:
+        exit_with(f"{', '.join(missing)}: needed, see --help")
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            exit_with(f"--{name}={value}: must be a finite number")
+        if isinstance(value, str) and value.startswith(BUCKETS):
+            exit_with(f"--{name}={value}: is no path; mount the bucket and name its folder")
+
+
+def flag_error(error: Exception, config: str | None) -> str | None:
+    """Returns what is wrong with a flag or in the config file; None if neither is to blame.
+
+    Args:
+        error: raised while flags were parsed, during which the config file runs.
+        config: the path of the config file, if one was given.
+    """
+    cause: BaseException | None = error
+    while cause and config and not isinstance(error, UserError):
+        # Libraries raise errors of their own from that of the config file.
+        for frame, line in [*traceback.walk_tb(cause.__traceback__)][::-1]:
+            file = os.path.realpath(frame.f_code.co_filename)
+            if file == os.path.realpath(config):
+                return f"{file}, line {line}: {type(cause).__name__}: {cause}"
+            if file.startswith(PACKAGE) and file != os.path.realpath(__file__):
+                return None  # a defect
         cause = cause.__context__
-    if isinstance(error, flags.Error):
+    if isinstance(error, UserError | OSError | flags.Error):
         return str(error)
-    if isinstance(error, KeyError):  # from ml_collections, for a field that a config lacks
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    raised_by = frame.f_globals.get("__name__", "").split(".")[0]
+    if isinstance(error, KeyError) and raised_by == "ml_collections":  # --config.FIELD
         return f"{error.args[0]}; the fields are in mprnet_jax/config.py"
-    return f"--config: {type(error).__name__}: {error}"
+    if isinstance(error, AttributeError) and getattr(error, "name", "") == "get_config":
+        return f"--config={config}: {error}"
+    return None
+
+
+def config_file(argv: Sequence[str]) -> str | None:
+    """Returns the path that --config gives in a command line, without its variant, if any."""
+    for argument, following in zip(argv, [*argv[1:], ""]):
+        name, _, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return (value or following).split(":")[0]
+    return None

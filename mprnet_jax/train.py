@@ -43,8 +43,11 @@ def main() -> None:
     config = CONFIG.value
     if not isinstance(config, TrainConfig):
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        # Where a file cannot be read, that one or another, ml_collections keeps the error.
-        wrong = getattr(config, "_error", None) or "gives no TrainConfig"
+        wrong = "gives no TrainConfig"
+        try:
+            getattr(config, "name", None)  # raises OSError if the file could not be read
+        except OSError as error:
+            wrong = str(error.__cause__ or error)
         raise UserError(f"--config={file}: {wrong}; see configs/")
     if DISTRIBUTED.value:
         hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

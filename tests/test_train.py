@@ -78,11 +78,46 @@ def test_a_mistake_in_a_config_file_is_one_line_and_status_2(text, message, tmp_
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
 
 
+def test_debug_shows_the_traceback_of_a_mistake(tmp_path):
+    result = command(SAMPLE, "--config.patch_size=60", "--debug", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+    assert "patch_size=60" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["TypeError", "AttributeError", "KeyError", "RuntimeError"])
+@pytest.mark.parametrize(
+    "place",
+    ["mprnet_jax.config:ModelConfig.validate", "ml_collections.config_flags.config_path:get_type"],
+)
+def test_a_defect_while_flags_are_parsed_keeps_its_traceback(kind, place, tmp_path):
+    module, name = place.split(":")
+    code = (
+        f"import runpy, {module} as module\n"
+        "def broken(*args, **kwargs):\n"
+        f"    raise {kind}('planted')\n"
+        f"module.{name} = broken\n"
+        "runpy.run_module('mprnet_jax.train', run_name='__main__', alter_sys=True)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, SAMPLE, "--config.batch_size=8"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" in result.stderr
+    assert "planted" in result.stderr
+
+
 def test_help_shows_an_example():
     result = command("--help")
     assert result.returncode == 0
     assert "python -m mprnet_jax.train --config configs/derain.py:sample" in result.stdout
     assert "--workdir" in result.stdout
+    assert "--debug" in result.stdout or "--[no]debug" in result.stdout
 
 
 @pytest.mark.parametrize(
