@@ -3,6 +3,7 @@
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.version import __version__
 from mprnet_jax.weights.files import load
 
-__all__ = ["MPRNet", "ModelConfig", "Restorer", "load"]
+__all__ = ["MPRNet", "ModelConfig", "Restorer", "__version__", "load"]

@@ -1,0 +1,3 @@
+"""The version, kept here alone; `setup.cfg` reads it."""
+
+__version__ = "0.1.0"
