@@ -16,7 +16,7 @@ def file(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    monkeypatch.setattr(records, "_told", set())
+    monkeypatch.setattr(records, "_warned", set())
     yield folder / records.FILE
     jax.config.update("jax_compilation_cache_dir", before)
 
