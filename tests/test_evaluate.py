@@ -1,4 +1,4 @@
-"""The command that scores networks and restored images: what users type, and what they are told."""
+"""The command that scores networks and restored images: what users type, and what it prints."""
 
 import json
 import os

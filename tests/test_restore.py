@@ -1,4 +1,4 @@
-"""The command that restores photos and videos: what users type, and what they are told."""
+"""The command that restores photos and videos: what users type, and what it prints."""
 
 import os
 import subprocess

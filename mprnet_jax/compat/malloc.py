@@ -11,9 +11,9 @@ def limit_arenas(count: int = 2) -> None:
     """Limits the number of heaps (arenas) that threads share from now on, where malloc is glibc's.
 
     Why: glibc makes up to eight arenas for each core. Threads that come and go, as for every
-    checkpoint, leave each of them a little fuller, so that a process grows for hours. `mallopt` is
-    documented, but Python has no call for it, and the environment variable MALLOC_ARENA_MAX would
-    have to be set before the process starts.
+    checkpoint, leave each of them a little fuller, so that a process grows for hours (measured in
+    benchmarks/NOTES.md). `mallopt` is documented, but Python has no call for it, and the
+    environment variable MALLOC_ARENA_MAX would have to be set before the process starts.
 
     Tried with: glibc 2.36. Without glibc (musl, macOS) there are no arenas, and nothing is done.
     Upstream: no issue, glibc means it so.

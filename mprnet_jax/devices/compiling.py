@@ -73,6 +73,7 @@ def compile_in_background(function: jax.stages.Wrapped, *arguments: Any) -> Call
         A function that waits for the program and runs it. If compiling failed, as it may while the
         GPU's memory is in use, it calls `function` instead, which compiles again.
     """
+    # Python waits for this thread at exit: a daemon thread inside XLA then would abort the process.
     executor = ThreadPoolExecutor(1, thread_name_prefix="compiling")
     program = executor.submit(lambda: function.lower(*arguments).compile())
     executor.shutdown(wait=False)

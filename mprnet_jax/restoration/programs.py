@@ -71,8 +71,7 @@ class Programs:
         def restore(
             params: nnx.State, images: jax.Array, sizes: jax.Array | None = None
         ) -> list[jax.Array]:
-            matmuls = jax.default_matmul_precision(precision) if precision else None
-            with matmuls or contextlib.nullcontext():
+            with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
                 return nnx.merge(graph, params)(images, stages, pool, constrain, sizes)
 
         self._restore = compiling.jit(restore, forward_only=True, out_shardings=self._sharding)

@@ -85,11 +85,11 @@ class Tiling:
             available = self._available_bytes(math.prod(size))
             program = self._programs.choose(grid.tile)
             try:
-                needed = MARGIN * self._programs.program_bytes(program)
+                required = MARGIN * self._programs.program_bytes(program)
             except memory.OutOfMemory:
-                needed = math.inf
-            if needed <= available:
-                if len(grid.places) == 1 or needed > available / 2 or not may_grow:
+                required = math.inf
+            if required <= available:
+                if len(grid.places) == 1 or required > available / 2 or not may_grow:
                     break
                 # The guess of bytes per pixel was too high; it is corrected by now.
                 may_grow = False
@@ -99,11 +99,11 @@ class Tiling:
             elif max(grid.tile) <= tiles.SMALLEST:
                 raise UserError(
                     f"a tile of {grid.columns.tile}x{grid.rows.tile} pixels takes "
-                    f"{needed / 2**30:.2f} GB of memory, but only {available / 2**30:.2f} GB are "
+                    f"{required / 2**30:.2f} GB of memory, but only {available / 2**30:.2f} GB are "
                     "free: close other programs, raise the limit, or use a smaller network"
                 )
             else:
-                share = min(available / needed, 0.9) if needed < math.inf else 0.5
+                share = min(available / required, 0.9) if required < math.inf else 0.5
                 self._limit = share * math.prod(grid.tile)
             grid = self._predict(size)
         return grid

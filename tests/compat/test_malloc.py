@@ -1,4 +1,4 @@
-"""The limit on malloc's heaps: set where malloc is glibc's, and missed by nobody elsewhere."""
+"""The limit on malloc's heaps: set where malloc is glibc's, and not missed elsewhere."""
 
 import ctypes
 import platform
@@ -62,7 +62,7 @@ def test_a_c_library_without_the_option_is_used_as_it_is(library, caplog):
     assert not caplog.records
 
 
-def test_a_limit_that_is_not_taken_is_told_once(library, caplog):
+def test_a_limit_that_is_refused_is_warned_of_once(library, caplog):
     library(mallopt=lambda option, value: 0)
     malloc.limit_arenas()
     malloc.limit_arenas()

@@ -28,7 +28,7 @@ OWN = (
 
 
 @pytest.mark.parametrize("message", LOST)
-def test_the_loss_of_another_process_is_told(monkeypatch, message):
+def test_the_loss_of_another_process_is_reported(monkeypatch, message):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with (
         pytest.raises(UserError, match="another process of this run is gone"),
@@ -38,7 +38,7 @@ def test_the_loss_of_another_process_is_told(monkeypatch, message):
 
 
 @pytest.mark.parametrize("message", OWN)
-def test_faults_of_this_process_are_not_told_as_another_ones(monkeypatch, message):
+def test_other_errors_keep_their_traceback(monkeypatch, message):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(jax.errors.JaxRuntimeError), hosts.report_lost_host():
         raise jax.errors.JaxRuntimeError(message)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mprnet_jax.devices import memory
 
 
-def test_needed_is_what_a_program_holds_besides_its_arguments():
+def test_program_bytes_are_those_besides_its_arguments():
     def double_sum(x):
         return jnp.cumsum(x)[::-1] * 2
 
@@ -19,7 +19,7 @@ def test_needed_is_what_a_program_holds_besides_its_arguments():
     assert memory.program_bytes(program) >= 4_000_000  # the result itself
 
 
-def test_free_is_shared_by_the_devices_of_a_cpu_and_ends_at_the_limit(monkeypatch):
+def test_available_bytes_are_shared_by_a_cpus_devices_and_end_at_the_limit(monkeypatch):
     monkeypatch.setattr(memory, "available_host_bytes", lambda: 8000)
     assert memory.available_bytes(jax.devices()[:1]) == 8000
     assert memory.available_bytes(jax.devices()[:4]) == 2000
@@ -28,7 +28,7 @@ def test_free_is_shared_by_the_devices_of_a_cpu_and_ends_at_the_limit(monkeypatc
     assert memory.available_bytes(jax.devices()[:1], limit=1000) == 0
 
 
-def test_devices_that_do_not_tell_have_any_amount():
+def test_devices_that_report_no_memory_have_any_amount():
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: None)
     assert memory.available_bytes([device]) == math.inf
     assert memory.available_bytes([device], limit=1000) == 1000

@@ -156,7 +156,7 @@ def test_a_submission_has_no_photo_that_is_not_finite_nor_one_of_an_earlier_netw
     assert line.endswith(": the restored image has values that are not finite")
 
 
-def test_scores_that_cannot_be_written_are_told(tmp_path):
+def test_scores_that_cannot_be_written_are_an_error(tmp_path):
     mini["write_pairs"](tmp_path / "Rain100L")
     sets = {"rain100l": open_benchmark("rain100l", tmp_path)}
     (tmp_path / "file").write_text("")
