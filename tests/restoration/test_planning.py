@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mprnet_jax.restoration.costs import Costs, Program
-from mprnet_jax.restoration.planning import plan
+from mprnet_jax.restoration.planning import ProgramChooser, plan
 
 
 def costs(compile=10.0, canvas=12.0, pixel=1e-5, cached=()) -> Costs:
@@ -83,6 +83,30 @@ def test_programs_of_earlier_commands_are_used_again():
     # By now other figures were measured, by which one would compile others.
     again = costs(compile=8, canvas=8, pixel=1.3e-5, cached=programs.values())
     assert plan(counts, again, 1e9).programs == programs
+
+
+def test_a_rejected_canvas_is_replaced_by_smaller_programs():
+    counts, chooser = {(16, 400): 1, (400, 16): 1}, ProgramChooser(costs(), 1, 1e9)
+    chooser.plan(counts, 1e9)
+    (canvas,) = {chooser.choose(size, []) for size in counts}
+    assert canvas == Program(400, 400, True)
+    chooser.reject(canvas)
+    assert {chooser.choose(size, [canvas]) for size in counts} == {
+        Program(16, 400, False),
+        Program(400, 16, False),
+    }
+
+
+def test_sizes_without_a_plan_share_what_is_compiled():
+    chooser = ProgramChooser(costs(), 1, 1e9)
+    assert chooser.choose((64, 64), []) == Program(64, 64, False)
+    second = chooser.choose((72, 72), [Program(64, 64, False)])
+    assert second == Program(128, 128, True)
+    assert chooser.choose((80, 120), [second]) == second
+    # 13 seconds are wasted, and compiling takes 10.
+    for _ in range(100):
+        chooser.record_use(second, (64, 48))
+    assert chooser.choose((64, 48), [second]) == Program(64, 48, False)
 
 
 def test_thousands_of_sizes_are_planned_in_no_time():

@@ -135,3 +135,16 @@ def test_an_error_does_not_wait_for_what_is_planned(model, photo):
         begun = len(restorer._programs._compiled)
         restorer._programs._queue.clear()  # or other tests would count what still comes
     assert begun <= 2
+
+
+def test_a_defect_keeps_its_type_and_the_program_is_tried_again(stub, photo):
+    class Defect:
+        def lower(self, *arguments):
+            raise TypeError("a defect")
+
+    restorer = Restorer(stub)
+    whole, restorer._programs._restore = restorer._programs._restore, Defect()
+    with pytest.raises(TypeError, match="a defect"):
+        restorer(photo(8, 8))
+    restorer._programs._restore = whole
+    assert restorer(photo(8, 8)).shape == (8, 8, 3)
