@@ -1,5 +1,6 @@
 """`jax.jit` with compiler options for the device at hand, and the compile cache on disk."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -79,10 +80,9 @@ def compile_in_background(function: jax.stages.Wrapped, *arguments: Any) -> Call
     executor.shutdown(wait=False)
 
     def run(*arguments: Any) -> Any:
-        try:
+        compiled: Callable = function
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
             compiled = program.result()
-        except jax.errors.JaxRuntimeError:
-            return function(*arguments)
         return compiled(*arguments)
 
     return run
