@@ -4,8 +4,8 @@ Needs the extra `demo`. Example:
 
     python -m mprnet_jax.demo --weights runs/derain-sample
 
-The page is for this machine alone unless --host says otherwise. It loads nothing from elsewhere,
-and what people upload is removed after --keep_minutes and when the command ends.
+The page is for this machine alone unless --host says otherwise. It loads nothing from other
+servers. Uploads are removed after --keep_minutes and when the command ends.
 """
 
 import contextlib
@@ -25,11 +25,12 @@ from typing import Any
 from absl import flags
 
 from mprnet_jax import command
+from mprnet_jax.compat.gradio import refuse_addresses
 from mprnet_jax.errors import UserError
 
-WEIGHTS = flags.DEFINE_string("weights", None, "A run folder, a .safetensors or a .pth file.")
+WEIGHTS = flags.DEFINE_string("weights", "", "A run folder, a .safetensors or a .pth file.")
 HOST = flags.DEFINE_string(
-    "host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in, whoever they are."
+    "host", "127.0.0.1", "Address to listen on; with 0.0.0.0 any other machine can use the page."
 )
 PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.", 1, 65535)
 MAX_UPLOAD = flags.DEFINE_float(
@@ -72,7 +73,7 @@ def main() -> None:
                 share=False,
                 ssr_mode=False,
                 max_file_size=int(MAX_UPLOAD.value * 2**20),
-                theme=gradio.themes.Base(font="system-ui", font_mono="monospace"),  # none to load
+                theme=gradio.themes.Base(font="system-ui", font_mono="monospace"),  # no web fonts
                 footer_links=[],
                 quiet=True,
                 prevent_thread_lock=True,
@@ -87,46 +88,43 @@ def main() -> None:
 
 
 def stop(*_: Any) -> None:
-    """Ends the command on SIGTERM as on Ctrl-C, so that the files go; once is enough."""
+    """Handles SIGTERM as Ctrl-C, so that uploads are removed; further signals are ignored."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(0)
 
 
 def import_gradio() -> ModuleType:
-    """Gradio, told to send nothing home, to record nothing and to fetch nothing; or UserError."""
+    """Imports Gradio, with its statistics, its history and its fetching of addresses turned off.
+
+    Raises:
+        UserError: if Gradio is missing, or has changed so that fetching cannot be turned off.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         import gradio
-        import safehttpx  # through which Gradio would fetch what a request names by address
     except ImportError as error:
         raise UserError("the page needs Gradio: pip install 'mprnet-jax[demo]'") from error
-    safehttpx.async_validate_url = refuse_address
-    gradio.processing_utils.PUBLIC_HOSTNAME_WHITELIST.clear()
+    refuse_addresses(gradio)
     return gradio
 
 
-async def refuse_address(*_: Any) -> str:
-    """Stands in for the check of which addresses may be fetched: none."""
-    raise ValueError("this page fetches nothing from elsewhere")
-
-
 def keep_clean(folder: Path, seconds: float) -> None:
-    """Removes, for ever, the files in a folder that are older than that.
+    """Removes files in a folder once they are older than so many seconds; never returns.
 
-    Gradio's own `delete_cache` would leave what an upload that broke off had brought.
+    Gradio's own `delete_cache` would leave the parts of uploads that were broken off.
     """
     while True:
         time.sleep(min(seconds / 2, 60))
         for file in [path for path in folder.rglob("*") if path.is_file()]:
-            with contextlib.suppress(FileNotFoundError):  # Gradio moves files, too
+            with contextlib.suppress(FileNotFoundError):  # Gradio moves files meanwhile
                 if time.time() - file.stat().st_mtime > seconds:
                     file.unlink()
 
 
 def make_page(gradio: ModuleType, model: Any) -> Any:
-    """The page, a `gradio.Blocks`, for one network."""
+    """Makes the page, a `gradio.Blocks`, for one network."""
     restore = make_restore(gradio, model)
     introduction = INTRODUCTION.format(
         weights=Path(WEIGHTS.value).name, upload=MAX_UPLOAD.value, pixels=MAX_MEGAPIXELS.value
@@ -169,7 +167,7 @@ def make_page(gradio: ModuleType, model: Any) -> Any:
             [photo, stages, pooling, tile],
             [slider, download],
             concurrency_limit=1,  # one photo at a time has all the memory
-            cancels=[clearing],  # which on a busy machine might end last, and take the result away
+            cancels=[clearing],  # or on a busy machine it might clear the result
             show_progress_on=slider,
             api_visibility="private",
         )
@@ -177,19 +175,19 @@ def make_page(gradio: ModuleType, model: Any) -> Any:
 
 
 def nothing_restored(gradio: ModuleType) -> tuple:
-    """What the slider and the button for the download show before there is a result."""
+    """Returns the empty slider and the disabled download button."""
     return None, gradio.DownloadButton("Download", value=None, interactive=False)
 
 
 def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple]]:
-    """What the button calls: restores one uploaded file."""
+    """Returns the function that the button calls, which restores one uploaded file."""
     from PIL import Image
 
     from mprnet_jax.imageio import photos
     from mprnet_jax.restoration.pipeline import restore_photos, shown
     from mprnet_jax.restoration.restorer import Restorer
 
-    warnings.filterwarnings("ignore", module="PIL")  # tells of damaged metadata, at length
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
 
     @functools.lru_cache(maxsize=4)  # each holds compiled programs
@@ -205,15 +203,15 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
         progress(0, desc="Reading")
         try:
             before = photos.read(source, int(MAX_MEGAPIXELS.value * 1e6))
-            tool = restorer(stages, local_pooling, tile)
+            chosen = restorer(stages, local_pooling, tile)
             progress(0, desc="Restoring; a new size of photo may have to compile first")
             (after,) = restore_photos(
-                tool, [before], lambda share: progress(share, desc="Restoring")
+                chosen, [before], lambda share: progress(share, desc="Restoring")
             )
         except UserError as error:
             message = str(error).replace(path, source.name)
             raise gradio.Error(message, print_exception=False) from error
-        # Gradio copies what is yielded before it asks for more, so the file can go at the end.
+        # Gradio copies the file before it resumes this generator, which then removes it.
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"{source.stem}-restored.png"
             photos.write(file, after)

@@ -6,7 +6,8 @@ Example:
         --benchmarks Rain100L,Test100 --data_root datasets --output scores
 
 Writes scores.md, scores.json and a sheet of the worst, median and best image of each set; for DND
-the files to submit. --restored DIR scores pictures made elsewhere, in DIR/Rain100L and so on.
+the files to submit. --restored DIR scores images that something else restored, in DIR/Rain100L and
+so on.
 """
 
 from pathlib import Path
@@ -24,13 +25,13 @@ from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.perceptual import load_lpips
 from mprnet_jax.evaluation.scoring import WithRestored, restored_folder, take_restored
 
-WEIGHTS = flags.DEFINE_string("weights", None, "A .pth or .safetensors file, or a run folder.")
+WEIGHTS = flags.DEFINE_string("weights", "", "A .pth or .safetensors file, or a run folder.")
 RESTORED = flags.DEFINE_string(
-    "restored", None, "Folder of restored pictures to score in place of a network."
+    "restored", "", "Folder of restored images to score in place of a network."
 )
-NAMES = flags.DEFINE_list("benchmarks", None, "Names of the sets, such as Rain100L,GoPro.")
-DATA_ROOT = flags.DEFINE_string("data_root", None, "Folder that the sets lie in.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the scores.")
+NAMES = flags.DEFINE_list("benchmarks", [], "Names of the sets, such as Rain100L,GoPro.")
+DATA_ROOT = flags.DEFINE_string("data_root", "", "Folder with the sets.")
+OUTPUT = flags.DEFINE_string("output", "", "Folder for the scores.")
 LOCAL_POOLING = flags.DEFINE_bool(
     "local_pooling", False, "Lets channel attention average around each pixel (TLC)."
 )
@@ -45,7 +46,7 @@ def main() -> None:
     check_flags()
     keys = list(dict.fromkeys(plain(name) for name in NAMES.value))
     titles = {key: find_benchmark(key).title for key in keys}
-    # All sets are opened first, so that a mistake shows before hours of work.
+    # All sets are opened first, so that mistakes are reported before hours of work.
     sets = {key: open_benchmark(key, DATA_ROOT.value) for key in keys}
     if RESTORED.value:
         root = Path(RESTORED.value)
@@ -63,7 +64,7 @@ def main() -> None:
         lpips=load_lpips() if LPIPS.value else None,
     )
     print(report.table(entries), report.notes(entries), sep="\n\n")
-    print(f"\nscores.md, scores.json and pictures are in {OUTPUT.value}")
+    print(f"\nscores.md, scores.json and images are in {OUTPUT.value}")
     if missing := report.left_out(entries):
         raise UserError(
             f"left out {len(missing)} images, listed in {OUTPUT.value}/scores.md; the first: "
@@ -72,13 +73,13 @@ def main() -> None:
 
 
 def restored_by() -> str:
-    """What is scored, in words."""
-    ways = [flag.name for flag in (LOCAL_POOLING, ENSEMBLE) if flag.value]
-    return " --".join([WEIGHTS.value or RESTORED.value, *ways])
+    """Returns what is scored, for the report."""
+    options = [flag.name for flag in (LOCAL_POOLING, ENSEMBLE) if flag.value]
+    return " --".join([WEIGHTS.value or RESTORED.value, *options])
 
 
 def check_flags() -> None:
-    """Raises UserError for a combination of flags that makes no sense."""
+    """Raises UserError for flags that contradict each other."""
     if bool(WEIGHTS.value) == bool(RESTORED.value):
         raise UserError("--weights, --restored: give one of them")
     scores = Path(OUTPUT.value) / "scores.json"
@@ -86,11 +87,14 @@ def check_flags() -> None:
         raise UserError(f"{scores}: exists; choose another --output, or add --overwrite")
     for flag in (STAGES, LOCAL_POOLING, ENSEMBLE):
         if flag.value and RESTORED.value:
-            raise UserError(f"--{flag.name}: needs --weights, pictures are restored already")
+            raise UserError(f"--{flag.name}: needs --weights; the images are restored already")
 
 
 def networks(weights: str, compare_stages: bool) -> list[Candidate]:
-    """The network of a weight file as a candidate; with `compare_stages`, its first stages too."""
+    """Returns the network of a weight file as a candidate.
+
+    With `compare_stages` there are three: stage 1, stages 1 and 2, and the whole network.
+    """
     from mprnet_jax.devices.compiling import use_compile_cache
     from mprnet_jax.restoration.restorer import Restorer
     from mprnet_jax.weights.files import load
@@ -105,12 +109,13 @@ def networks(weights: str, compare_stages: bool) -> list[Candidate]:
             tile="off",  # tiles would change scores
             local_pooling=LOCAL_POOLING.value,
             ensemble=ENSEMBLE.value,
-            precision="highest",  # TPUs and GPUs would multiply float32 with fewer digits
+            precision="highest",  # else float32 matmuls lose precision on TPUs and GPUs
         )
 
         def restore(example: Example) -> np.ndarray:
             image = example["degraded"]
-            return restorer(image if image.dtype == np.float32 else np.float32(image / 255))
+            scaled = image if image.dtype == np.float32 else (image / 255).astype(np.float32)
+            return restorer(scaled)
 
         return Candidate(
             restore, stages if compared else None, parameters_used(model, stages), restorer.plan

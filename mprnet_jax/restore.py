@@ -22,22 +22,25 @@ from mprnet_jax.restoration.pipeline import Pipeline
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.restoration.video import VIDEOS, restore_video
 
-WEIGHTS = flags.DEFINE_string("weights", None, "A run folder, a .safetensors or a .pth file.")
+WEIGHTS = flags.DEFINE_string("weights", "", "A run folder, a .safetensors or a .pth file.")
 INPUT = flags.DEFINE_string(
-    "input", None, "A photo, a folder of photos (with its subfolders) or a video."
+    "input", "", "A photo, a folder of photos (with its subfolders) or a video."
 )
-OUTPUT = flags.DEFINE_string("output", None, "The folder for what is restored.")
+OUTPUT = flags.DEFINE_string("output", "", "The folder for restored photos.")
 FORMAT = flags.DEFINE_enum(
-    "format", None, list(photos.EXTENSIONS), "Of restored photos; by default that of each photo."
+    "format",
+    None,
+    list(photos.EXTENSIONS),
+    "Format of results; by default that of each photo.",
 )
 QUALITY = flags.DEFINE_integer(
-    "quality", photos.QUALITY, "Of JPEG and WebP; 100 makes WebP lossless.", 1, 100
+    "quality", photos.QUALITY, "Quality of JPEG and WebP; 100 makes WebP lossless.", 1, 100
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Restores again what is in --output already.")
 COMPARE = flags.DEFINE_bool(
     "compare", False, "Writes a sheet, before and after, with each photo that is restored."
 )
-STAGES = flags.DEFINE_integer("stages", 3, "Of the network; fewer are faster.", 1, 3)
+STAGES = flags.DEFINE_integer("stages", 3, "Number of stages; fewer are faster.", 1, 3)
 LOCAL_POOLING = flags.DEFINE_bool(
     "local_pooling",
     False,
@@ -48,7 +51,7 @@ ENSEMBLE = flags.DEFINE_bool(
     "ensemble", False, "Averages over the 8 symmetries of the square: better, 8 times slower."
 )
 DTYPE = flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "bfloat16"], "Of the computation; bfloat16 is for accelerators."
+    "dtype", "float32", ["float32", "bfloat16"], "Type of feature maps; bfloat16 for accelerators."
 )
 TILE = flags.DEFINE_string(
     "tile",
@@ -57,29 +60,30 @@ TILE = flags.DEFINE_string(
     "allows, else in the largest tiles that fit.",
 )
 MEMORY_LIMIT = flags.DEFINE_float(
-    "memory_limit_gb", None, "What --tile=auto may use of a device, if less than is free.", 0.1
+    "memory_limit_gb", None, "Memory of a device for --tile=auto, if less than is free.", 0.1
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 1, "Photos, tiles or frames that a device restores at once.", 1
 )
 SHARD_HEIGHT = flags.DEFINE_integer(
-    "shard_height", 1, "Devices that share the rows of each photo; exact. Others share photos.", 1
+    "shard_height", 1, "Devices that share the rows of one photo; exact. The rest share photos.", 1
 )
 MAX_MEGAPIXELS = flags.DEFINE_float(
-    "max_megapixels", photos.MAX_PIXELS / 1e6, "Photos with more are refused unread.", 1e-6
+    "max_megapixels", photos.MAX_PIXELS / 1e6, "Larger photos are refused unread.", 1e-6
 )
 
 
 def main() -> None:
     """Runs the command."""
-    warnings.filterwarnings("ignore", module="PIL")  # tells of damaged metadata, at length
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
     source, output = Path(INPUT.value), Path(OUTPUT.value)
     try:
         is_video = source.is_file() and source.suffix.lower() in VIDEOS
-        jobs = [] if is_video else folders.plan(source, output, photos.EXTENSIONS.get(FORMAT.value))
+        extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
+        jobs = [] if is_video else folders.plan(source, output, extension)
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be looked at ({error.strerror})") from error
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     if is_video:
         restore_one_video(source, output / source.name)
     else:
@@ -87,7 +91,7 @@ def main() -> None:
 
 
 def restore_photos(jobs: list[folders.Job], output: Path) -> None:
-    """Restores files of photos and says how it went."""
+    """Restores photos and prints a summary."""
     pipeline = Pipeline(
         make_restorer(),
         quality=QUALITY.value,
@@ -103,11 +107,11 @@ def restore_photos(jobs: list[folders.Job], output: Path) -> None:
         f"{summary.failed} failed, in {time.monotonic() - start:.1f} s: {output}"
     )
     if summary.failed:
-        raise UserError(f"{summary.failed} of {len(jobs)} photos failed, as told above")
+        raise UserError(f"{summary.failed} of {len(jobs)} photos failed, see above")
 
 
 def restore_one_video(source: Path, target: Path) -> None:
-    """Restores a video and says how it went."""
+    """Restores a video and prints a summary."""
     if FORMAT.value or COMPARE.value:
         raise UserError("--format and --compare are for photos; leave them out for a video")
     if target.exists() and target.samefile(source):
@@ -120,12 +124,12 @@ def restore_one_video(source: Path, target: Path) -> None:
 
 
 def max_pixels() -> int:
-    """The largest photo or frame that is read at all."""
+    """Returns the most pixels that a photo or a frame may have."""
     return int(MAX_MEGAPIXELS.value * 1e6)
 
 
 def make_restorer() -> Restorer:
-    """The restorer that the flags ask for."""
+    """Makes a restorer by the flags."""
     from mprnet_jax import load
     from mprnet_jax.devices import compiling
     from mprnet_jax.devices.mesh import make_mesh
@@ -139,7 +143,7 @@ def make_restorer() -> Restorer:
         stages=STAGES.value,
         batch_size=BATCH_SIZE.value,
         mesh=make_mesh(height=SHARD_HEIGHT.value),
-        memory_limit=MEMORY_LIMIT.value and int(MEMORY_LIMIT.value * 2**30),
+        memory_limit=int(MEMORY_LIMIT.value * 2**30) if MEMORY_LIMIT.value else None,
     )
 
 

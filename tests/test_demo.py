@@ -102,7 +102,7 @@ def restore(tab) -> None:
     tab.get_by_role("button", name="Restore", exact=True).click()
 
 
-def test_a_photo_is_restored_and_a_bad_file_is_told(tiny_run, tab, tmp_path: Path):
+def test_a_photo_is_restored_and_a_bad_file_is_refused(tiny_run, tab, tmp_path: Path):
     weights = tmp_path / "run"
     train(tiny_run, weights)
     pixels = photo("chelsea.png")[:90, :130]

@@ -25,7 +25,8 @@ ONLY = {
     "orbax": ("weights/store.py",),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
-    "gradio": ("demo.py",),
+    "gradio": ("demo.py", "compat/gradio.py"),
+    "safehttpx": ("compat/gradio.py",),
     "torch": ("weights", "evaluation/perceptual.py"),
 }
 # These run where nothing but jax, flax, optax and numpy is installed.

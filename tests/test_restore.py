@@ -1,4 +1,4 @@
-"""The command that restores photos and videos: what users type, and what they are told."""
+"""The command that restores photos and videos: what users type, and what it prints."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_a_folder_with_a_bad_file(run, tmp_path: Path):
     assert result.returncode == 2, result.stderr
     assert result.stderr.splitlines() == [
         "photos/bad.png: is not a PNG, JPEG, WebP, TIFF or BMP picture",
-        "mprnet_jax.restore: 1 of 3 photos failed, as told above",
+        "mprnet_jax.restore: 1 of 3 photos failed, see above",
     ]
     assert "2 restored, 0 skipped because they exist, 1 failed" in result.stdout
     found = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / "out").rglob("*.*"))

@@ -1,1 +1,1 @@
-"""Meshes, shardings and compile options: everything that depends on the devices at hand."""
+"""What depends on the devices: meshes, shardings, memory, compile options and other hosts."""

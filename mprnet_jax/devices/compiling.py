@@ -1,5 +1,6 @@
-"""`jax.jit` with the compiler options that suit the backend, and the compile cache on disk."""
+"""`jax.jit` with compiler options for the device at hand, and the compile cache on disk."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -9,18 +10,18 @@ from typing import Any
 
 import jax
 
-# XLA's default lowering of dots and of the reductions in weight gradients is slow on CPUs; its YNN
-# library is not. benchmarks/ times both.
+# On CPUs XLA's default lowering of dots and of the reductions in weight gradients is slow; that of
+# its YNN library is not. benchmarks/ times both.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
 
-# Without gradients the library's dots gain no time, and they hold copies of maps.
+# Without gradients YNN's dots are no faster, and they keep copies of feature maps.
 CPU_FORWARD_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
-# With few images on a chip XLA would lay strips of them side by side as more images, and copy their
-# borders from strip to strip at every convolution: about twice the estimated cycles, and half more
-# memory. For a v6e, compiling without that takes so much of the host's memory that it may run out
+# With few images on a chip XLA cuts them into strips and treats those as more images
+# ("space to batch"), copying their borders at every convolution: about twice the estimated cycles,
+# and half more memory. For a v6e it stays on, as compiling without it may exhaust the host's memory
 # (benchmarks/NOTES.md).
 V5E = "TPU v5 lite"
 V5E_OPTIONS = {
@@ -28,19 +29,23 @@ V5E_OPTIONS = {
     "xla_tpu_run_space_to_batch_on_new_platforms": "false",
 }
 
-
-SHORTEST_KEPT = 1.0  # seconds; programs that compile faster are not kept on disk
+SHORTEST_KEPT = 1.0  # seconds; programs that compile faster are not cached
 
 
 def options_for(kind: str, forward_only: bool = False) -> dict[str, str]:
-    """The options that suit a kind of device, as its `device_kind` names it."""
+    """Returns the compiler options for a kind of device.
+
+    Args:
+        kind: the device's `device_kind`.
+        forward_only: whether the program computes no gradients.
+    """
     cpu = CPU_FORWARD_OPTIONS if forward_only else CPU_OPTIONS
     return {"cpu": cpu, V5E: V5E_OPTIONS}.get(kind, {})
 
 
 @functools.cache
 def compiler_options(forward_only: bool = False) -> dict[str, str]:
-    """The options for the default device, without those that the installed jaxlib lacks."""
+    """Returns the options for the default device that the installed jaxlib knows."""
     options = options_for(jax.devices()[0].device_kind, forward_only)
     return {name: value for name, value in options.items() if _known(name, value)}
 
@@ -53,44 +58,52 @@ def _known(name: str, value: str) -> bool:
     return True
 
 
-def jit(function: Callable, *, forward_only: bool = False, **kwargs: Any) -> Callable:
-    """`jax.jit(function, **kwargs)` with `compiler_options()`; for outermost functions only."""
+def jit(function: Callable, *, forward_only: bool = False, **kwargs: Any) -> jax.stages.Wrapped:
+    """`jax.jit(function, **kwargs)` with `compiler_options()`.
+
+    JAX accepts compiler options for outermost functions only, so one such function may not be
+    called inside another.
+    """
     return jax.jit(function, compiler_options=compiler_options(forward_only), **kwargs)
 
 
-def compile_in_background(function: Callable, *arguments: Any) -> Callable:
+def compile_in_background(function: jax.stages.Wrapped, *arguments: Any) -> Callable:
     """Begins to compile a jitted function in another thread, for arguments of these shapes.
 
     Returns:
-        A function that waits for the program and runs it; or compiles again if that failed, as it
-        may where the thread found a GPU's memory in use.
+        A function that waits for the program and runs it. If compiling failed, as it may while the
+        GPU's memory is in use, it calls `function` instead, which compiles again.
     """
+    # Python waits for this thread at exit: a daemon thread inside XLA then would abort the process.
     executor = ThreadPoolExecutor(1, thread_name_prefix="compiling")
     program = executor.submit(lambda: function.lower(*arguments).compile())
     executor.shutdown(wait=False)
 
     def run(*arguments: Any) -> Any:
-        try:
+        compiled: Callable = function
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
             compiled = program.result()
-        except jax.errors.JaxRuntimeError:
-            compiled = function
         return compiled(*arguments)
 
     return run
 
 
 def use_compile_cache(shared: Path | None = None) -> None:
-    """Keeps compiled programs on disk, so that the next start of a command skips compiling.
+    """Caches compiled programs on disk, so that a command compiles them only the first time.
 
-    They lie in JAX_COMPILATION_CACHE_DIR, by default in ~/.cache/mprnet_jax, and in `shared` where
-    there are several processes: only the first one writes what all of them read. With GPUs they lie
-    in `shared` in any case: they share the trying of kernels, and one that compiles would wait for
-    one that found its program on a disk of its own.
+    The folder is JAX_COMPILATION_CACHE_DIR, by default ~/.cache/mprnet_jax. Several processes use
+    `shared` instead, unless that variable is set, as only process 0 writes programs. On GPUs they
+    use `shared` in any case: there all processes tune kernels together, so that one that compiles
+    would wait for ever for one that found its program in a folder of its own.
+
+    Args:
+        shared: a folder that all processes see.
     """
-    chosen = jax.config.jax_compilation_cache_dir is not None and jax.default_backend() != "gpu"
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    chosen = folder is not None and jax.default_backend() != "gpu"
     if shared and jax.process_count() > 1 and not chosen:
         jax.config.update("jax_compilation_cache_dir", str(shared))
-    elif jax.config.jax_compilation_cache_dir is None:
+    elif folder is None:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "mprnet_jax"))
         jax.config.update("jax_compilation_cache_max_size", 2 * 1024**3)

@@ -1,4 +1,4 @@
-"""Several processes, on one host or many, that train together through `jax.distributed`."""
+"""Training by several processes, on one host or many, through `jax.distributed`."""
 
 import contextlib
 import re
@@ -13,26 +13,31 @@ from jax.experimental import multihost_utils
 
 from mprnet_jax.errors import UserError, one_line
 
-# What JAX's errors speak of when another process has gone, in any of the libraries below it.
+# The errors that losing another process causes: the status codes of remote calls, and messages of
+# XLA's coordination service, of Gloo (CPUs) and of NCCL (GPUs), taken from their sources. NCCL's
+# "unhandled cuda error" is not among them, as that is a fault of this process's own GPU.
 LOST = re.compile(
-    r"^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)|connect|heartbeat|peer|another task"
-    r"|coordination service|barrier|in error|gloo|nccl",
-    re.IGNORECASE,
+    r"^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED):"
+    r"|[Cc]oordination (service|agent)|[Bb]arrier (has )?(failed|timed out|was aborted)"
+    r"|[Hh]eartbeat|[Tt]asks? (are|is) unhealthy|[Aa]nother task died|already-in-error task"
+    r"|Gloo [\w -]+ failed:|gloo/transport/|Connection (closed|reset) by peer|Socket closed"
+    r"|ncclRemoteError|ncclSystemError|remote process exited|unhandled system error"
 )
-HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as gone
+HEARTBEAT_SECONDS = 30  # after so long without a sign of life a process counts as lost
 
 
 def join(coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Joins the other processes of a run; must come before any other use of JAX.
+    """Joins the other processes of a run; must be called before any other use of JAX.
+
+    JAX finds all arguments by itself on TPU pods and under SLURM and Open MPI.
 
     Args:
-        coordinator: HOST:PORT of process 0; found by itself on TPU pods, SLURM and Open MPI, as are
-            the others.
-        count: of processes.
-        index: of this process, from 0.
+        coordinator: HOST:PORT of process 0.
+        count: number of processes.
+        index: number of this process, from 0.
 
     Raises:
-        UserError: if they cannot be found or reached.
+        UserError: if the other processes cannot be found or reached.
     """
     try:
         jax.distributed.initialize(
@@ -42,29 +47,29 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    except (ValueError, TypeError, LookupError, RuntimeError, OSError) as error:
+    except (ValueError, KeyError, RuntimeError, OSError) as error:  # KeyError: SLURM's variables
         raise UserError(
-            f"--distributed: the processes do not come together ({error}); give "
+            f"--distributed: the processes cannot join each other ({error}); give "
             "--coordinator=HOST:PORT of process 0, --num_processes and --process_id to each"
         ) from error
 
 
 def on_all(flags: np.ndarray) -> np.ndarray:
-    """Which of these bool [N] are true in all processes."""
+    """Returns which of some flags, bool [N], are set in all processes."""
     return multihost_utils.process_allgather(flags).reshape(-1, len(flags)).all(axis=0)
 
 
 def check_shared(folder: Path) -> None:
-    """Makes sure that all processes see one and the same folder, which is made if need be.
+    """Makes a folder, and checks that all processes see the same one.
 
     Raises:
-        UserError: in all of them if one sees another, or cannot make it.
+        UserError: in all processes, if one of them sees another folder or cannot make it.
     """
     if jax.process_count() == 1:
         return
     number = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
     mark = folder / f".seen-by-all-{number}"
-    sees, reason = False, "it is another one"
+    sees_mark, reason = False, "it is another one"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
@@ -73,26 +78,24 @@ def check_shared(folder: Path) -> None:
         reason = one_line(error)
     multihost_utils.sync_global_devices("a mark is in the shared folder")
     with contextlib.suppress(OSError):
-        sees = mark.exists()
-    seen = on_all(np.array([sees]))[0]
+        sees_mark = mark.exists()
+    all_see_it = on_all(np.array([sees_mark]))[0]
     with contextlib.suppress(OSError):
         mark.unlink(missing_ok=True)
-    if seen:
+    if all_see_it:
         return
     if jax.process_index() == 0:
-        time.sleep(2)  # others come to tell it too: they end when this process does
+        time.sleep(2)  # the others end with this process, and shall report the error before
     raise UserError(
         f"{folder}: is not one and the same folder on all hosts"
-        + ("" if sees else f" (here: {reason})")
+        + ("" if sees_mark else f" (here: {reason})")
         + "; give a --workdir on a file system that all of them mount"
     )
 
 
 @contextlib.contextmanager
 def report_lost_host() -> Iterator[None]:
-    """Turns what happens when another process has gone, which JAX may tell in many words, into a
-    UserError.
-    """
+    """Turns the errors of JAX that the loss of another process causes into a UserError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -1,57 +1,70 @@
-"""How much memory a compiled program takes on a device, and how much there is to take. In bytes."""
+"""How much memory a program takes on a device, and how much is available. In bytes."""
 
 import contextlib
-import ctypes
 import math
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
+from mprnet_jax.devices import cgroups
 from mprnet_jax.errors import UserError, one_line
 
-# XLA's convolutions on CPUs reserve address space that they never touch: with it, programs were
-# measured to take up to 2.6 times what they hold.
+if TYPE_CHECKING:
+    import psutil
+
+# Programs of XLA for CPUs reserve address space that they never use: up to 2.6 times the memory
+# that they take was measured.
 ADDRESS_SPACE = 3
 
-# In JAX's errors that tell of too little; a GPU's compiler tries convolutions, which may not fit.
+# JAX's errors for too little memory. The last two come from GPUs, where the compiler tries out
+# convolutions and finds none that fits.
 OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|Autotuning failed|No valid config found")
-M_ARENA_MAX = -8  # of glibc's mallopt
 
 
 class OutOfMemory(UserError):
-    """A device's memory is too small for what it was to do."""
+    """A device has too little memory for the work."""
 
 
 def program_bytes(program: jax.stages.Compiled) -> int:
-    """What running the program takes besides its arguments, by the compiler's own account; 0 where
-    it gives none.
-    """
+    """Returns the bytes that a program takes beside its arguments, 0 if the compiler cannot say."""
     stats = program.memory_analysis()
     return stats.temp_size_in_bytes + stats.output_size_in_bytes if stats else 0
 
 
 def available_bytes(devices: Sequence[jax.Device], limit: int | None = None) -> float:
-    """What each of these devices still has, or would have if this process were held to `limit`;
-    infinite where a device does not tell. A GPU that others use too has less.
+    """Returns the bytes that are free on each of some devices.
+
+    That is infinite for a device that does not report its memory, and too much for a GPU that other
+    processes use, too.
+
+    Args:
+        devices: devices of one kind.
+        limit: bytes that this process may have in use, if less than there are.
     """
-    if devices[0].platform == "cpu":
-        room, used = available_host_bytes(), this_process().memory_info().rss
+    on_cpu = devices[0].platform == "cpu"
+    available: float
+    if on_cpu:
+        available, used = available_host_bytes(), this_process().memory_info().rss
     else:
         stats = devices[0].memory_stats() or {}
         used = stats.get("bytes_in_use", 0)
-        room = stats.get("bytes_limit", math.inf) - used
+        available = stats.get("bytes_limit", math.inf) - used
     if limit is not None:
-        room = min(room, limit - used)
-    if devices[0].platform == "cpu":  # all of them share the machine's memory
-        room //= len(devices)
-    return max(0, room)
+        available = min(available, limit - used)
+    if on_cpu:  # its devices share the machine's memory
+        available //= len(devices)
+    return max(0, available)
 
 
 @contextlib.contextmanager
 def report_out_of_memory(remedy: str) -> Iterator[None]:
-    """Turns JAX's error for too little memory on a device into `OutOfMemory` with what to do."""
+    """Turns JAX's errors for too little memory on a device into `OutOfMemory`.
+
+    Args:
+        remedy: what to do; it ends the message.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -63,61 +76,23 @@ def report_out_of_memory(remedy: str) -> Iterator[None]:
 
 
 def available_host_bytes() -> int:
-    """What this process can still take of the machine's memory: the least of what the machine has
-    left, what its control groups leave it, and what its own limit on address space leaves it.
+    """Returns the bytes that this process can still take of the machine's memory.
+
+    That is the least of what the machine has left, what the control groups of this process leave
+    it, and what its limit on address space leaves it.
     """
     import psutil
 
-    rooms = [psutil.virtual_memory().available, *available_cgroup_bytes()]
+    available = [psutil.virtual_memory().available, *cgroups.available_bytes()]
     if psutil.LINUX:
         limit, _ = this_process().rlimit(psutil.RLIMIT_AS)
         if limit != psutil.RLIM_INFINITY:
-            rooms.append((limit - this_process().memory_info().vms) // ADDRESS_SPACE)
-    return min(rooms)
+            available.append((limit - this_process().memory_info().vms) // ADDRESS_SPACE)
+    return min(available)
 
 
-def this_process():
-    """A `psutil.Process`; imported here, so that the package loads where psutil is missing."""
+def this_process() -> "psutil.Process":
+    """Returns this process; psutil is imported here, as the core package works without it."""
     import psutil
 
     return psutil.Process()
-
-
-def limit_malloc_arenas() -> None:
-    """Lets threads share two heaps from now on, where malloc is glibc's.
-
-    It would make eight for each core, and threads that come and go, as with every checkpoint, leave
-    each of them a little fuller for hours.
-    """
-    if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
-        set_option(M_ARENA_MAX, 2)
-
-
-def available_cgroup_bytes(
-    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
-):
-    """What each of Linux's control groups around this process leaves it; containers are such."""
-    rooms = []
-    for line in groups.read_text().splitlines() if groups.exists() else []:
-        _, kinds, path = line.split(":", 2)
-        if kinds == "":  # version 2 of control groups
-            top, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in kinds.split(","):
-            top = root / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        folder = top / path.lstrip("/")
-        for group in (folder, *folder.parents):
-            if group.is_relative_to(top) and (group / names[0]).exists():
-                rooms += _room(group, *names)
-    return rooms
-
-
-def _room(group: Path, limit: str, usage: str, cache: str) -> list[int]:
-    allowed = (group / limit).read_text().strip()
-    if allowed == "max":
-        return []
-    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    reclaimable = int(stat.get(cache, 0))  # cached files make way for a program
-    return [int(allowed) - int((group / usage).read_text()) + reclaimable]

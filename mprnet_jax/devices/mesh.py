@@ -1,10 +1,11 @@
-"""The device mesh and how arrays lie on it.
+"""The device mesh, and how arrays are sharded over it.
 
-Two axes: "data" holds different images, "height" holds bands of rows of the same images; parameters
-are copied to every device. The compiler exchanges the rows at the borders of bands.
+The mesh has two axes. Images are sharded over "data" and the rows of each image over "height";
+parameters are replicated. The compiler exchanges the rows at the borders between devices.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +15,13 @@ from mprnet_jax.errors import UserError
 
 
 def make_mesh(data: int = -1, height: int = 1) -> Mesh:
-    """A mesh of data x height devices; -1 for one of them means as many as the other leaves.
+    """Makes a mesh of data x height devices.
 
-    Those of a host follow each other, along "height" first: neighbours share images.
+    The devices of one host are neighbours, along "height" first, so that they share images.
+
+    Args:
+        data: number of devices along "data"; -1 for as many as there are.
+        height: number of devices along "height"; -1 for as many as there are.
 
     Raises:
         UserError: if there are too few devices, or with several processes too many.
@@ -49,24 +54,25 @@ def make_mesh(data: int = -1, height: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A copy on every device: parameters, optimizer state, metrics."""
+    """Returns the sharding of parameters, optimizer state and metrics: a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def image_sharding(mesh: Mesh) -> NamedSharding:
-    """[B, H, W, C] with images over "data" and rows over "height"."""
+    """Returns the sharding of [B, H, W, C]: images over "data" and rows over "height"."""
     return NamedSharding(mesh, PartitionSpec("data", "height"))
 
 
 def sharding_constraint(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
-    """What the model's `constrain` does on this mesh: it spreads whole maps over all devices.
+    """Returns the model's `constrain`, which shards whole feature maps over all devices.
 
-    So each device works on its own patches, and no rows have to be exchanged. Left to itself, the
-    compiler gathers whole batches of maps on every device where they are split and joined. Where
-    halves of images are fewer than devices it does well, keeping bands of rows, and is left alone.
+    Each device then works on patches of its own, without exchanging rows. Without the constraint
+    the compiler gathers whole batches on every device where patches are split and merged. With
+    fewer half images than devices it keeps bands of rows by itself, so there is no constraint then.
     """
 
     def constrain(maps: jax.Array, pieces: int) -> jax.Array:
+        """Constrains feature maps [b, h, w, C], of which each image has so many pieces."""
         halves = 2 * len(maps) // pieces
         if halves % mesh.size or len(maps) % mesh.size:
             return maps
@@ -77,8 +83,13 @@ def sharding_constraint(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
 
 
 def check_divides(mesh: Mesh, batch_size: int, patch_size: int, accumulate: int = 1) -> None:
-    """Raises UserError unless every device gets as many images and rows as every other, of each of
-    the parts that `accumulate` cuts a batch into.
+    """Raises UserError unless batches can be sharded evenly.
+
+    Args:
+        mesh: the devices.
+        batch_size: images of all devices together.
+        patch_size: rows of each image.
+        accumulate: number of parts that each batch is computed in.
     """
     data, height = mesh.shape["data"], mesh.shape["height"]
     if batch_size % (data * accumulate):
@@ -94,28 +105,32 @@ def check_divides(mesh: Mesh, batch_size: int, patch_size: int, accumulate: int 
 
 
 def local_images(mesh: Mesh, batch_size: int) -> range:
-    """The images of a batch that devices of this host hold, or hold bands of."""
+    """Returns which images of a batch this host's devices hold, wholly or in part."""
     shape = (batch_size, mesh.shape["height"])
-    places = image_sharding(mesh).addressable_devices_indices_map(shape).values()
-    bounds = [place[0].indices(batch_size) for place in places]
+    indices = image_sharding(mesh).addressable_devices_indices_map(shape).values()
+    bounds = [index[0].indices(batch_size) for index in indices if index is not None]
     return range(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
 
 def put_batch(
     batch: dict[str, np.ndarray], mesh: Mesh, size: int | None = None, first: int = 0
 ) -> dict[str, jax.Array]:
-    """Places a batch of images [B, H, W, C], and of numbers [B], on the devices of all hosts.
+    """Puts a batch of images [B, H, W, C] and numbers [B] on the devices of all hosts.
 
-    This host gives the images from number `first` on, at least its `local_images`; by default all.
+    Args:
+        batch: this host's part of the batch, by name: at least its `local_images`.
+        mesh: the devices.
+        size: B, the number of images of all hosts; by default the batch given is the whole one.
+        first: which image of the whole batch is the first one given.
     """
 
     def put(values: np.ndarray) -> jax.Array:
         shape = (size or len(values), *values.shape[1:])
         sharding = NamedSharding(mesh, PartitionSpec(*("data", "height")[: values.ndim]))
 
-        def cut(place: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = place[0].indices(shape[0])
-            return values[(slice(start - first, stop - first), *place[1:])]
+        def cut(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(shape[0])
+            return values[(slice(start - first, stop - first), *index[1:])]
 
         return jax.make_array_from_callback(shape, sharding, cut)
 

@@ -1,8 +1,8 @@
-"""Numbers measured on this machine that later commands start from, and word of long compiles.
+"""Measurements that are kept between commands, and announcements of long compilations.
 
-They lie in one JSON file in the folder of the compile cache; without such a folder they are
-forgotten. A file that is damaged or of another version is ignored, and a disk that takes no file is
-told of once.
+Measurements are numbers in a JSON file in the folder of the compile cache; without that folder none
+are kept. A file that is damaged or of another version is ignored, and a warning is printed once; so
+is one if the file cannot be written.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ from mprnet_jax.atomic import replacing
 
 FILE = "measured.json"
 VERSION = 1
-LONG = 3.0  # seconds; compiling that takes longer is announced
+LONG = 3.0  # seconds; longer compilations are announced
 
 _lock = threading.Lock()
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def read(key: str) -> dict[str, Any]:
-    """The numbers kept under a key; empty if there are none."""
+    """Returns the numbers kept under a key, an empty dict if there are none."""
     return _read_all().get(key, {})
 
 
 def update(key: str, **numbers: Any) -> None:
-    """Adds numbers to those kept under a key, replacing those of the same names.
+    """Adds numbers to those kept under a key, or replaces those of the same names.
 
-    Of several processes the first one does.
+    Does nothing in processes other than the first.
     """
     path = _path()
     if path is None or jax.process_index():
@@ -48,16 +48,16 @@ def update(key: str, **numbers: Any) -> None:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps({"version": VERSION, "records": records}, indent=1))
         except OSError as error:
-            _tell(f"{path}: cannot be written ({error.strerror}); what is measured is not kept")
+            _warn_once(f"{path}: cannot be written ({error.strerror}); measurements are not kept")
 
 
 @contextlib.contextmanager
 def announced(what: str, expected: float | None = None) -> Iterator[None]:
-    """For a block that compiles: says so where that takes more than `LONG` seconds.
+    """Prints what is being compiled if the block takes more than `LONG` seconds.
 
     Args:
-        what: is compiled.
-        expected: how many seconds it took the last time; by default what is kept of this `what`.
+        what: the program, in words.
+        expected: seconds that it took last time; by default they are kept here, under `what`.
     """
     key = f"{jax.devices()[0].device_kind}: compiling {what}"
     kept = read(key).get("seconds")
@@ -77,14 +77,14 @@ def announced(what: str, expected: float | None = None) -> Iterator[None]:
     finally:
         timer.cancel()
     seconds = time.perf_counter() - start
-    # Loading what was compiled before takes less, and is no news.
+    # Less than half the time means that the program came from the compile cache.
     if expected is None and seconds > max(LONG, last / 2):
         update(key, seconds=round(seconds, 1))
 
 
 def _path() -> Path | None:
-    folder = jax.config.jax_compilation_cache_dir
-    # A bucket's programs can be read by JAX alone.
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    # A bucket is for JAX alone; this module needs a file system.
     return Path(folder) / FILE if folder and "://" not in folder else None
 
 
@@ -101,11 +101,11 @@ def _read_all() -> dict[str, dict]:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"damaged ({type(error).__name__})"
-    _tell(f"{path}: is {reason} and is ignored; it is replaced by what is measured now")
+    _warn_once(f"{path}: is {reason} and is ignored; new measurements replace it")
     return {}
 
 
-def _tell(message: str) -> None:
-    if message not in _told:
-        _told.add(message)
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
         tqdm.write(message, file=sys.stderr)

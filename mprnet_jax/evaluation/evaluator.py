@@ -1,4 +1,4 @@
-"""An evaluation from opened sets to written scores."""
+"""Evaluates candidates on sets of examples: restores, scores and writes the scores."""
 
 import collections
 import contextlib
@@ -25,14 +25,15 @@ from mprnet_jax.evaluation.scoring import (
 )
 
 
-@dataclass
+@dataclass(eq=False)  # compared by identity
 class Candidate:
-    """What is scored: a way to restore pictures."""
+    """A way to restore images, which is scored."""
 
     restore: Restore
-    stages: int | None = None  # of the network, where stages are compared
-    parameters: int | None = None  # of the network, if it is one
-    # Is told how many pictures there are of each (height, width), before any is restored.
+    stages: int | None = None  # how many stages it computes, where that is compared
+    parameters: int | None = None  # how many the network has, if it is one
+    # Called before the first image, with the number of images of each (height, width). What it
+    # returns is printed.
     plan: Callable[[Mapping[tuple[int, int], int]], object] | None = None
 
 
@@ -45,26 +46,25 @@ def evaluate(
 ) -> list[report.Entry]:
     """Scores candidates on sets and writes scores.md, scores.json and sheets to a folder.
 
-    DND has no public targets: of the last candidate its submission is written instead.
+    DND has no public targets, so that a submission by the last candidate is written instead.
 
     Args:
         sets: examples by key of BENCHMARKS.
-        candidates: the last one is the full network, whose pictures go on the sheets.
+        candidates: the last one is the full network, whose images go on the sheets.
         output: the folder; it is made if need be.
-        restored_by: says in the report what was scored.
+        restored_by: names in the report what was scored.
         lpips: adds this distance to the scores.
     """
     make_folder(output)  # before hours of work
-    entries, planned = [], set()
+    entries: list[report.Entry] = []
+    planned: set[Candidate] = set()
     for key, source in sets.items():
         title, protocol = BENCHMARKS[key].title, PROTOCOLS[key]
-        for candidate in candidates if protocol.score else candidates[-1:]:
-            if candidate.plan and id(candidate) not in planned:
-                planned.add(id(candidate))
-                restores_all = candidate is candidates[-1]
-                plan_for(
-                    candidate, [s for k, s in sets.items() if PROTOCOLS[k].score or restores_all]
-                )
+        for candidate in candidates_for(key, candidates):
+            if candidate not in planned:  # not all at first, as each plan begins to compile
+                planned.add(candidate)
+                restored = [sets[k] for k in sets if candidate in candidates_for(k, candidates)]
+                run_plan(candidate, restored)
             if protocol.score:
                 scores = score_set(source, protocol, candidate.restore, title=title, lpips=lpips)
             else:
@@ -77,8 +77,15 @@ def evaluate(
     return entries
 
 
-def plan_for(candidate: Candidate, sources: Sequence[Sequence[Example]]) -> None:
-    """Tells a candidate how many pictures there will be of each size."""
+def candidates_for(key: str, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Returns the candidates that restore a set: all where scores are computed, else the last."""
+    return candidates if PROTOCOLS[key].score else candidates[-1:]
+
+
+def run_plan(candidate: Candidate, sources: Sequence[Sequence[Example]]) -> None:
+    """Calls a candidate's `plan`, if it has one, with the sizes of all images of some sets."""
+    if candidate.plan is None:
+        return
     counts = collections.Counter(size for source in sources for size in sizes_of(source))
     plan = candidate.plan(counts)
     if len(counts) > 1:
@@ -86,32 +93,35 @@ def plan_for(candidate: Candidate, sources: Sequence[Sequence[Example]]) -> None
 
 
 def sizes_of(source: Sequence[Example]) -> Iterator[tuple[int, int]]:
-    """Height and width of each example that has a readable one and need not be decoded for it."""
-    for index in range(len(source) if hasattr(source, "size_of") else 0):
-        with contextlib.suppress(UserError):  # it is told when the example is read
+    """Yields the height and width of the examples that have them in a readable header."""
+    if not hasattr(source, "size_of"):
+        return
+    for index in range(len(source)):
+        with contextlib.suppress(UserError):  # reported when the example itself is read
             yield source.size_of(index)
 
 
 def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str) -> SetScores:
-    """Writes DND's submission, a file a photo; a photo of which a box fails is left out."""
+    """Writes a DND submission, one file per photo, without photos of which a box fails."""
     make_folder(folder)
     scores = SetScores()
-    # In a prepared set a photo's boxes are apart, and a damaged one does not tell whose it is.
+    # A prepared set has the boxes of one photo apart, and the name of a damaged box is lost. So
+    # boxes are sorted by name, and photos with too few boxes are left out.
     source = Sorted(source)
     all_boxes = max(collections.Counter(map(photo_of, source.names)).values())
     boxes = restored_in_turn(source, restore, title, scores)
     for photo, group in itertools.groupby(boxes, lambda box: photo_of(box[0])):
-        images = [image for _, _, image in group]
+        images = [image for _, _, image in group if image is not None]
         path = folder / f"{photo}.mat"
-        if len(images) < all_boxes or any(image is None for image in images):
-            path.unlink(missing_ok=True)  # of another network
+        if len(images) < all_boxes:
+            path.unlink(missing_ok=True)  # an earlier network may have written it
         else:
             write_dnd_submission(path, [np.clip(image, 0, 1) for image in images])
     return scores
 
 
 def photo_of(name: str) -> str:
-    """The photo of a box of DND.
+    """Returns the name of the photo that a box of DND belongs to.
 
     >>> photo_of("0001_20")
     '0001'

@@ -16,8 +16,8 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.imageio.sheets import make_sheet, small
+from mprnet_jax.restoration.costs import Program, Size
 from mprnet_jax.restoration.folders import SHEET, Job
-from mprnet_jax.restoration.planning import Program, Size
 from mprnet_jax.restoration.restorer import Progress, Restorer, ignore
 from mprnet_jax.threads import map_ahead
 

@@ -1,39 +1,35 @@
 """Restores photos of any size with a trained network.
 
-Photos are [H, W, 3]: uint8, uint16, or floats in [0, 1]. What goes in comes out: the same size and
-type, integers clipped and rounded, floats neither.
+Photos are [H, W, 3]: uint8, uint16, or floats in [0, 1]. Restored photos have the same size and
+type; integers are clipped and rounded, floats are not.
 """
 
-import functools
 import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from mprnet_jax.config import SIZE_MULTIPLE
-from mprnet_jax.devices import memory
+from mprnet_jax.devices.memory import OutOfMemory
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.restoration import tiles
-from mprnet_jax.restoration.planning import Plan, Program, Size
+from mprnet_jax.restoration.costs import Program, Size
+from mprnet_jax.restoration.planning import Plan
 from mprnet_jax.restoration.programs import CanvasTooLarge, Programs
 from mprnet_jax.restoration.tiles import Grid
+from mprnet_jax.restoration.tiling import Tiling
 
-# What a program takes beyond the compiler's account, in libraries' scratch space: measured were 3 %
-# and 32 MB.
-MARGIN = 1.1
-SCRATCH_BYTES = 48 * 2**20
-HOST_BYTES = 60  # a pixel, for the photo's copies in float32 on the way in and out
-
-Progress = Callable[[float], object]  # is told the share of the work that is done, in (0, 1]
+Progress = Callable[[float], object]  # called with the share of the work that is done, in (0, 1]
 
 
 def ignore(share: float) -> None:
-    """A `Progress` that nobody watches."""
+    """A `Progress` that does nothing."""
 
 
 class Restorer:
@@ -53,95 +49,94 @@ class Restorer:
         memory_limit: int | None = None,
         precision: str | None = None,
     ):
-        """Makes a restorer, which compiles programs for the sizes of photos that it meets.
+        """Makes a restorer. Its programs are compiled at first use, or begun by `plan`.
 
         Args:
             model: the trained network.
             tile: side in pixels of the tiles that photos are restored in; "off" restores them
-                whole; "auto" too where memory allows, else in the largest tiles that fit.
-            overlap: pixels over which neighbouring tiles fade into each other.
-            local_pooling: whether channel attention averages around each pixel, as for the patches
-                of training, instead of over the whole photo (TLC).
+                whole, "auto" whole where memory allows and else in the largest tiles that fit.
+            overlap: pixels over which neighbouring tiles are blended.
+            local_pooling: whether channel attention averages around each pixel, over windows of the
+                size of training patches, instead of over the whole photo (TLC).
             ensemble: whether to average over the 8 symmetries of the square; 8 times slower.
             stages: how many of the network's stages to compute, 1, 2 or 3; fewer are faster.
             batch_size: how many photos or tiles each device along "data" restores at once.
-            mesh: the devices; tiles and photos spread over its axis "data", the rows of each over
-                "height". By default one device.
-            memory_limit: bytes that "auto" may let a device use, if less than there are.
-            precision: of products of float32, as of `jax.default_matmul_precision`; "highest" makes
-                TPUs and GPUs compute with all digits.
+            mesh: the devices; photos and tiles are sharded over its axis "data", the rows of each
+                over "height". By default one device.
+            memory_limit: bytes that "auto" may use on each device, if less than are free.
+            precision: of float32 matmuls and convolutions, as of `jax.default_matmul_precision`;
+                "highest" is full precision on TPUs and GPUs too.
 
         Raises:
-            UserError: if tiles have an impossible size or rows cannot be spread over the mesh.
+            UserError: if tiles have an impossible size or rows cannot be sharded over the mesh.
         """
-        self._mesh = mesh or make_mesh(data=1)
+        mesh = mesh or make_mesh(data=1)
         check_tile(tile, overlap)
-        if SIZE_MULTIPLE % self._mesh.shape["height"]:
+        if SIZE_MULTIPLE % mesh.shape["height"]:
             raise UserError(
-                f"cannot spread rows over {self._mesh.shape['height']} devices: use 1, 2, 4 or 8"
+                f"cannot spread rows over {mesh.shape['height']} devices: use 1, 2, 4 or 8"
             )
         self.stages = stages
-        self._tile, self._overlap = tile, overlap
+        self.batch_size = batch_size * mesh.shape["data"]  # of all devices together
         self._symmetries = range(8 if ensemble else 1)
-        self.batch_size = batch_size * self._mesh.shape["data"]  # of all devices together
-        self._memory_limit = memory_limit
         self._programs = Programs(
             model,
-            self._mesh,
+            mesh,
             batch_size=self.batch_size,
             stages=stages,
             local_pooling=local_pooling,
             precision=precision,
         )
-        self._largest = math.inf  # pixels of a tile, as far as memory has turned out to reach
-        self._planned: dict[Size, Grid] = {}  # by padded size
-        self._grid = functools.lru_cache(maxsize=1024)(self._choose_grid)
+        self._tiling = Tiling(
+            self._programs, mesh, tile=tile, overlap=overlap, memory_limit=memory_limit
+        )
 
     def plan(self, sizes: Mapping[Size, int] | Iterable[Size]) -> Plan:
-        """Prepares for photos of these sizes, (height, width): they will share programs.
+        """Plans which programs restore photos of these sizes, and begins to compile them.
 
-        A mapping says how many photos there are of each size.
+        Args:
+            sizes: the (height, width) of each photo; or the number of photos of each size.
         """
-        counts, largest = Counter(), 0
+        counts: Counter[Size] = Counter()
+        largest = 0
         for size, count in Counter(sizes).items():
-            turned = [size, size[::-1]] if len(self._symmetries) > 1 else [size]
-            for each in turned:
-                padded = padded_size(*each)
-                grid = self._planned[padded] = self._expected_grid(*padded)
-                counts[grid.tile] += count * len(grid.places) * len(self._symmetries) // len(turned)
+            orientations = [size, size[::-1]] if len(self._symmetries) > 1 else [size]
+            for height, width in orientations:
+                padded = padded_size(height, width)
+                grid = self._tiling.plan(padded)
+                images = count * len(grid.places) * len(self._symmetries) // len(orientations)
+                counts[grid.tile] += images
                 largest = max(largest, math.prod(padded))
-        return self._programs.plan(counts, self._most_pixels(largest))
+        return self._programs.plan(counts, self._tiling.most_pixels(largest))
 
     def program_for(self, size: Size) -> Program:
-        """The program that photos of a size, (height, width), are expected to be restored by."""
-        padded = padded_size(*size)
-        grid = self._planned.get(padded) or self._expected_grid(*padded)
-        return self._programs.choose(grid.tile)
+        """Returns the program that is expected to restore photos of a size, (height, width)."""
+        return self._programs.choose(self._tiling.expected(padded_size(*size)).tile)
 
     def __call__(self, photo: np.ndarray) -> np.ndarray:
         """Restores one photo [H, W, 3], whose sides may be of any length from 1 up."""
         return self.batch([photo])[0]
 
     def batch(self, photos: Sequence[np.ndarray], progress: Progress = ignore) -> list[np.ndarray]:
-        """Restores photos; those that share a program are computed together."""
+        """Restores photos; those that share a program share batches."""
         return [stages[0] for stages in self._restore_photos(photos, 1, progress)]
 
     def stages_of(self, photo: np.ndarray) -> list[np.ndarray]:
-        """The images that all computed stages make of one photo [H, W, 3], the last stage first."""
+        """Returns the images of all computed stages for one photo [H, W, 3], the last one first."""
         return list(self._restore_photos([photo], self.stages)[0])
 
     def grid_of(self, photo: np.ndarray) -> Grid:
-        """The tiles in which a photo is, or would be, restored."""
-        return self._grid(*padded_size(*photo.shape[:2]))
+        """Returns the tiles that a photo is restored in."""
+        return self._tiling.choose(padded_size(*photo.shape[:2]))
 
     def _restore_photos(
         self, photos: Sequence[np.ndarray], count: int, progress: Progress = ignore
     ) -> list[np.ndarray]:
-        """The images [count, H, W, 3] that the last `count` stages make of each photo."""
+        """Returns for each photo the images of the last `count` stages, [count, H, W, 3]."""
         for photo in photos:
             check_photo(photo)
         images = [to_floats(photo) for photo in photos]
-        sums = [0.0] * len(images)
+        sums: list[Any] = [0.0] * len(images)
         for symmetry in self._symmetries:
             turned = [turn(image, symmetry) for image in images]
 
@@ -156,29 +151,26 @@ class Restorer:
     def _restore_images(
         self, images: list[np.ndarray], count: int, progress: Progress
     ) -> list[np.ndarray]:
+        """Restores images of any size: pads them, cuts them into tiles, and joins the results."""
         padded = [pad(image) for image in images]
         while True:
-            grids = [self._grid(*image.shape[:2]) for image in padded]
-            parts = (part for image, grid in zip(padded, grids) for part in grid.cut(image))
-            restored = self._restore_tiles(parts, count)
-            restored = told(restored, sum(len(grid.places) for grid in grids), progress)
+            grids = [self._tiling.choose(image.shape[:2]) for image in padded]
+            cut = (tile for image, grid in zip(padded, grids) for tile in grid.cut(image))
+            restored = self._restore_tiles(cut, count)
+            restored = report_progress(restored, sum(len(grid.places) for grid in grids), progress)
             try:
                 joined = [g.join(itertools.islice(restored, len(g.places))) for g in grids]
                 break
             except CanvasTooLarge:
-                continue
-            except memory.OutOfMemory:
-                area = max(grid.rows.tile * grid.columns.tile for grid in grids)
-                if self._tile != "auto" or area <= tiles.SMALLEST**2:
+                continue  # with the smaller canvases that were chosen since
+            except OutOfMemory:
+                # Others use the device too, so that less is free than it reported.
+                if not self._tiling.shrink(grids):
                     raise
-            # Others use the device too, and it has less than it told.
-            self._largest = min(self._largest, area / 2)
-            self._planned.clear()
-            self._grid.cache_clear()
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
 
     def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-        """The images [count, h, w, 3] made of each tile, batch after batch."""
+        """Yields the images [count, h, w, 3] of each tile, computed in batches."""
 
         def program(image: np.ndarray) -> Program:
             return self._programs.choose(image.shape[:2])
@@ -187,67 +179,18 @@ class Restorer:
             while batch := list(itertools.islice(alike, self.batch_size)):
                 yield from self._programs.run(chosen, batch, count)
 
-    def _expected_grid(self, height: int, width: int) -> Grid:
-        """How photos of this padded size are cut into tiles, going by the memory expected."""
-        if self._tile != "auto":
-            side = max(height, width) if self._tile == "off" else self._tile
-            return tiles.square(height, width, side, self._overlap)
-        area = min(height * width, self._most_pixels(height * width))
-        return tiles.within(area, height, width, self._overlap)
 
-    def _choose_grid(self, height: int, width: int) -> Grid:
-        """How photos of this padded size are cut into tiles, decided at the first one.
-
-        Raises:
-            UserError: if not even the smallest tile fits into memory.
-        """
-        grid = self._planned.get((height, width)) or self._expected_grid(height, width)
-        careful = True
-        while self._tile == "auto":
-            room = self._room(height * width)
-            needed = MARGIN * self._programs.needed(self._programs.choose(grid.tile))
-            whole = len(grid.places) == 1
-            if needed <= room and (whole or needed > room / 2 or not careful):
-                break
-            if needed <= room:  # more was expected: once more with what is known now
-                careful = False
-            elif self._programs.drop(grid.tile):
-                continue
-            elif max(grid.tile) <= tiles.SMALLEST:
-                raise UserError(
-                    f"a tile of {grid.columns.tile}x{grid.rows.tile} pixels takes "
-                    f"{needed / 2**30:.2f} GB of memory, but only {room / 2**30:.2f} GB are free: "
-                    "close other programs, raise the limit, or use a smaller network"
-                )
-            else:
-                shrunk = min(room / needed, 0.9) if needed < math.inf else 0.5
-                self._largest = shrunk * grid.rows.tile * grid.columns.tile
-            grid = self._expected_grid(height, width)
-        return grid
-
-    def _most_pixels(self, photo: int) -> float:
-        """Pixels of the largest tile that is expected to fit, for photos of so many pixels."""
-        expected = self._room(photo) / (MARGIN * self._programs.costs.memory)
-        return min(expected, self._largest, self._programs.most_pixels)
-
-    def _room(self, photo: int) -> float:
-        """Bytes that each device has for the program, a photo of so many pixels taken off."""
-        devices = list(self._mesh.devices.flat)
-        room = memory.available_bytes(devices, self._memory_limit) - SCRATCH_BYTES
-        if devices[0].platform == "cpu":
-            room -= HOST_BYTES * photo * self.batch_size // len(devices)
-        return max(0, room)
-
-
-def told(tiles: Iterable[np.ndarray], total: int, progress: Progress) -> Iterator[np.ndarray]:
-    """The tiles, as they come, with the share that has come told."""
+def report_progress(
+    tiles: Iterable[np.ndarray], total: int, progress: Progress
+) -> Iterator[np.ndarray]:
+    """Yields the tiles and, before each, calls `progress` with the share that is done."""
     for done, tile in enumerate(tiles, 1):
         progress(done / total)
         yield tile
 
 
 def to_floats(photo: np.ndarray) -> np.ndarray:
-    """Integers to floats in [0, 1]; all as float32."""
+    """Returns a photo as float32, with integers scaled to [0, 1]."""
     floats = photo.astype(np.float32)
     return floats / np.iinfo(photo.dtype).max if photo.dtype.kind == "u" else floats
 
@@ -256,27 +199,27 @@ def from_floats(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Undoes `to_floats`; integers are clipped and rounded, floats are not.
 
     Raises:
-        UserError: for integers where the image has values that are not finite.
+        UserError: if the photo has integers and the image has values that are not finite.
     """
     if dtype.kind == "u":
         if not np.isfinite(image).all():
-            raise UserError("what it is restored to is not finite; use other weights")
+            raise UserError("the restored photo is not finite; use other weights")
         largest = np.iinfo(dtype).max
         image = np.rint(np.clip(image, 0, 1) * largest)
     return image.astype(dtype)
 
 
 def pad(image: np.ndarray) -> np.ndarray:
-    """Grows an image to the right and to the bottom by its reflection, to multiples of 8.
+    """Pads an image [H, W, C] on the right and at the bottom by reflection, to multiples of 8.
 
-    A side too short to fill the margin is reflected repeatedly; a side of one pixel is repeated.
+    A side shorter than its margin is reflected repeatedly; a side of one pixel is repeated.
     """
     margins = [(0, p - s) for p, s in zip(padded_size(*image.shape[:2]), image.shape)]
     return np.pad(image, [*margins, (0, 0)], "reflect")
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
-    """Sides grown to multiples of 8.
+    """Returns the padded size: both sides rounded up to multiples of 8.
 
     >>> padded_size(480, 321)
     (480, 328)

@@ -1,7 +1,6 @@
 """Cuts images into overlapping tiles of one size, and blends tiles back into an image.
 
-Images are [..., height, width, channels]. Sides of images and of tiles are in pixels and multiples
-of 8, as the network wants them.
+Images are [..., height, width, channels]. Sides of images and of tiles are multiples of 8 pixels.
 """
 
 import itertools
@@ -13,19 +12,19 @@ import numpy as np
 
 from mprnet_jax.config import SIZE_MULTIPLE
 
-SMALLEST = 128  # side of a tile; below it a tile is mostly overlap
+SMALLEST = 128  # side of a tile in pixels; smaller tiles would be mostly overlap
 
 
 class Side(NamedTuple):
-    """One side of an image, cut into pieces of which neighbours share at least `overlap` pixels."""
+    """One side of an image, covered by pieces of which neighbours overlap by `overlap` or more."""
 
-    length: int
-    tile: int
+    length: int  # of the image, in pixels
+    tile: int  # length of a piece
     overlap: int
 
     @property
     def starts(self) -> list[int]:
-        """Where the pieces begin; the last one ends with the side.
+        """The first pixel of each piece; the last piece ends where the image does.
 
         >>> Side(length=512, tile=256, overlap=32).starts
         [0, 224, 256]
@@ -37,9 +36,9 @@ class Side(NamedTuple):
 
     @property
     def weights(self) -> list[np.ndarray]:
-        """How much each piece counts at each of its pixels; at every place they add to 1.
+        """The blending weights of each piece, float32 [tile]; at every pixel they sum to 1.
 
-        Weights rise smoothly from 0 over `overlap` pixels, but not at the ends of the side.
+        They rise smoothly from 0 over `overlap` pixels, except at the ends of the image.
         """
         ramp = np.clip((np.arange(self.tile) + 0.5) / max(self.overlap, 1), 0, 1)
         rise, flat = ramp**2 * (3 - 2 * ramp), np.ones(self.tile)
@@ -49,29 +48,29 @@ class Side(NamedTuple):
             window = (rise if start else flat) * (rise[::-1] if end < self.length else flat)
             windows.append((slice(start, end), window))
             total[start:end] += window
-        return [(window / total[place]).astype(np.float32) for place, window in windows]
+        return [(window / total[piece]).astype(np.float32) for piece, window in windows]
 
-    def evened(self) -> "Side":
-        """The same number of pieces, each as small as that allows."""
+    def smallest_tiles(self) -> "Side":
+        """Returns the side with as many pieces, each as small as possible."""
         count = len(self.starts)
         tile = math.ceil((self.length + (count - 1) * self.overlap) / count)
         return self._replace(tile=-(-tile // SIZE_MULTIPLE) * SIZE_MULTIPLE)
 
 
 class Grid(NamedTuple):
-    """Tiles that cover an image."""
+    """Tiles of one size that cover an image."""
 
     rows: Side
     columns: Side
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Height and width of each tile."""
+        """Height and width of the tiles."""
         return self.rows.tile, self.columns.tile
 
     @property
     def places(self) -> list[tuple[slice, slice]]:
-        """Rows and columns of each tile, in reading order."""
+        """The slices of rows and of columns of each tile, row by row."""
         height, width = self.tile
         return [
             (slice(y, y + height), slice(x, x + width))
@@ -80,39 +79,42 @@ class Grid(NamedTuple):
         ]
 
     def cut(self, image: np.ndarray) -> Iterator[np.ndarray]:
-        """The tiles of an image."""
-        return (image[..., rows, columns, :] for rows, columns in self.places)
+        """Yields the tiles of an image [..., H, W, C], in the order of `places`."""
+        for rows, columns in self.places:
+            yield image[..., rows, columns, :]
 
     def join(self, tiles: Iterable[np.ndarray]) -> np.ndarray:
-        """Puts tiles back in their places; where they overlap, one fades into the other."""
-        image = None
+        """Returns the image of some tiles, given in the order of `places`; overlaps are blended."""
+        image: np.ndarray | None = None
         weights = itertools.product(self.rows.weights, self.columns.weights)
         for (rows, columns), (down, across), tile in zip(self.places, weights, tiles, strict=True):
             if image is None:
                 shape = (*tile.shape[:-3], self.rows.length, self.columns.length, tile.shape[-1])
                 image = np.zeros(shape, tile.dtype)
             image[..., rows, columns, :] += down[:, None, None] * across[:, None] * tile
+        assert image is not None  # a grid has a tile
         return image
 
 
 def square(height: int, width: int, tile: int, overlap: int) -> Grid:
-    """Tiles of a given size, clipped to the image's sides."""
+    """Returns square tiles of a given side, or less where the image's side is shorter."""
     return Grid(Side(height, min(tile, height), overlap), Side(width, min(tile, width), overlap))
 
 
 def within(area: float, height: int, width: int, overlap: int) -> Grid:
-    """As few tiles as cover the image with at most `area` pixels each, though of at least
-    `SMALLEST` a side, and all as small as that number of tiles allows.
+    """Returns as few tiles of at most `area` pixels as cover an image, then as small as possible.
+
+    Their sides are at least `SMALLEST`, or the image's if that is shorter.
     """
     side = math.isqrt(int(area))
-    tile_height = side if width > side else int(area) // width
-    tile_height = fitting(tile_height, height)
-    tile_width = fitting(int(area) // tile_height, width)
+    tile_height = round_tile(side if width > side else int(area) // width, height)
+    tile_width = round_tile(int(area) // tile_height, width)
     return Grid(
-        Side(height, tile_height, overlap).evened(), Side(width, tile_width, overlap).evened()
+        Side(height, tile_height, overlap).smallest_tiles(),
+        Side(width, tile_width, overlap).smallest_tiles(),
     )
 
 
-def fitting(tile: int, length: int) -> int:
-    """The side of a tile as a multiple of 8, neither too small nor longer than the image's."""
+def round_tile(tile: int, length: int) -> int:
+    """Rounds a tile's side down to a multiple of 8, from `SMALLEST` to the image's `length`."""
     return min(max(tile // SIZE_MULTIPLE * SIZE_MULTIPLE, SMALLEST), length)

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 from clu import parameter_overview
 
+from mprnet_jax.compat import malloc
 from mprnet_jax.config import TrainConfig, flatten
 from mprnet_jax.data.batches import (
     TrainingBatches,
@@ -56,7 +57,7 @@ def train(config: TrainConfig, workdir: Path | str) -> Validation | None:
         UserError: for a config that cannot run, missing or broken data, a workdir of another run
             or one that cannot be written, and when too many steps in a row had to be skipped.
     """
-    memory.limit_malloc_arenas()
+    malloc.limit_arenas()
     with (
         Interrupts() as interrupts,
         hosts.report_lost_host(),

@@ -3,17 +3,15 @@
 import math
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from mprnet_jax.devices import memory
 
 
-def test_needed_is_what_a_program_holds_besides_its_arguments():
+def test_program_bytes_are_those_besides_its_arguments():
     def double_sum(x):
         return jnp.cumsum(x)[::-1] * 2
 
@@ -21,7 +19,7 @@ def test_needed_is_what_a_program_holds_besides_its_arguments():
     assert memory.program_bytes(program) >= 4_000_000  # the result itself
 
 
-def test_free_is_shared_by_the_devices_of_a_cpu_and_ends_at_the_limit(monkeypatch):
+def test_available_bytes_are_shared_by_a_cpus_devices_and_end_at_the_limit(monkeypatch):
     monkeypatch.setattr(memory, "available_host_bytes", lambda: 8000)
     assert memory.available_bytes(jax.devices()[:1]) == 8000
     assert memory.available_bytes(jax.devices()[:4]) == 2000
@@ -30,7 +28,7 @@ def test_free_is_shared_by_the_devices_of_a_cpu_and_ends_at_the_limit(monkeypatc
     assert memory.available_bytes(jax.devices()[:1], limit=1000) == 0
 
 
-def test_devices_that_do_not_tell_have_any_amount():
+def test_devices_that_report_no_memory_have_any_amount():
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: None)
     assert memory.available_bytes([device]) == math.inf
     assert memory.available_bytes([device], limit=1000) == 1000
@@ -48,34 +46,3 @@ print(memory.available_host_bytes())
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     # a third: programs reserve more than they use
     assert 0 < int(result.stdout) <= 100_000_000
-
-
-@pytest.mark.parametrize(
-    ("line", "folder", "names", "unlimited"),
-    [
-        ("0::/box", "", ("memory.max", "memory.current", "inactive_file"), "max"),
-        (
-            "4:cpu,memory:/box",
-            "memory",
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-            "9223372036854771712",
-        ),
-    ],
-)
-def test_control_groups_count_with_those_around_them(
-    tmp_path: Path, line: str, folder: str, names: tuple[str, str, str], unlimited: str
-):
-    limit, usage, cache = names
-    outer = tmp_path / folder
-    for place, allowed in ((outer, "5000"), (outer / "box", unlimited)):
-        place.mkdir(parents=True, exist_ok=True)
-        (place / limit).write_text(allowed)
-        (place / usage).write_text("3000")
-        (place / "memory.stat").write_text(f"anon 5\n{cache} 1000\n")
-    groups = tmp_path / "groups"
-    groups.write_text(f"7:pids:/elsewhere\n{line}\n")
-    assert min(memory.available_cgroup_bytes(groups, tmp_path)) == 5000 - 3000 + 1000
-
-
-def test_no_control_groups(tmp_path: Path):
-    assert memory.available_cgroup_bytes(tmp_path / "missing", tmp_path) == []

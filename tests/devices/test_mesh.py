@@ -27,7 +27,7 @@ def test_minus_one_takes_the_rest(data, height, shape):
         (0, 1, "mesh.data=0"),
     ],
 )
-def test_impossible_meshes_are_told(data, height, message):
+def test_impossible_meshes_are_refused(data, height, message):
     with pytest.raises(UserError, match=message):
         meshes.make_mesh(data, height)
 

@@ -16,7 +16,7 @@ def file(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    monkeypatch.setattr(records, "_told", set())
+    monkeypatch.setattr(records, "_warned", set())
     yield folder / records.FILE
     jax.config.update("jax_compilation_cache_dir", before)
 
@@ -42,7 +42,7 @@ def test_numbers_are_kept_by_key(file):
         '{"version": 1, "records": 3}',
     ],
 )
-def test_a_file_that_is_damaged_or_of_another_version_is_ignored_and_told_once(
+def test_a_file_that_is_damaged_or_of_another_version_is_ignored_and_reported_once(
     file, content, capsys
 ):
     file.parent.mkdir()
@@ -54,7 +54,7 @@ def test_a_file_that_is_damaged_or_of_another_version_is_ignored_and_told_once(
     assert json.loads(file.read_text())["version"] == records.VERSION
 
 
-def test_a_full_disk_is_told_once_and_the_work_goes_on(file, monkeypatch, capsys):
+def test_a_full_disk_is_reported_once_and_the_work_goes_on(file, monkeypatch, capsys):
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -15,9 +15,10 @@ from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
+from mprnet_jax.restoration.costs import Program
 from mprnet_jax.restoration.folders import plan
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
-from mprnet_jax.restoration.planning import Plan, Program
+from mprnet_jax.restoration.planning import Plan
 from mprnet_jax.restoration.restorer import Restorer
 
 KINDS = [("png", c, t) for c in (1, 2, 3, 4) for t in ("u1", "u2")]
@@ -152,7 +153,7 @@ def test_a_photo_that_fits_no_memory_fails_alone(
     photos.write(folder / "large.png", Photo(photo(300, 300)))
     photos.write(folder / "small.png", Photo(photo(8, 8)))
     restorer = Restorer(stub)
-    monkeypatch.setattr(restorer, "_room", lambda photo: 100_000)
+    monkeypatch.setattr(restorer._tiling, "_available_bytes", lambda photo: 100_000)
     assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(1, 0, 1)
     assert "large.png: a tile of" in capsys.readouterr().err
 
@@ -162,7 +163,8 @@ import sys
 from pathlib import Path
 from mprnet_jax.restoration import pipeline
 from mprnet_jax.restoration.folders import plan
-from mprnet_jax.restoration.planning import Plan, Program
+from mprnet_jax.restoration.costs import Program
+from mprnet_jax.restoration.planning import Plan
 
 class Copier:
     batch_size = 1

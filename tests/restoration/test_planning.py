@@ -2,14 +2,11 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
 
-from mprnet_jax.config import ModelConfig
-from mprnet_jax.devices import records
-from mprnet_jax.restoration import planning
-from mprnet_jax.restoration.planning import Costs, Program, plan
+from mprnet_jax.restoration.costs import Costs, Program
+from mprnet_jax.restoration.planning import ProgramChooser, plan
 
 
 def costs(compile=10.0, canvas=12.0, pixel=1e-5, cached=()) -> Costs:
@@ -65,8 +62,8 @@ def test_no_other_grouping_of_few_sizes_is_much_better(batch: int):
         total = 0
         for group in groups:
             height, width = (max(side) for side in zip(*group))
-            total += price.compile[len(group) > 1]
-            total += price.run * height * width * (-(-len(group) // batch) * batch)
+            total += price.compile_seconds[len(group) > 1]
+            total += price.seconds_per_pixel * height * width * (-(-len(group) // batch) * batch)
         return total
 
     best = min(map(seconds, groupings(list(some))))
@@ -88,6 +85,30 @@ def test_programs_of_earlier_commands_are_used_again():
     assert plan(counts, again, 1e9).programs == programs
 
 
+def test_a_rejected_canvas_is_replaced_by_smaller_programs():
+    counts, chooser = {(16, 400): 1, (400, 16): 1}, ProgramChooser(costs(), 1, 1e9)
+    chooser.plan(counts, 1e9)
+    (canvas,) = {chooser.choose(size, []) for size in counts}
+    assert canvas == Program(400, 400, True)
+    chooser.reject(canvas)
+    assert {chooser.choose(size, [canvas]) for size in counts} == {
+        Program(16, 400, False),
+        Program(400, 16, False),
+    }
+
+
+def test_sizes_without_a_plan_share_what_is_compiled():
+    chooser = ProgramChooser(costs(), 1, 1e9)
+    assert chooser.choose((64, 64), []) == Program(64, 64, False)
+    second = chooser.choose((72, 72), [Program(64, 64, False)])
+    assert second == Program(128, 128, True)
+    assert chooser.choose((80, 120), [second]) == second
+    # 13 seconds are wasted, and compiling takes 10.
+    for _ in range(100):
+        chooser.record_use(second, (64, 48))
+    assert chooser.choose((64, 48), [second]) == Program(64, 48, False)
+
+
 def test_thousands_of_sizes_are_planned_in_no_time():
     counts = dict.fromkeys(sizes(3000, 160, 640), 1)
     chosen = plan(counts, costs(pixel=1e-6), 1e9)
@@ -101,67 +122,3 @@ def test_the_plan_is_one_line():
         "4 images of 2 sizes to compute: 1 programs, 1 of them for several sizes, "
     )
     assert "\n" not in line
-
-
-def test_what_was_measured_is_there_for_the_next_command():
-    device, config, program = jax.devices()[0], ModelConfig.derain(), Program(256, 256, True)
-    first = Costs.of(config, device, "variant")
-    assert first.last_compile(program) is None
-    first.compiled(program, 17.0, 2.0**30)
-    first.ran(program, 2, 40.0)
-    again = Costs.of(config, device, "variant")
-    assert again.last_compile(program) == 17
-    assert again.last_compile(Program(8, 8, False)) is None
-    assert again.memory == 2**14
-    assert again.run == 40 / (2 * 256 * 256)
-    assert again.to_compile(program) < again.to_compile(Program(256, 264, True))
-    # The other kind's first guess is scaled alike.
-    assert again.compile[False] / again.compile[True] == pytest.approx(2.5 / 3.5)
-    assert Costs.of(ModelConfig.deblur(), device, "variant").last_compile(program) is None
-
-
-def test_a_program_that_is_in_the_cache_no_more_is_noticed():
-    price, program = costs(cached=[Program(64, 64, True)]), Program(64, 64, True)
-    price.compiled(program, 0.5, 0)
-    assert price.compile[True] == 12
-    price.compiled(program, 15, 0)
-    assert price.compile[True] == 15
-    assert price.cached == (program,)
-
-
-def test_what_small_programs_take_says_nothing_of_pixels():
-    price = costs()
-    price.compiled(Program(8, 8, False), 1.0, 2.0**20)
-    price.ran(Program(8, 8, False), 1, 1.0)
-    price.compiled(Program(512, 512, False), 1.0, 0)  # 0: the compiler tells nothing
-    assert (price.memory, price.run) == (100, 1e-5)
-    price.ran(Program(512, 512, False), 1, 26.0)
-    price.ran(Program(128, 128, False), 1, 26.0)
-    assert price.run == 26 / 512**2
-
-
-def test_figures_that_cannot_be_are_ignored():
-    device = jax.devices()[0]
-    guessed = Costs.of(ModelConfig.derain(), device, "variant")
-    for wrong in (
-        {"run": "fast"},
-        {"run": 0.0, "memory": float("inf")},
-        {"compile": None, "compile_canvas": -1},
-        {"programs": [1]},
-        {"programs": 3},
-    ):
-        records.update(guessed.key, **wrong)
-        assert Costs.of(ModelConfig.derain(), device, "variant") == guessed
-
-
-@pytest.mark.parametrize("platform", list(planning.GUESSES))
-def test_first_guesses_are_sane(platform):
-    """Between a nanosecond and a millisecond, and between 100 bytes and 10 kB, for each pixel."""
-
-    class Device:
-        device_kind = "none"
-
-    Device.platform = platform
-    guessed = Costs.of(ModelConfig.deblur(), Device(), "variant")
-    assert 1e-9 < guessed.run < 1e-3
-    assert 100 < guessed.memory < 10_000

@@ -8,9 +8,9 @@ from mprnet_jax.devices import memory
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
+from mprnet_jax.restoration.costs import Program
 from mprnet_jax.restoration.folders import plan
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
-from mprnet_jax.restoration.planning import Program
 from mprnet_jax.restoration.programs import most_pixels
 from mprnet_jax.restoration.restorer import Restorer
 
@@ -70,7 +70,7 @@ def test_photos_of_several_sizes_spread_over_devices(model, photo):
 
 def test_sizes_that_nobody_announced(model, photo, compiles):
     restorer = Restorer(model)
-    restorer._programs.costs.run = 1e-7  # pixels cost next to nothing
+    restorer._programs.costs.seconds_per_pixel = 1e-7  # pixels cost next to nothing
     # The first size gets a program of its own, the second one a canvas with some room.
     for size in ((64, 64), (50, 70), (40, 100), (60, 60), (30, 66)):
         restorer(photo(*size))
@@ -109,7 +109,7 @@ def test_gpus_get_no_maps_of_more_than_2_31_elements():
 
 def test_tiles_are_no_larger_than_allowed(model, monkeypatch):
     restorer = Restorer(model)
-    monkeypatch.setattr(restorer._programs, "most_pixels", 128 * 128)
+    monkeypatch.setattr(restorer._programs.chooser, "most_pixels", 128 * 128)
     assert max(restorer.grid_of(np.zeros((400, 400, 3), np.uint8)).tile) == 128
 
 
@@ -118,7 +118,8 @@ def test_a_size_that_comes_often_gets_its_own_program_in_the_end(model, photo):
     restorer(photo(64, 64))
     restorer(photo(60, 120))
     costs = restorer._programs.costs
-    costs.compile, costs.run = {False: 3.0, True: 3.0}, 5e-4  # two seconds for what is wasted
+    costs.compile_seconds = {False: 3.0, True: 3.0}
+    costs.seconds_per_pixel = 5e-4  # each photo wastes two seconds
     for _ in range(2):
         assert restorer.program_for((50, 70)) == Program(64, 128, True)
         restorer(photo(50, 70))
@@ -128,9 +129,22 @@ def test_a_size_that_comes_often_gets_its_own_program_in_the_end(model, photo):
 def test_an_error_does_not_wait_for_what_is_planned(model, photo):
     """Python joins the compiling thread when it ends; it must not go on with the plan."""
     restorer = Restorer(model)
-    restorer._programs.costs.run = 1.0  # so that each size gets a program
+    restorer._programs.costs.seconds_per_pixel = 1.0  # so that each size gets a program
     restorer.plan([(64, 64), (72, 72), (80, 80), (88, 88)])
     with restorer._programs._lock:
         begun = len(restorer._programs._compiled)
         restorer._programs._queue.clear()  # or other tests would count what still comes
     assert begun <= 2
+
+
+def test_a_defect_keeps_its_type_and_the_program_is_tried_again(stub, photo):
+    class Defect:
+        def lower(self, *arguments):
+            raise TypeError("a defect")
+
+    restorer = Restorer(stub)
+    whole, restorer._programs._restore = restorer._programs._restore, Defect()
+    with pytest.raises(TypeError, match="a defect"):
+        restorer(photo(8, 8))
+    restorer._programs._restore = whole
+    assert restorer(photo(8, 8)).shape == (8, 8, 3)
