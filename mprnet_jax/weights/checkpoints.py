@@ -51,7 +51,7 @@ def tree_hash(*trees: Any) -> str:
     for path, leaf in jax.tree_util.tree_flatten_with_path(trees)[0]:
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.view(np.uint8))
+        digest.update(array.view(np.uint8).data)
     return digest.hexdigest()
 
 

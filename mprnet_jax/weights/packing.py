@@ -44,7 +44,7 @@ def split(vector: np.ndarray | jax.Array, shapes: Any) -> Any:
         # Without the barrier XLA compiles each offset in the vector into what uses that array, and
         # equal layers would not share kernels.
         parts = jax.lax.optimization_barrier(jax.lax.split(vector, sizes))
-    return tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)])
+    return jax.tree.unflatten(tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)])
 
 
 def empty_pack(shapes: Any) -> dict[str, np.ndarray]:

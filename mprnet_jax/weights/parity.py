@@ -196,7 +196,7 @@ def run_ours(
     batch, *whole = canvas or (count, height, width)
     arrays = np.zeros((batch, *whole, 3), np.float32)
     arrays[:count, :height, :width] = images
-    sizes = np.int32([(height, width)] * batch) if canvas else None
+    sizes = np.array([(height, width)] * batch, np.int32) if canvas else None
 
     def crop(maps: jax.Array) -> np.ndarray:
         shares = zip(maps.shape, (count, height, width), (batch, *whole))

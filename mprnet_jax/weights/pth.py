@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -48,7 +48,7 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-OLDEST = (2, 10)  # in older versions a weight file can run code or corrupt memory
+OLDEST = "2.10"  # in older versions a weight file can run code or corrupt memory
 OLDEST_REASON = "CVE-2025-32434, CVE-2026-24747"
 ZIP_MAGIC = b"PK\x03\x04"  # by which PyTorch itself tells the two formats apart
 LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys; then raw numbers
@@ -84,11 +84,11 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """
     torch = import_torch(path)
     try:
-        for name in imported_names(path):
-            if not TENSOR_GLOBALS.fullmatch(name):
-                raise UserError(f"it imports {name!r}, which no tensor needs; do not trust it")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities in files that are refused anyway
+            for name in imported_names(path):
+                if not TENSOR_GLOBALS.fullmatch(name):
+                    raise UserError(f"it imports {name!r}, which no tensor needs; do not trust it")
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (UserError, *DAMAGE) as error:
         raise refusal(path, error) from error
@@ -129,7 +129,7 @@ def import_torch(path: Path) -> ModuleType:
     if torch.__version__ < OLDEST:
         raise UserError(
             f"{path}: PyTorch {torch.__version__} does not read .pth files safely "
-            f"({OLDEST_REASON}): install 2.10 or newer, or use .safetensors"
+            f"({OLDEST_REASON}): install {OLDEST} or newer, or use .safetensors"
         )
     return torch
 
@@ -160,7 +160,7 @@ def check_pickle(size: int) -> None:
         raise UserError(f"its pickle takes {size} bytes, more than that of any network")
 
 
-def imports(file: BinaryIO) -> Iterator[str]:
+def imports(file: IO[bytes]) -> Iterator[str]:
     """Yields what the pickle at the file's position imports."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL" or opcode.name in OTHER_GLOBALS:
