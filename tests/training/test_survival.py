@@ -169,6 +169,41 @@ def test_each_write_that_fails_ends_the_run_with_one_line(
             run_folder.read(workdir)
 
 
+DEFECT_IN_SAVING = """
+from mprnet_jax.weights import store
+def finalize(handler, directory):
+    raise TypeError("a defect")
+store.TreeHandler.finalize = finalize
+"""
+DEFECT_IN_LOADING = """
+from mprnet_jax.weights import checkpoints
+def unpack(vectors, shapes):
+    raise AttributeError("a defect")
+checkpoints.unpack = unpack
+"""
+
+
+def test_a_defect_in_checkpoints_keeps_its_traceback_and_touches_none(tiny_run, tmp_path, start):
+    tiny_run.total_steps = tiny_run.validate_every = 4
+    process = start(tiny_run, tmp_path, setup=DEFECT_IN_SAVING)
+    output = process.finish()
+    assert process.returncode == 1, output
+    assert "TypeError: a defect" in output
+    assert "Traceback" in output
+    assert process.saved_steps() == []
+
+    assert start(tiny_run, tmp_path).finish()
+    steps = process.saved_steps()
+    assert steps
+    process = start(tiny_run, tmp_path, setup=DEFECT_IN_LOADING)
+    output = process.finish()
+    assert process.returncode == 1, output
+    assert "AttributeError: a defect" in output
+    assert "Traceback" in output
+    assert process.saved_steps() == steps
+    assert not list(tmp_path.glob("damaged-*"))
+
+
 def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, tmp_path, go_on):
     rng = np.random.default_rng(0)
     from PIL import Image
