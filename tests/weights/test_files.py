@@ -181,6 +181,14 @@ def test_other_files_are_refused_by_name(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(UserError, match="not a sound .safetensors file: a is not of a dtype"):
+        files.read(path)
+
+
 @pytest.mark.parametrize("extension", ["pth", "safetensors"])
 def test_truncated_files_are_refused(tmp_path, weights, extension):
     path = tmp_path / f"model.{extension}"
