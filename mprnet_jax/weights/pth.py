@@ -31,7 +31,7 @@ OFFICIAL_TASKS = {  # the names of the authors' files
     "model_denoising.pth": "denoise",
 }
 # Errors for damaged files, found by reading 14,000 of them: those of `pickletools` and `zipfile`,
-# and those of PyTorch. Its unpickler runs what is left of the pickle's program, with operands of any
+# and those of PyTorch. Its unpickler runs what is left of the program, with operands of any
 # type, hence TypeError and AttributeError.
 SCAN_ERRORS = (
     EOFError,

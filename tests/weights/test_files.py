@@ -185,7 +185,7 @@ def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
     header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
-    with pytest.raises(UserError, match="not a sound .safetensors file: a is not of a dtype"):
+    with pytest.raises(UserError, match=r"not a sound \.safetensors file: a is not of a dtype"):
         files.read(path)
 
 
