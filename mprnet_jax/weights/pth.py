@@ -93,25 +93,26 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         UserError: if the file is anything else, or PyTorch is missing or too old to be safe.
     """
     torch = import_torch(path)
-    with report_damage(path, SCAN_ERRORS):
+    with report_damage(path, *SCAN_ERRORS):
         check_imports(path)
-    with report_damage(path, LOAD_ERRORS):
+    with report_damage(path, *LOAD_ERRORS):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    with report_damage(path, ()):
+    with report_damage(path):
         return state_dict(checkpoint, torch, path.stat().st_size)
 
 
 @contextlib.contextmanager
-def report_damage(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+def report_damage(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """Turns errors of these types, and UserErrors about the content, into one that names the file.
 
     Warnings are dropped: they are about oddities in files that are refused anyway.
     """
+    reported: tuple[type[Exception], ...] = (UserError, *errors)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (UserError, *errors) as error:
+    except reported as error:
         text = one_line(error)
         raise UserError(f"{path}: not a sound PyTorch weight file: {text}") from error
 
