@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, or run out of disk."""
+"""Runs that are killed, stopped by a signal, or run out of disk."""
 
 import errno
 import functools
@@ -79,8 +79,8 @@ def test_a_save_killed_at_its_operations_on_files_changes_nothing(
         process = start(long_run, workdir)
         process.wait_for_step(6)  # so that each save deletes an old checkpoint
         process.kill()
-    for place in places:
-        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}/checkpoints/', {place}, 0)"
+    for at in places:
+        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}/checkpoints/', {at}, 0)"
         process = start(long_run, workdir, setup=arm, LD_PRELOAD=str(faults))
         before = process.last_step()
         output = process.finish()
@@ -155,9 +155,9 @@ def test_each_write_that_fails_ends_the_run_with_one_line(
     tiny_run.total_steps = 4
     # Config, event file, checkpoints, picture; the last operation depends on threads.
     number = ERRORS.index(error)
-    for place in range(1 + number, 1000, 3) if exhaustive else ((1, 8), (4,), (60,))[number]:
-        workdir = tmp_path / f"run{place}"
-        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}', {place}, {error})"
+    for at in range(1 + number, 1000, 3) if exhaustive else ((1, 8), (4,), (60,))[number]:
+        workdir = tmp_path / f"run{at}"
+        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}', {at}, {error})"
         process = start(tiny_run, workdir, setup=arm, LD_PRELOAD=str(faults))
         output = process.finish()
         if exhaustive and process.returncode == 0:

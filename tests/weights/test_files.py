@@ -86,9 +86,9 @@ def test_safetensors_load_into_the_pytorch_model(tmp_path, config, weights):
 
 
 def test_metadata_say_what_the_file_is(tmp_path, config, weights):
-    published = tmp_path / "model_deraining.pth"
-    torch.save({"state_dict": tensors(weights)}, published)
-    source = published
+    official = tmp_path / "model_deraining.pth"
+    torch.save({"state_dict": tensors(weights)}, official)
+    source = official
     for name in ("once", "twice"):  # what is known passes on
         path = tmp_path / f"{name}.safetensors"
         files.write(path, *files.read(source))
@@ -205,7 +205,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         files.read(tmp_path)
 
 
-def test_problems_of_the_network_are_told_with_the_file(tmp_path, weights):
+def test_problems_of_the_network_name_the_file(tmp_path, weights):
     del weights["tail.weight"]
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(weights, path)
@@ -232,7 +232,7 @@ def test_failed_writing_leaves_nothing_behind(tmp_path, monkeypatch, weights):
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
-def test_a_disk_that_is_too_small_is_told(tmp_path, weights, name):
+def test_a_disk_that_is_too_small_is_reported(tmp_path, weights, name):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
