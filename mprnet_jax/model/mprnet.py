@@ -5,6 +5,7 @@ the paper's text and the published weights disagree, this follows the weights (b
 place of max pooling).
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -112,11 +113,14 @@ class Decoder(nnx.Module):
 
 
 class ORB(nnx.Module):
-    """Original-resolution block: CABs in a row, a 3x3 convolution, and the input added."""
+    """Original-resolution block: CABs in a row, a 3x3 convolution, and the input added.
+
+    The convolution never has a bias.
+    """
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.body = CABs(config.cabs_per_orb, channels, config, rngs=rngs)
-        self.conv = conv3x3(channels, channels, config, rngs)
+        self.conv = conv3x3(channels, channels, dataclasses.replace(config, bias=False), rngs)
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
         return shared.canvas.clear(self.conv(self.body(x, shared))) + x

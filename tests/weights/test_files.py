@@ -20,6 +20,7 @@ import mprnet_jax
 from mprnet_jax import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import checkpoints, files, names, run_folder, torch_reference
+from mprnet_jax.weights import safetensors as safetensors_format
 
 
 @dataclasses.dataclass
@@ -53,21 +54,21 @@ def test_every_form_of_pth_is_read(tmp_path, weights, form, legacy):
     }
     path = tmp_path / "model.pth"
     torch.save(saved[form], path, _use_new_zipfile_serialization=not legacy)
-    assert_same(files.read(path).published, weights)
+    assert_same(files.read_official(path), weights)
 
 
 def test_parameters_saved_as_such_are_read(tmp_path, weights):
     state = {name: torch.nn.Parameter(tensor) for name, tensor in tensors(weights).items()}
     torch.save(state, tmp_path / "model.pth")
-    assert_same(files.read(tmp_path / "model.pth").published, weights)
+    assert_same(files.read_official(tmp_path / "model.pth"), weights)
 
 
 def test_pth_to_safetensors_to_pth_keeps_every_bit(tmp_path):
     model = torch_reference.build(ModelConfig.derain())
     first, middle, last = (tmp_path / n for n in ("a.pth", "b.safetensors", "c.pth"))
     torch.save({"state_dict": model.state_dict()}, first)
-    files.write(middle, *files.read(first)[:3])
-    files.write(last, *files.read(middle)[:3])
+    files.write(middle, *files.read(first))
+    files.write(last, *files.read(middle))
     returned = torch.load(last, weights_only=True)["state_dict"]
     assert len(returned) == 316
     for name, tensor in model.state_dict().items():
@@ -85,14 +86,14 @@ def test_safetensors_load_into_the_pytorch_model(tmp_path, config, weights):
 
 
 def test_metadata_say_what_the_file_is(tmp_path, config, weights):
-    published = tmp_path / "model_deraining.pth"
-    torch.save({"state_dict": tensors(weights)}, published)
-    source = published
+    official = tmp_path / "model_deraining.pth"
+    torch.save({"state_dict": tensors(weights)}, official)
+    source = official
     for name in ("once", "twice"):  # what is known passes on
         path = tmp_path / f"{name}.safetensors"
-        files.write(path, *files.read(source)[:3])
+        files.write(path, *files.read(source))
         source = path
-        _, metadata = files.read_safetensors(path)
+        _, metadata = safetensors_format.read_file(path)
         assert metadata["task"] == "derain"
         assert metadata["source"] == "model_deraining.pth"
         assert "Academic Public License" in metadata["licence"]
@@ -113,11 +114,13 @@ def test_run_folder_to_safetensors_keeps_every_bit(tmp_path, config, weights):
     run.mkdir()
     run_folder.write_config(run, Run(config))
     saved = checkpoints.Checkpoints(run)
-    saved.save(checkpoints.Checkpoint(1, params, rest={"step": jax.numpy.ones(())}, record={}))
+    saved.save(
+        checkpoints.Checkpoint(1, params, training_state={"step": jax.numpy.ones(())}, record={})
+    )
     saved.close()
     path = tmp_path / "model.safetensors"
-    files.write(path, *files.read(run)[:3])
-    assert_same(files.read(path).published, weights)
+    files.write(path, *files.read(run))
+    assert_same(files.read_official(path), weights)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -178,6 +181,14 @@ def test_other_files_are_refused_by_name(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(UserError, match=r"not a sound \.safetensors file: a is not of a dtype"):
+        files.read(path)
+
+
 @pytest.mark.parametrize("extension", ["pth", "safetensors"])
 def test_truncated_files_are_refused(tmp_path, weights, extension):
     path = tmp_path / f"model.{extension}"
@@ -194,7 +205,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         files.read(tmp_path)
 
 
-def test_problems_of_the_network_are_told_with_the_file(tmp_path, weights):
+def test_problems_of_the_network_name_the_file(tmp_path, weights):
     del weights["tail.weight"]
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(weights, path)
@@ -210,7 +221,7 @@ def test_failed_writing_leaves_nothing_behind(tmp_path, monkeypatch, weights):
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write_safetensors", full_disk)
+    monkeypatch.setattr(safetensors_format, "write_file", full_disk)
     with pytest.raises(UserError, match="No space left"):
         files.write(tmp_path / "model.safetensors", *network)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["precious"]
@@ -221,7 +232,7 @@ def test_failed_writing_leaves_nothing_behind(tmp_path, monkeypatch, weights):
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
-def test_a_disk_that_is_too_small_is_told(tmp_path, weights, name):
+def test_a_disk_that_is_too_small_is_reported(tmp_path, weights, name):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
