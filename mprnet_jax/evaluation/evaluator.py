@@ -20,7 +20,7 @@ from mprnet_jax.evaluation.scoring import (
     Lpips,
     Restore,
     SetScores,
-    restored_in_turn,
+    restore_all,
     score_set,
 )
 
@@ -99,7 +99,7 @@ def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str
     # In a prepared set a photo's boxes are apart, and a damaged one does not tell whose it is.
     source = Sorted(source)
     all_boxes = max(collections.Counter(map(photo_of, source.names)).values())
-    boxes = restored_in_turn(source, restore, title, scores)
+    boxes = restore_all(source, restore, title, scores)
     for photo, group in itertools.groupby(boxes, lambda box: photo_of(box[0])):
         images = [image for _, _, image in group]
         path = folder / f"{photo}.mat"
