@@ -18,9 +18,9 @@ from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, normalized_name
 from mprnet_jax.data.opening import open_splits
 from mprnet_jax.errors import UserError
 
-BENCHMARK = flags.DEFINE_string("benchmark", None, "Name of the set, such as GoPro.")
-SOURCE = flags.DEFINE_string("source", None, "Folder that holds the set's folders.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared sets.")
+BENCHMARK = flags.DEFINE_string("benchmark", "", "Name of the set, such as GoPro.")
+SOURCE = flags.DEFINE_string("source", "", "Folder that holds the set's folders.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder for prepared sets.")
 CUT = flags.DEFINE_integer("cut", 0, "Side of the pieces of training pictures; 0: uncut.")
 RAW = flags.DEFINE_bool("raw", False, "Store arrays: larger on disk, but nothing to decode.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the positions of SIDD's 300 patches per photo.", 0)

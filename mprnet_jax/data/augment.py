@@ -45,7 +45,7 @@ def center_crop(example: Example, size: int) -> Example:
 
 def saturate(image: np.ndarray, factor: float) -> np.ndarray:
     """Scales the saturation of an RGB image, uint8 [H, W, 3]; a factor of 0 makes it grey."""
-    grey = (image @ np.float32(LUMA))[..., None]
+    grey = (image @ np.array(LUMA, np.float32))[..., None]
     return np.rint(np.clip(grey + factor * (image - grey), 0, 255)).astype(np.uint8)
 
 

@@ -37,7 +37,7 @@ def add_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Streaks brighten the image behind them: image + rain * (light - image).
     """
     height, width = image.shape[:2]
-    rain = np.zeros((height, width), np.float32)
+    rain: np.ndarray = np.zeros((height, width), np.float32)
     main_angle = rng.normal(0, 0.3)
     for _ in range(rng.integers(1, 4)):
         kernel = streak(

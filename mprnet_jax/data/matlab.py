@@ -106,7 +106,7 @@ class DndBoxes:
             raise _unreadable(path, error) from error
         if box.shape != (bottom - top + 1, right - left + 1, 3):
             raise UserError(f"{path}: is smaller than info.mat says")
-        return {"degraded": np.float32(box)}
+        return {"degraded": np.asarray(box, np.float32)}
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Returns height and width of an example, from the table of boxes."""

@@ -7,7 +7,7 @@ one size, or "target" alone where the degradation is synthetic.
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import natsort
 import numpy as np
@@ -34,6 +34,7 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
 
+@runtime_checkable
 class SizedSource(Source, Protocol):
     """A source that knows the sizes of its images without decoding them."""
 

@@ -99,7 +99,9 @@ def volume_ssim(a: np.ndarray, b: np.ndarray) -> float:
         The mean of the map of full size, K = (0.01, 0.03).
     """
     peak = _check(a, b, rank=3)
-    a, b = (cv2.copyMakeBorder(x, *[RADIUS] * 4, cv2.BORDER_REPLICATE) for x in (a, b))
+    a, b = (
+        cv2.copyMakeBorder(x, RADIUS, RADIUS, RADIUS, RADIUS, cv2.BORDER_REPLICATE) for x in (a, b)
+    )
     return _mean_ssim(a, b, peak, lambda x: cv2.transform(_blur(x), COLOUR_WINDOW))
 
 
@@ -143,12 +145,13 @@ def find_homography(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
     Raises:
         UserError: if the iterations diverge.
     """
-    grey = [cv2.cvtColor(np.float32(image), cv2.COLOR_RGB2GRAY) for image in (target, prediction)]
+    images = (image.astype(np.float32) for image in (target, prediction))
+    template, moved = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 0)
     start = np.eye(3, dtype=np.float32)
     try:
-        _, homography = cv2.findTransformECC(
-            *grey, start, cv2.MOTION_HOMOGRAPHY, criteria, inputMask=None, gaussFiltSize=5
+        _, homography = cv2.findTransformECC(  # type: ignore[call-overload]  # of the mask None
+            template, moved, start, cv2.MOTION_HOMOGRAPHY, criteria, inputMask=None, gaussFiltSize=5
         )
     except cv2.error as error:
         raise UserError(
@@ -167,7 +170,9 @@ def warp(image: np.ndarray, homography: np.ndarray) -> tuple[np.ndarray, np.ndar
         The image, and a mask that is 1 where the image has pixels, else 0; [H, W, 3] float64.
     """
     size, inverse = image.shape[1::-1], cv2.WARP_INVERSE_MAP
-    image = np.float32(image)  # OpenCV 5.0.0 gets borders of float64 images wrong with INTER_CUBIC
+    image = image.astype(
+        np.float32
+    )  # OpenCV 5.0.0 gets borders of float64 images wrong with INTER_CUBIC
     warped = cv2.warpPerspective(
         image, homography, size, flags=cv2.INTER_CUBIC | inverse, borderMode=cv2.BORDER_REFLECT
     )

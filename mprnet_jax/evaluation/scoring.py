@@ -100,7 +100,7 @@ def restored_folder(root: Path, title: str, alone: bool) -> Path:
 
 def take_restored(example: Example) -> np.ndarray:
     """The `Restore` of sets that have "restored" already."""
-    return np.float32(example["restored"] / 255)
+    return (example["restored"] / 255).astype(np.float32)
 
 
 def score_set(

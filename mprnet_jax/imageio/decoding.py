@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ExifTags import Base
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mprnet_jax.errors import UserError
@@ -46,7 +47,7 @@ TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
 
 
 @contextlib.contextmanager
-def open_picture(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def open_picture(path: Path, max_pixels: int) -> Iterator[ImageFile]:
     """Opens a picture and checks its header; no pixel is decoded yet.
 
     Raises:
@@ -75,7 +76,7 @@ def open_picture(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         yield picture
 
 
-def decode_pixels(path: Path, picture: Image.Image) -> np.ndarray:
+def decode_pixels(path: Path, picture: ImageFile) -> np.ndarray:
     """Decodes an opened file to upright pixels [H, W, C].
 
     Raises:
@@ -99,7 +100,7 @@ def decode_pixels(path: Path, picture: Image.Image) -> np.ndarray:
     return upright(pixels.reshape(*pixels.shape[:2], -1), orientation)
 
 
-def bits_and_channels(picture: Image.Image) -> tuple[int, int]:
+def bits_and_channels(picture: ImageFile) -> tuple[int, int]:
     """Returns the bits per channel and the number of channels of an opened file."""
     if picture.format == "PNG":
         bits, colour_type = png_depth_and_type(picture)
@@ -111,7 +112,7 @@ def bits_and_channels(picture: Image.Image) -> tuple[int, int]:
     return 8, len(picture.getbands())
 
 
-def decode_16_bits(path: Path, picture: Image.Image, channels: int) -> np.ndarray:
+def decode_16_bits(path: Path, picture: ImageFile, channels: int) -> np.ndarray:
     """Decodes a file with 16 bits per channel; TIFF files come out upright."""
     if isinstance(picture, TiffImageFile):
         tags = picture.tag_v2
@@ -140,7 +141,7 @@ def decode_16_bits(path: Path, picture: Image.Image, channels: int) -> np.ndarra
     return pixels
 
 
-def orientation_of(path: Path, picture: Image.Image) -> int:
+def orientation_of(path: Path, picture: ImageFile) -> int:
     """Returns EXIF's orientation of stored pixels (tag 274), 1 where the decoder applies it.
 
     Damaged metadata count as none: they must not keep a photo from being restored.
@@ -175,7 +176,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def exif_bytes(picture: Image.Image) -> bytes:
+def exif_bytes(picture: ImageFile) -> bytes:
     """Returns the photo's EXIF data without its orientation; nothing if they are damaged."""
     try:
         exif = picture.getexif()

@@ -73,12 +73,13 @@ def encode(
         return encode_deep_png(pixels, exif, icc_profile)
     if file_format == "BMP" and pixels.shape[2] == 4:  # Pillow would lose alpha
         return cv2.imencode(".bmp", pixels[..., [2, 1, 0, 3]].copy())[1].tobytes()
-    options: dict[str, Any] = {
+    format_options: dict[str, dict[str, Any]] = {
         "PNG": {"compress_level": LEVEL},
         "JPEG": {"quality": quality, "subsampling": "4:4:4"},
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True},
         "BMP": {},
-    }[file_format]
+    }
+    options = format_options[file_format]
     if exif and not (file_format == "JPEG" and len(exif) > MAX_JPEG_EXIF):
         options["exif"] = exif
     if icc_profile:
@@ -102,7 +103,7 @@ def encode_deep_png(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) 
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
     if exif:
         chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    chunks += [(b"IDAT", zlib.compress(rows, LEVEL)), (b"IEND", b"")]
+    chunks += [(b"IDAT", zlib.compress(rows.data, LEVEL)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
@@ -113,7 +114,7 @@ def encode_tiff(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) -> b
     """Encodes a TIFF file of 8 or 16 bits (TIFF 6.0, with Deflate)."""
     height, width, channels = pixels.shape
     differences = np.diff(pixels, axis=1, prepend=pixels.dtype.type(0))
-    data = zlib.compress(differences.astype(pixels.dtype.newbyteorder("<")), LEVEL)
+    data = zlib.compress(differences.astype(pixels.dtype.newbyteorder("<")).data, LEVEL)
     directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     metadata = Image.Exif()
     metadata.load(exif)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from mprnet_jax.errors import UserError, one_line
 
@@ -43,7 +44,7 @@ def report_damage(name: Path | str) -> Iterator[None]:
         ) from error
 
 
-def png_depth_and_type(picture: Image.Image) -> tuple[int, int]:
+def png_depth_and_type(picture: ImageFile) -> tuple[int, int]:
     """Bits per channel and PNG's number for the colour type, of a PNG file not decoded yet."""
     file = picture.fp
     assert file is not None  # until the picture is decoded

@@ -142,7 +142,7 @@ class Pipeline:
         self._bar.write(message, file=sys.stderr)
         self._bar.update()
 
-    def _tell_tiles(self, photo: Photo) -> None:
+    def _log_tiles(self, photo: Photo) -> None:
         """Shows the tiles of photos of this size, and prints them once if there are several."""
         grid = self._restorer.grid_of(photo.pixels)
         size = f"{grid.columns.length}x{grid.rows.length}"
