@@ -149,13 +149,18 @@ def test_a_stand_in_is_the_next_example_that_can_be_read_and_comes_with_the_firs
     ]
 
 
-def test_a_defect_in_a_source_is_not_taken_for_an_example_that_cannot_be_read(folders, monkeypatch):
-    def defect(*_):
-        raise TypeError("a defect")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_defect_in_a_source_is_not_taken_for_an_unreadable_example(num_workers):
+    class Defective(list):
+        names = ("a",) * 5
 
-    monkeypatch.setattr("mprnet_jax.imageio.rgb.png_depth_and_type", defect)
+        def __getitem__(self, index):
+            raise TypeError("a defect")
+
     with pytest.raises(TypeError, match="a defect"):
-        take(folders, 1)
+        TrainingBatches(
+            Defective(range(5)), batch_size=2, patch_size=8, seed=1, num_workers=num_workers
+        )
 
 
 def test_no_pair_that_can_be_read_is_an_error(folders):
