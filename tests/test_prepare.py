@@ -274,7 +274,7 @@ def test_sidds_training_photos_are_enough(tmp_path):
     assert list(open_splits("sidd", tmp_path)) == ["train", "test"]
 
 
-def test_what_a_killed_run_left_goes_and_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_incomplete_folders_are_removed_and_a_folder_that_cannot_be_written_is_named(tmp_path):
     mini["write_pairs"](tmp_path / "HIDE/test")
     source = open_benchmark("hide", tmp_path)
     left = tmp_path / "mprnet_pairs/hide/incomplete.ABCDEF_1.0.0"

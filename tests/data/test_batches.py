@@ -25,7 +25,7 @@ mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))
 
 @pytest.fixture
 def folders(tmp_path):
-    """Five pairs whose first colour tells which pair it is; target = degraded + 100."""
+    """Five pairs whose first colour is ten times the number of the pair; target = degraded + 100."""
     for part in ("train", "test"):
         for i in range(5):
             image = np.full((20, 24, 3), 10 * i, np.uint8)
@@ -202,7 +202,7 @@ def test_worker_processes_outlive_signals_but_not_their_parent(folders):
     assert not alive
 
 
-def test_missing_folder_tells_where_data_goes_and_what_needs_none(tmp_path):
+def test_a_missing_folder_is_an_error_that_says_where_data_go(tmp_path):
     config = DataConfig(root=str(tmp_path / "nowhere"), published="Rain13K")
     for make in (lambda: take(config, 1), lambda: validation_source(config)):
         with pytest.raises(UserError, match=r"nowhere.*Rain13K.*--config.data.root=.*:sample"):

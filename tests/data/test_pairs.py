@@ -82,7 +82,7 @@ def break_empty(folder):
         (break_empty, "holds no .png, .jpg, .jpeg pictures"),
     ],
 )
-def test_broken_folders_are_told(folder, damage, message):
+def test_broken_folders_are_named(folder, damage, message):
     damage(folder)
     with pytest.raises(UserError, match=message):
         PairFolder(folder)

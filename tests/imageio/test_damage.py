@@ -113,7 +113,7 @@ def samples(make_exif, profile) -> list[tuple[str, bytes]]:
 )
 @given(data=st.data())
 def test_mutated_files_are_read_or_refused(tmp_path: Path, samples, data: st.DataObject):
-    """Never anything but pixels of the size that the header tells, or our error, within 1 GB."""
+    """Never anything but pixels of the size that the header gives, or our error, within 1 GB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _, file = data.draw(st.sampled_from(samples))
     mutated = bytearray(file)
