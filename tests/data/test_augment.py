@@ -47,7 +47,7 @@ def test_random_patches_stay_paired(patches):
 def test_random_patches_reach_all_positions_and_symmetries(patches):
     tops = {patch["target"][..., 0].min() for patch in patches}
     lefts = {patch["target"][..., 1].min() for patch in patches}
-    # 400 draws miss one of 33 or 43 places with a chance under 0.4 %; the seeds are fixed.
+    # 400 draws miss one of 33 or 43 positions with a chance under 0.4 %; the seeds are fixed.
     assert tops == set(range(33))
     assert lefts == set(range(43))
     first_steps = {

@@ -25,7 +25,7 @@ mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))
 
 @pytest.fixture
 def folders(tmp_path):
-    """Five pairs whose first colour is ten times the number of the pair; target = degraded + 100."""
+    """Five pairs; the first colour of pair i is 10 * i, and target = degraded + 100."""
     for part in ("train", "test"):
         for i in range(5):
             image = np.full((20, 24, 3), 10 * i, np.uint8)
