@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.data.datasets import open_benchmark
+from mprnet_jax.data.opening import open_benchmark
 from mprnet_jax.evaluation.protocols import PROTOCOLS
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.restoration.restorer import Restorer

@@ -12,7 +12,7 @@ import numpy as np
 from mprnet_jax.atomic import make_folder
 from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.data.matlab import write_dnd_submission
-from mprnet_jax.data.pairs import Example, Sorted
+from mprnet_jax.data.pairs import SizedSource, Sorted, Source
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.protocols import PROTOCOLS
@@ -20,9 +20,12 @@ from mprnet_jax.evaluation.scoring import (
     Lpips,
     Restore,
     SetScores,
-    restored_in_turn,
+    restore_all,
     score_set,
 )
+
+# Takes the number of images of each (height, width); what it returns is printed.
+PlanSizes = Callable[[Mapping[tuple[int, int], int]], object]
 
 
 @dataclass(eq=False)  # compared by identity
@@ -32,13 +35,11 @@ class Candidate:
     restore: Restore
     stages: int | None = None  # how many stages it computes, where that is compared
     parameters: int | None = None  # how many the network has, if it is one
-    # Called before the first image, with the number of images of each (height, width). What it
-    # returns is printed.
-    plan: Callable[[Mapping[tuple[int, int], int]], object] | None = None
+    plan: PlanSizes | None = None  # called before the first image
 
 
 def evaluate(
-    sets: Mapping[str, Sequence[Example]],
+    sets: Mapping[str, Source],
     candidates: Sequence[Candidate],
     output: Path,
     restored_by: str,
@@ -82,7 +83,7 @@ def candidates_for(key: str, candidates: Sequence[Candidate]) -> Sequence[Candid
     return candidates if PROTOCOLS[key].score else candidates[-1:]
 
 
-def run_plan(candidate: Candidate, sources: Sequence[Sequence[Example]]) -> None:
+def run_plan(candidate: Candidate, sources: Sequence[Source]) -> None:
     """Calls a candidate's `plan`, if it has one, with the sizes of all images of some sets."""
     if candidate.plan is None:
         return
@@ -92,16 +93,15 @@ def run_plan(candidate: Candidate, sources: Sequence[Sequence[Example]]) -> None
         print(plan)
 
 
-def sizes_of(source: Sequence[Example]) -> Iterator[tuple[int, int]]:
+def sizes_of(source: Source) -> Iterator[tuple[int, int]]:
     """Yields the height and width of the examples that have them in a readable header."""
-    if not hasattr(source, "size_of"):
-        return
-    for index in range(len(source)):
-        with contextlib.suppress(UserError):  # reported when the example itself is read
-            yield source.size_of(index)
+    if isinstance(source, SizedSource):
+        for index in range(len(source)):
+            with contextlib.suppress(UserError):  # reported when the example itself is read
+                yield source.size_of(index)
 
 
-def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str) -> SetScores:
+def submit(source: Source, restore: Restore, folder: Path, title: str) -> SetScores:
     """Writes a DND submission, one file per photo, without photos of which a box fails."""
     make_folder(folder)
     scores = SetScores()
@@ -109,7 +109,7 @@ def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str
     # boxes are sorted by name, and photos with too few boxes are left out.
     source = Sorted(source)
     all_boxes = max(collections.Counter(map(photo_of, source.names)).values())
-    boxes = restored_in_turn(source, restore, title, scores)
+    boxes = restore_all(source, restore, title, scores)
     for photo, group in itertools.groupby(boxes, lambda box: photo_of(box[0])):
         images = [image for _, _, image in group if image is not None]
         path = folder / f"{photo}.mat"

@@ -201,7 +201,7 @@ class Run:
                 if step == total:
                     return validation
                 trace.before(step, state)
-                batch = guard.look_at(next(batches))
+                batch = guard.log_unreadable(next(batches))
                 batch = meshes.put_batch(batch, self.mesh, config.batch_size, self.share.start)
                 with self.announced("training step", step == first):
                     state, metrics = self.step(state, batch)

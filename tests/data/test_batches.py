@@ -12,6 +12,7 @@ from PIL import Image
 
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data.batches import (
+    Readable,
     TrainingBatches,
     training_source,
     validation_batches,
@@ -24,7 +25,7 @@ mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))
 
 @pytest.fixture
 def folders(tmp_path):
-    """Five pairs whose first colour tells which pair it is; target = degraded + 100."""
+    """Five pairs; the first colour of pair i is 10 * i, and target = degraded + 100."""
     for part in ("train", "test"):
         for i in range(5):
             image = np.full((20, 24, 3), 10 * i, np.uint8)
@@ -126,9 +127,40 @@ def test_the_next_pair_stands_in_for_one_that_cannot_be_read(folders, num_worker
     folders.num_workers = num_workers
     for batch, before in zip(take(folders, 3), sound, strict=True):
         pairs = before["degraded"][:, 0, 0, 0] // 10
-        assert batch["unreadable"].tolist() == [3 if pair == 3 else -1 for pair in pairs]
+        for pair, message in zip(pairs, batch["unreadable"].tolist(), strict=True):
+            assert ("input/3.png: cannot be read" in message) == (pair == 3)
+            assert bool(message) == (pair == 3)
         stand_ins = np.where(pairs == 3, 4, pairs)
         np.testing.assert_array_equal(batch["degraded"][:, 0, 0, 0] // 10, stand_ins)
+
+
+def test_a_stand_in_is_the_next_example_that_can_be_read_and_comes_with_the_first_error():
+    class Source(list):
+        def __getitem__(self, index):
+            if index in (0, 3, 4):
+                raise UserError(f"{index} is damaged")
+            return super().__getitem__(index)
+
+    readable = Readable(Source(range(5)))
+    assert [readable[index] for index in (1, 3, 4)] == [
+        ("", 1),
+        ("3 is damaged", 1),
+        ("4 is damaged", 1),
+    ]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_defect_in_a_source_is_not_taken_for_an_unreadable_example(num_workers):
+    class Defective(list):
+        names = ("a",) * 5
+
+        def __getitem__(self, index):
+            raise TypeError("a defect")
+
+    with pytest.raises(TypeError, match="a defect"):
+        TrainingBatches(
+            Defective(range(5)), batch_size=2, patch_size=8, seed=1, num_workers=num_workers
+        )
 
 
 def test_no_pair_that_can_be_read_is_an_error(folders):
@@ -170,7 +202,7 @@ def test_worker_processes_outlive_signals_but_not_their_parent(folders):
     assert not alive
 
 
-def test_missing_folder_tells_where_data_goes_and_what_needs_none(tmp_path):
+def test_a_missing_folder_is_an_error_that_says_where_data_go(tmp_path):
     config = DataConfig(root=str(tmp_path / "nowhere"), published="Rain13K")
     for make in (lambda: take(config, 1), lambda: validation_source(config)):
         with pytest.raises(UserError, match=r"nowhere.*Rain13K.*--config.data.root=.*:sample"):

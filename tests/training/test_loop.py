@@ -129,13 +129,13 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     run = loop.Run(tiny_run, tmp_path / "whole")
     whole = go_on(run)
     run.workdir = tmp_path / "stopped"
-    look = loop.Guard.look_at
+    look = loop.Guard.log_unreadable
 
     def look_and_signal(guard, batch):
         signal.raise_signal(signals.pop()) if signals else None
         return look(guard, batch)
 
-    monkeypatch.setattr(loop.Guard, "look_at", look_and_signal)
+    monkeypatch.setattr(loop.Guard, "log_unreadable", look_and_signal)
     for number in (signal.SIGTERM, signal.SIGINT):
         signals = [number]
         handler = signal.getsignal(number)

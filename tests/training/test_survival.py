@@ -100,14 +100,14 @@ def test_resumes_in_a_row_change_nothing(
     run = loop.Run(long_run, tmp_path / "whole")
     go_on(run)
     run.workdir = tmp_path / "resumed"
-    look = loop.Guard.look_at
+    look = loop.Guard.log_unreadable
 
     def look_and_signal(guard, batch):
         signal.raise_signal(signal.SIGTERM)
         return look(guard, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Guard, "look_at", look_and_signal)
+        patch.setattr(loop.Guard, "log_unreadable", look_and_signal)
         for _ in range(resumes):
             assert go_on(run) is None
     assert (tmp_path / f"resumed/checkpoints/{resumes}").is_dir()
