@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mprnet_jax.data.datasets import open_benchmark
+from mprnet_jax.data.opening import open_benchmark
 from mprnet_jax.evaluation.protocols import Scores
 from mprnet_jax.evaluation.scoring import score_set
 
