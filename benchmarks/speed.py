@@ -17,7 +17,7 @@ from benchmarks.work import (
     PRESETS,
     Work,
 )
-from mprnet_jax.model.flops import forward_flops
+from mprnet_jax.model.cost import forward_flops
 
 WORK = {"cpu": CPU_WORK, "gpu": GPU_WORK}
 ENVIRONMENT = {

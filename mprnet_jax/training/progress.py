@@ -11,7 +11,7 @@ from absl import logging
 from tqdm import tqdm
 
 from mprnet_jax.config import TrainConfig
-from mprnet_jax.model.flops import forward_flops
+from mprnet_jax.model.cost import forward_flops
 
 WARM_STEPS = 3  # of a command before its trace begins: the first compiles
 

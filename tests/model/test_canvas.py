@@ -45,7 +45,7 @@ def test_join_undoes_split(images, axis):
 @pytest.mark.parametrize("axis", [ROWS, COLUMNS])
 def test_join_undoes_split_of_images_on_a_canvas(images, sizes, axis):
     canvas = Canvas(HEIGHT, WIDTH, sizes)
-    images = canvas.clear(images)
+    images = canvas.mask(images)
     parts = canvas.split(images, axis)
     for number, image in enumerate(images):
         length = sizes[number, axis - 1]
@@ -59,7 +59,7 @@ def test_join_undoes_split_of_images_on_a_canvas(images, sizes, axis):
 
 def test_means_are_those_of_the_images(images, sizes):
     canvas = Canvas(HEIGHT, WIDTH, sizes)
-    means = canvas.mean(canvas.clear(images))
+    means = canvas.mean(canvas.mask(images))
     for mean, image, (height, width) in zip(means, images, sizes):
         expected = image[:height, :width].mean(axis=(0, 1))
         np.testing.assert_allclose(mean[0, 0], expected, rtol=1e-5)  # another order of summing
