@@ -22,7 +22,7 @@ ALLOWED = {
 }
 # Package -> the only places that may import it; "" stands for the top of the package.
 ONLY = {
-    "orbax": ("weights/store.py",),
+    "orbax": ("weights/store.py", "compat/orbax.py"),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "gradio": ("demo.py",),

@@ -241,7 +241,7 @@ class Run:
         self.say(f"Resuming from step {saved.step} in {self.workdir}")
         weights = unpack(pack(saved.params), shapes.weights)
         name = "params" if shapes.ema is None else "ema"
-        return TrainState(**{name: weights}, **saved.rest), saved.record
+        return TrainState(**{name: weights}, **saved.training_state), saved.record
 
     def batches(self, start: int) -> TrainingBatches:
         """The training batches from number `start` on."""

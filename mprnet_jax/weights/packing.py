@@ -1,4 +1,4 @@
-"""Many arrays as a few: saving, loading and compiling take time by their number, not by size."""
+"""Joins many arrays into few: saving, loading and compiling take time per array, not per byte."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,56 +8,94 @@ import numpy as np
 
 
 def pack(tree: Any) -> dict[str, np.ndarray]:
-    """Copies the arrays of a pytree end to end, to a vector for each dtype, named after it."""
-    parts = {}
+    """Joins the arrays of a pytree into one vector per dtype; the keys are the dtypes' names.
+
+    The values are copies.
+    """
+    by_dtype: dict[str, list[Any]] = {}
     for leaf in jax.tree.leaves(tree):
-        parts.setdefault(leaf.dtype.name, []).append(leaf)
-    return {name: join(arrays) for name, arrays in parts.items()}
+        by_dtype.setdefault(leaf.dtype.name, []).append(leaf)
+    return {name: join(arrays) for name, arrays in by_dtype.items()}
 
 
 def join(tree: Any) -> np.ndarray:
-    """Copies the arrays of a pytree, all of one dtype, end to end to a vector."""
+    """Joins the arrays of a pytree, all of one dtype, into a vector; its values are copies."""
     return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def split(vector: np.ndarray | jax.Array, shapes: Any) -> Any:
-    """The pytree that was joined, its `shapes` given: views of a NumPy vector, or JAX arrays.
+    """Splits a vector of `join` into the arrays.
 
-    Its derivative by the vector is the arrays' derivatives, joined.
+    Its derivative by the vector is the joined derivatives of the arrays.
+
+    Args:
+        vector: [N], of numpy or JAX.
+        shapes: a pytree of N values in all, with the shapes of the arrays.
+
+    Returns:
+        A pytree like `shapes`: views of a numpy vector, or JAX arrays.
     """
     leaves, tree = jax.tree.flatten(shapes)
     sizes = [leaf.size for leaf in leaves]
+    parts: Any
     if isinstance(vector, np.ndarray):
         parts = np.split(vector, np.cumsum(sizes)[:-1])
     else:
-        # Without the barrier each place in the vector would be compiled into what uses it, so that
-        # equal layers had no kernels in common.
+        # Without the barrier XLA compiles each offset in the vector into what uses that array, and
+        # equal layers would not share kernels.
         parts = jax.lax.optimization_barrier(jax.lax.split(vector, sizes))
     return tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)])
 
 
 def empty_pack(shapes: Any) -> dict[str, np.ndarray]:
-    """Vectors as `pack` makes them of arrays of these shapes and dtypes, with any values."""
-    sizes = {}
+    """Returns vectors as of `pack` for arrays of these shapes and dtypes, not initialised."""
+    sizes: dict[str, int] = {}
     for leaf in jax.tree.leaves(shapes):
         sizes[leaf.dtype.name] = sizes.get(leaf.dtype.name, 0) + leaf.size
     return {name: np.empty(size, name) for name, size in sizes.items()}
 
 
 def unpack(vectors: Mapping[str, np.ndarray], shapes: Any) -> Any:
-    """The pytree that was packed, as arrays on devices.
+    """Splits the vectors of `pack` into arrays on devices.
 
     Args:
-        vectors: what `pack` made of it.
-        shapes: its shapes, dtypes and shardings; every host has all values.
+        vectors: what `pack` returned; every host has all values.
+        shapes: a pytree with the shapes, dtypes and shardings of the arrays.
     """
-    taken = dict.fromkeys(vectors, 0)
+    offsets = dict.fromkeys(vectors, 0)
 
     def take(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name = leaf.dtype.name
-        start = taken[name]
-        taken[name] = start + leaf.size
-        values = vectors[name][start : taken[name]].reshape(leaf.shape)
+        start = offsets[name]
+        offsets[name] = start + leaf.size
+        values = vectors[name][start : offsets[name]].reshape(leaf.shape)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, values.__getitem__)
 
     return jax.tree.map(take, shapes)
+
+
+def describe(tree: Any, params: Any) -> list[str]:
+    """Describes each array of a pytree, in the order in which `pack` joins them.
+
+    A vector of all parameters is described as the parameters in it. Which of both the training
+    state holds depends on the device, and `pack` makes the same of them.
+
+    Args:
+        tree: arrays, or their shapes and dtypes.
+        params: the parameters, or their shapes and dtypes.
+
+    Returns:
+        Path, dtype and shape of each array, such as "opt_state.0.mu.tail.kernel float32[3,3,8,3]".
+    """
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    def expand(leaf: Any) -> Any:
+        if leaf.shape != (total,):
+            return leaf
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, leaf.dtype), params)
+
+    return [
+        f"{jax.tree_util.keystr(path, simple=True, separator='.')} "
+        f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(expand, tree))
+    ]

@@ -1,45 +1,113 @@
-"""Steps on disk, each with trees of arrays and a record: the one file that knows Orbax.
+"""Saves and loads steps, each with trees of arrays and a record, with Orbax.
 
-It also keeps Orbax and TensorStore quiet, prompt to tell of failures, and from leaking.
+Orbax and TensorStore raise many types of errors. `report_storage_errors` tells those that a disk
+or damaged files cause from defects.
 """
 
-import functools
+import contextlib
+import hashlib
 import json
-import sys
-import time
-import types
-from collections.abc import Callable, Mapping, Sequence
-from logging import LogRecord
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore
-from absl import logging
-from orbax.checkpoint._src.serialization import tensorstore_utils
+
+from mprnet_jax.compat.orbax import Manager, apply_patches
+from mprnet_jax.errors import one_line
 
 RECORD = "record"
+METADATA = "_METADATA"  # Orbax's description of a tree
+METADATA_HASH = "_METADATA.sha256"  # ours of that file
+# TensorStore raises ValueErrors that start with the name of a status. INVALID_ARGUMENT and
+# UNIMPLEMENTED are not among these: a wrong call has them.
+STATUS = re.compile(
+    "(ABORTED|ALREADY_EXISTS|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|"
+    "NOT_FOUND|OUT_OF_RANGE|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|UNKNOWN): "
+)
+
+
+class StorageError(OSError):
+    """A disk that fails or files that are damaged."""
+
+
+@contextlib.contextmanager
+def report_storage_errors() -> Iterator[None]:
+    """Turns errors of Orbax that a disk or damaged files cause into StorageError.
+
+    If an error of JAX led to it, that one is raised: a device or another host is the cause, also
+    where Orbax makes it a TimeoutError. Any other error is a defect and passes unchanged.
+    """
+    try:
+        yield
+    except Exception as error:  # reason: Orbax raises bare `Exception`s; defects are raised again
+        raise_runtime_error(error)
+        if not is_storage_error(error):
+            raise
+        raise StorageError(one_line(error)) from error
+
+
+def is_storage_error(error: BaseException | None) -> bool:
+    """Whether a disk or a damaged file raised an error, or the one that it was raised from."""
+    if error is None:
+        return False
+    if isinstance(error, (OSError, json.JSONDecodeError, UnicodeDecodeError)):
+        return True
+    if type(error) is ValueError and STATUS.match(str(error)):
+        return True
+    return is_storage_error(error.__cause__)
+
+
+def raise_runtime_error(error: BaseException | None) -> None:
+    """Raises the error of JAX that led to this one, if there is one."""
+    seen = set()  # an error that is raised again may lead back to itself
+    while error is not None and id(error) not in seen:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
 
 
 class Store:
-    """The steps in a folder; methods raise whatever a failure leads to in Orbax or TensorStore."""
+    """The steps in a folder. Its methods raise StorageError as `report_storage_errors` does."""
 
-    def __init__(self, folder: Path, kept: Callable[[list[int]], set[int]] | None):
-        """`kept` chooses the steps to keep, of all in order; None promises only to read."""
-        silence_libraries()
-        resolve_places_once()
+    @report_storage_errors()
+    def __init__(
+        self,
+        folder: Path,
+        trees: Collection[str],
+        steps_to_keep: Callable[[list[int]], set[int]] | None,
+    ):
+        """Opens or creates the folder.
+
+        Args:
+            folder: an absolute path.
+            trees: names of the trees of a step.
+            steps_to_keep: chooses which steps to keep, given all in order; None to only read.
+        """
+        apply_patches()
         self._folder = folder
         self._saving = False
-        if kept is None:
-            options = {"read_only": True}
+        # All hosts use the list of the first one: the file systems of others may lag behind.
+        options: dict[str, Any] = {"single_host_load_and_broadcast": True}
+        if steps_to_keep is None:
+            options |= {"read_only": True}
         else:
-            options = {"preservation_policy": Kept(kept), "cleanup_tmp_directories": True}
-        # All hosts go by the first one's list: the file systems of others may be a little behind.
-        options["single_host_load_and_broadcast"] = True
-        self._manager = Manager(folder, options=ocp.CheckpointManagerOptions(**options))
-        # Each host reads alone, and all agree afterwards on whether they could: at a barrier of
-        # Orbax's they would wait for one that cannot.
+            options |= {
+                "preservation_policy": PreservationPolicy(steps_to_keep),
+                "cleanup_tmp_directories": True,
+            }
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for name in trees:
+            handlers.add(name, ocp.args.StandardSave, TreeHandler())
+        handlers.add(RECORD, ocp.args.JsonSave)
+        self._manager = Manager(
+            folder, options=ocp.CheckpointManagerOptions(**options), handler_registry=handlers
+        )
+        # Each host reads alone and all agree afterwards on whether they could. At one of Orbax's
+        # barriers they would wait for a host that cannot read.
         me = jax.process_index()
         self._reader = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(),
@@ -49,9 +117,10 @@ class Store:
         )
 
     def steps(self) -> list[int]:
-        """All that are whole, in order."""
+        """Returns all complete steps, in order."""
         return sorted(self._manager.all_steps())
 
+    @report_storage_errors()
     def save(self, step: int, trees: Mapping[str, Any], record: dict[str, Any]) -> None:
         """Saves trees of numpy arrays and a record of JSON values in the background."""
         saved = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
@@ -59,139 +128,82 @@ class Store:
         self._manager.save(step, args=args)
         self._saving = True
 
-    def load(self, step: int, trees: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Trees like those given, and the record; on this host alone."""
-        wanted = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
-        args = ocp.args.Composite(**wanted, **{RECORD: ocp.args.JsonRestore()})
-        restored = self._reader.restore(self._folder / str(step), args=args)
-        return {name: restored[name] for name in trees}, dict(restored[RECORD])
+    @report_storage_errors()
+    def load_record(self, step: int) -> Any:
+        """Returns the record of a step, on this host alone."""
+        args = ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()})
+        return self._reader.restore(self._folder / str(step), args=args)[RECORD]
+
+    @report_storage_errors()
+    def load_trees(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns trees of a step with the structure, shapes and dtypes of `like`, on this host."""
+        folder = self._folder / str(step)
+        for name in like:
+            check_metadata(folder / name)
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+        restored = self._reader.restore(folder, args=ocp.args.Composite(**args))
+        return {name: restored[name] for name in like}
 
     def has_ended(self) -> bool:
-        """Whether a save has ended, well or not, and nobody has waited for it since."""
+        """Returns whether a save has ended, well or not, and `wait` was not called since."""
         if not self._saving:
             return False
         return self._manager.failure is not None or not self._manager.is_saving_in_progress()
 
+    @report_storage_errors()
     def wait(self) -> None:
-        """Returns when the save in progress is whole on disk."""
+        """Waits until the save in progress is complete on disk."""
         self._saving = False
         self._manager.wait_until_finished()
 
-    def look_again(self) -> None:
-        """After steps were moved away."""
+    @report_storage_errors()
+    def reload(self) -> None:
+        """Lists the folder again, after steps were moved away."""
         self._manager.reload()
 
+    @report_storage_errors()
     def close(self) -> None:
-        """Waits, then lets go of threads."""
+        """Waits, then ends Orbax's threads."""
         self._manager.close()
         self._reader.close()
 
 
-class Kept:
-    """Orbax's question of which steps to keep, answered."""
+class TreeHandler(ocp.StandardCheckpointHandler):
+    """Orbax's handler of trees, which saves a hash of Orbax's own metadata beside it.
 
-    def __init__(self, kept: Callable[[list[int]], set[int]]):
-        self._kept = kept
+    Orbax raises KeyErrors and the like for damaged metadata. With the hash damage is found first,
+    so such an error is a defect.
+    """
+
+    def finalize(self, directory: Any) -> None:
+        """Called by Orbax when all files of a tree are written, before the step counts."""
+        super().finalize(directory)
+        (directory / METADATA_HASH).write_text(metadata_hash(directory))
+
+
+def metadata_hash(folder: Any) -> str:
+    """Returns the SHA-256 of Orbax's metadata of a tree."""
+    return hashlib.sha256((folder / METADATA).read_bytes()).hexdigest()
+
+
+def check_metadata(folder: Path) -> None:
+    """Raises StorageError if Orbax's metadata of a tree is missing or not what was saved.
+
+    Checkpoints of older versions have no hash of it.
+    """
+    found, saved = metadata_hash(folder), folder / METADATA_HASH
+    if saved.exists() and saved.read_bytes() != found.encode():
+        raise StorageError(f"the hash of {folder.name}/{METADATA} is not what it was saved with")
+
+
+class PreservationPolicy:
+    """Orbax's preservation policy that calls `steps_to_keep`."""
+
+    def __init__(self, steps_to_keep: Callable[[list[int]], set[int]]):
+        self._steps_to_keep = steps_to_keep
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether to keep each of the checkpoints, oldest first; the signature is Orbax's."""
+        """Returns whether to keep each of the checkpoints, oldest first."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = self._kept(steps)
+        kept = self._steps_to_keep(steps)
         return [step in kept for step in steps]
-
-
-class Manager(ocp.CheckpointManager):
-    """Orbax's manager, which tells of a failure on this host at once and not of preemption."""
-
-    failure: Exception | None = None  # of a save in the background
-
-    def _wait_for_checkpointers(self) -> None:
-        try:
-            super()._wait_for_checkpointers()
-        except Exception as error:
-            self.failure = error
-            raise
-
-    def wait_until_finished(self) -> None:
-        """Returns when the save in progress is whole, raises what it failed with.
-
-        Orbax tells of a failure when all hosts have come together, which others, waiting for this
-        one to write, would not do for ten minutes.
-        """
-        while jax.process_count() > 1 and self.is_saving_in_progress():
-            if self.failure:
-                raise self.failure
-            time.sleep(0.005)
-        super().wait_until_finished()
-
-    def reached_preemption(self, step: int) -> bool:
-        """Never, see `training.interrupts`: Orbax would ask JAX at steps of its own, and that
-        breaks the agreement on when all hosts stop.
-        """
-        return False
-
-
-def resolve_places_once() -> None:
-    """Keeps training's memory flat over any number of saves.
-
-    Orbax asks TensorStore with every array where the checkpoint lies, and each answer of
-    `Spec.to_json` leaks its strings (TensorStore 0.1.71 to 0.1.86): 0.4 MB in a save of 800 arrays.
-    """
-    kvstore = types.SimpleNamespace(Spec=ResolvedOnce, open=open_kvstore)
-    tensorstore_utils.ts = types.SimpleNamespace(**vars(tensorstore) | {"KvStore": kvstore})
-
-
-class ResolvedOnce:
-    """Stands in for `tensorstore.KvStore.Spec` where Orbax uses it; remembers the last answers."""
-
-    def __init__(self, spec: dict[str, Any]):
-        self.spec = spec
-
-    def to_json(self) -> dict[str, Any]:
-        """The spec with all that TensorStore adds."""
-        return dict(_resolved(json.dumps(self.spec)))
-
-
-@functools.lru_cache(maxsize=16)
-def _resolved(spec: str) -> dict[str, Any]:
-    return tensorstore.KvStore.Spec(json.loads(spec)).to_json()
-
-
-def open_kvstore(spec: ResolvedOnce, **arguments: Any) -> Any:
-    """Stands in for `tensorstore.KvStore.open`."""
-    return tensorstore.KvStore.open(spec.spec, **arguments)
-
-
-def silence_libraries() -> None:
-    """Keeps Orbax and TensorStore from burying the one line that tells of a failure.
-
-    Orbax logs its traceback several times, and TensorStore reports an exception that nobody can
-    catch for every array whose writing a failed save has abandoned.
-    """
-    logging.get_absl_logger().addFilter(not_of_orbax)
-    if sys.unraisablehook is not without_abandoned_writes:
-        without_abandoned_writes.before = sys.unraisablehook
-        sys.unraisablehook = without_abandoned_writes
-
-
-def not_of_orbax(record: LogRecord) -> bool:
-    """Whether a log record comes from elsewhere."""
-    return "orbax" not in record.pathname
-
-
-def without_abandoned_writes(unraisable: Any) -> None:
-    """Passes all but TensorStore's reports on to the hook that was there before."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        without_abandoned_writes.before(unraisable)
-
-
-def raise_runtime_error(error: BaseException | None) -> None:
-    """Raises JAX's error that led to this one, if there is one: devices or other hosts are its
-    reason, not the disk. Orbax turns that of a lost host into a TimeoutError.
-    """
-    seen = set()  # an error that is raised again may lead back to itself
-    while error is not None and id(error) not in seen:
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            raise error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__

@@ -36,7 +36,7 @@ def load(folder):
     checkpoints = Checkpoints(folder)
     like = tree(0)
     try:
-        return checkpoints.load_newest(shapes(like.params), shapes(like.rest))
+        return checkpoints.load_newest(shapes(like.params), shapes(like.training_state))
     finally:
         checkpoints.close()
 

@@ -56,7 +56,7 @@ def load(folder):
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=place),
-        (tree(0).params, tree(0).rest),
+        (tree(0).params, tree(0).training_state),
     )
     with Checkpoints(folder) as checkpoints:
         return checkpoints.load_newest(*like)
@@ -67,7 +67,7 @@ def assert_sound(loaded, step):
     assert loaded.record == {"batches": step}
     expected = tree(step)
     assert np.asarray(loaded.params["w"]).tobytes() == expected.params["w"].tobytes()
-    assert int(loaded.rest["count"]) == step
+    assert int(loaded.training_state["count"]) == step
 
 
 @pytest.fixture(scope="module")

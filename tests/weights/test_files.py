@@ -113,7 +113,9 @@ def test_run_folder_to_safetensors_keeps_every_bit(tmp_path, config, weights):
     run.mkdir()
     run_folder.write_config(run, Run(config))
     saved = checkpoints.Checkpoints(run)
-    saved.save(checkpoints.Checkpoint(1, params, rest={"step": jax.numpy.ones(())}, record={}))
+    saved.save(
+        checkpoints.Checkpoint(1, params, training_state={"step": jax.numpy.ones(())}, record={})
+    )
     saved.close()
     path = tmp_path / "model.safetensors"
     files.write(path, *files.read(run)[:3])
