@@ -14,12 +14,13 @@ import runpy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.tables import line, table
 from benchmarks.work import TINY
@@ -27,11 +28,12 @@ from mprnet_jax.config import REMATS, TrainConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import compiler_options, options_for
 from mprnet_jax.model.mprnet import pure_functions
-from mprnet_jax.training.mixup import mixup
-from mprnet_jax.training.optimizer import make_optimizer
-from mprnet_jax.training.state import create_state
-from mprnet_jax.training.step import of_vector, train_step, validation_step
-from mprnet_jax.weights.packing import join
+from mprnet_jax.training.build import (
+    build_apply,
+    build_train_step,
+    build_validation_step,
+    replicated_shapes,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -259,36 +261,28 @@ def recipe_of(preset: str) -> TrainConfig:
 
 
 def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
-    """The program, ready to be compiled for the mesh's devices."""
+    """Lowers the case's program for the mesh's devices."""
     recipe = recipe_of(case.preset)
-    config = dataclasses.replace(recipe.model, dtype=case.dtype, remat=case.remat)
-    init, apply = pure_functions(config)
-    apply = functools.partial(apply, constrain=meshes.sharding_constraint(mesh))
-    copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
-    if case.kind == "forward":
-        batch = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.float32)
-        forward = jax.jit(apply, in_shardings=(copies, images), out_shardings=images)
-        return forward.lower(jax.eval_shape(lambda: init(0)), batch)
+    model = dataclasses.replace(recipe.model, dtype=case.dtype, remat=case.remat)
+    recipe = dataclasses.replace(recipe, model=model, accumulate=case.accumulate)
+    init, _ = pure_functions(model)
     params = init(0)
-    patches = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.uint8)
-    patches = {"degraded": patches, "target": patches}
+    shapes = replicated_shapes(params, mesh)
+
+    def images(dtype: Any) -> jax.ShapeDtypeStruct:
+        shape = (case.batch, *case.size, 3)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=meshes.image_sharding(mesh))
+
+    if case.kind == "forward":
+        apply = build_apply(model, mesh)
+        forward = jax.jit(apply, out_shardings=meshes.image_sharding(mesh))
+        return forward.lower(shapes, images(jnp.float32))
+    batch = {"degraded": images(jnp.uint8), "target": images(jnp.uint8)}
     if case.kind == "validate":
-        validate = functools.partial(validation_step, apply=apply)
-        validate = jax.jit(validate, in_shardings=(copies, images), out_shardings=copies)
-        return validate.lower(params, patches)
-    if not case.target.startswith("v"):  # as training does it
-        params, apply = join(params), of_vector(apply, params)
-    optimizer = make_optimizer(recipe.optim, recipe.total_steps)
-    from_step = recipe.data.mixup_from_step
-    step = functools.partial(
-        train_step,
-        apply=apply,
-        optimizer=optimizer,
-        loss=recipe.loss,
-        optim=recipe.optim,
-        accumulate=case.accumulate,
-        mix=functools.partial(mixup, seed=0, from_step=from_step) if from_step else None,
+        return build_validation_step(recipe, mesh, jax.jit).lower(shapes, batch)
+    init_state, step = build_train_step(recipe, mesh, params, jax.jit)
+    batch["unreadable"] = jax.ShapeDtypeStruct(
+        (case.batch,), bool, sharding=NamedSharding(mesh, PartitionSpec("data"))
     )
-    step = jax.jit(step, in_shardings=(copies, images), out_shardings=copies, donate_argnums=0)
-    state = jax.eval_shape(lambda: create_state(params, optimizer, recipe.optim))
-    return step.lower(state, patches)
+    state = replicated_shapes(jax.eval_shape(init_state), mesh)
+    return step.lower(state, batch)

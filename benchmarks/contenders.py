@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.work import NEEDS_GPU, PRESETS, Contender, Program, Work
-from mprnet_jax.config import LossConfig, OptimConfig
+from mprnet_jax.config import DataConfig, ModelConfig, TrainConfig
 
 
 def build(contender: Contender, work: Work) -> Program:
@@ -81,46 +81,42 @@ def our_function(contender: Contender, work: Work) -> tuple[Callable, tuple]:
     import jax.numpy as jnp
 
     from mprnet_jax.devices.compiling import jit
+    from mprnet_jax.model.mprnet import pure_functions
 
     if work.kind == "matmul":
         x = jnp.asarray(matrix_of(work), contender.dtype)
         return jit(lambda x: x @ x, forward_only=True), (x,)
     if work.kind == "train":
         return our_training(contender, work)
-    init, apply = our_functions(contender, work)
+    init, apply = pure_functions(our_model(contender, work))
     return jit(apply, forward_only=True), (init(0), images_of(work))
 
 
-def our_functions(contender: Contender, work: Work) -> tuple[Callable, Callable]:
-    """`init` and `apply` of the network."""
-    from mprnet_jax.model.mprnet import pure_functions
-
-    config = dataclasses.replace(PRESETS[work.preset], dtype=contender.dtype, remat=contender.remat)
-    return pure_functions(config)
+def our_model(contender: Contender, work: Work) -> ModelConfig:
+    """The network's config with the contender's settings."""
+    return dataclasses.replace(PRESETS[work.preset], dtype=contender.dtype, remat=contender.remat)
 
 
 def our_training(contender: Contender, work: Work) -> tuple[Callable, tuple]:
     """The jitted training step, and the state and batch that it starts from."""
-    import jax
+    from mprnet_jax.devices.mesh import make_mesh
+    from mprnet_jax.model.mprnet import pure_functions
+    from mprnet_jax.training.build import build_train_step
 
-    from mprnet_jax.devices.compiling import jit
-    from mprnet_jax.training.optimizer import make_optimizer
-    from mprnet_jax.training.state import create_state
-    from mprnet_jax.training.step import of_vector, train_step
-    from mprnet_jax.weights.packing import join
-
-    init, apply = our_functions(contender, work)
-    params = init(0)
-    if jax.default_backend() != "tpu":  # as training does it
-        params, apply = join(params), of_vector(apply, params)
-    optimizer = make_optimizer(OptimConfig(), total_steps=10**6)
-    step = jit(
-        functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()),
-        donate_argnums=0,
+    config = TrainConfig(
+        name="benchmark",
+        model=our_model(contender, work),
+        data=DataConfig(),
+        total_steps=10**6,
+        batch_size=work.batch,
+        patch_size=work.height,
     )
+    init, _ = pure_functions(config.model)
+    init_state, step = build_train_step(config, make_mesh(data=1), init(0))
     images = images_of(work)
-    batch = {"degraded": images, "target": images[:, ::-1]}
-    return step, (create_state(params, optimizer), batch)
+    unreadable = np.zeros(work.batch, bool)
+    batch = {"degraded": images, "target": images[:, ::-1], "unreadable": unreadable}
+    return step, (init_state(), batch)
 
 
 def torch_device() -> str:

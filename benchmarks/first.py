@@ -46,12 +46,12 @@ class Start:
 
 def train(workdir: str, flags: list[str]) -> None:
     """The training command, until the metrics of the first step are on the host."""
-    from mprnet_jax.training import loop
+    from mprnet_jax.training.progress import Progress
 
     def update(*_) -> None:
         os._exit(0)
 
-    loop.Progress.update = update  # called with the metrics of each step
+    Progress.update = update  # called with the metrics of each step
     sys.argv = ["train", "--config", f"{CONFIG}:sample", "--workdir", workdir, *flags]
     runpy.run_module("mprnet_jax.train", run_name="__main__", alter_sys=True)
 

@@ -85,7 +85,8 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
     """Trains in this process and writes a sample to `log` after each step."""
     from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from mprnet_jax.data.batches import end_with_parent
-    from mprnet_jax.training import loop
+    from mprnet_jax.training.loop import train
+    from mprnet_jax.training.progress import Progress
 
     end_with_parent()
     config = TrainConfig(
@@ -104,10 +105,10 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
         log_every=10,
     )
     me = psutil.Process()
-    update = loop.Progress.update
+    update = Progress.update
     with open(log, "a", buffering=1) as file:
 
-        def update_and_log(bar: loop.Progress, values: dict) -> None:
+        def update_and_log(bar: Progress, values: dict) -> None:
             update(bar, values)
             step, loss, resident = bar._bar.n, float(values["loss"]), me.memory_info().rss
             now = time.time()
@@ -117,8 +118,8 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
             if sample.step == total:
                 os.kill(me.pid, signal.SIGTERM)
 
-        loop.Progress.update = update_and_log
-        loop.train(config, workdir)
+        Progress.update = update_and_log
+        train(config, workdir)
 
 
 def by_process(samples: list[Sample]) -> list[list[Sample]]:

@@ -5,7 +5,7 @@ A config file returns a `TrainConfig`; the command line changes single fields of
 all others decide what is computed, so a changed one needs a new workdir.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from mprnet_jax.errors import UserError
@@ -202,6 +202,31 @@ class TrainConfig:
                 f"optim.warmup_steps={self.optim.warmup_steps}: must be below "
                 f"total_steps={self.total_steps}"
             )
+
+
+def sample_config(name: str, source: str, total_steps: int, **fields: Any) -> TrainConfig:
+    """Returns a run that takes a few minutes on two CPU cores: a narrow network, embedded photos.
+
+    Args:
+        name: of the run.
+        source: of the data, one of the samples in `SOURCES`.
+        total_steps: a few hundred; validated twice.
+        **fields: other fields of the config.
+    """
+    config = TrainConfig(
+        name=name,
+        model=ModelConfig(width=16, unet_growth=8, orsnet_growth=8, cabs_per_orb=2),
+        data=DataConfig(source=source),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
+        total_steps=total_steps,
+        batch_size=8,
+        patch_size=64,
+        validation_crop=296,
+        validate_every=total_steps // 2,
+        checkpoint_every=50,
+        log_every=10,
+    )
+    return replace(config, **fields)
 
 
 def flatten(config: Any, *, fixed_only: bool = False, prefix: str = "") -> dict[str, Any]:

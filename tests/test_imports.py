@@ -30,7 +30,8 @@ ONLY = {
 }
 # These run where nothing but jax, flax, optax and numpy is installed.
 BARE = ("model", "ops", "training/losses.py", "training/optimizer.py", "training/state.py")
-BARE += ("training/step.py", "training/mixup.py", "devices/compiling.py", "devices/mesh.py")
+BARE += ("training/step.py", "training/mixup.py", "training/build.py")
+BARE += ("devices/compiling.py", "devices/mesh.py")
 
 
 def imports(path):
