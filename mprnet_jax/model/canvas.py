@@ -76,7 +76,8 @@ class Canvas(NamedTuple):
             return parts.reshape((-1, *parts.shape[2:]))
         half = x.shape[axis] // 2
         first = jax.lax.slice_in_dim(x, 0, half, axis=axis)
-        second = slices(x, self.lengths(x, axis) // 2, half, axis)
+        starts = jnp.asarray(self.lengths(x, axis) // 2)
+        second = slices(x, starts, half, axis)
         parts = jnp.stack([first, second], axis=1)
         return self.mask(parts.reshape((-1, *parts.shape[2:])))
 
@@ -88,7 +89,7 @@ class Canvas(NamedTuple):
             return parts.reshape((*parts.shape[:axis], -1, *parts.shape[axis + 2 :]))
         size = x.shape[axis]
         first = pad(parts[:, 0], axis, 0, size)
-        half = self.lengths(parts[:, 0], axis)
+        half = jnp.asarray(self.lengths(parts[:, 0], axis))
         second = slices(pad(parts[:, 1], axis, size, size), size - half, 2 * size, axis)
         return first + second  # at each pixel one of them is zero
 

@@ -6,6 +6,7 @@ host. Both take the bounds from `bound`.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def init_params(shapes: dict, seed: int) -> dict:
     rng = np.random.default_rng(seed)
 
     def draw(node: dict) -> dict:
-        drawn = {}
+        drawn: dict[str, Any] = {}
         for name, child in node.items():
             if isinstance(child, dict):
                 drawn[name] = draw(child)

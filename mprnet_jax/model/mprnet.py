@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import astuple
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from mprnet_jax.model.layers import (
 )
 from mprnet_jax.model.pooling import global_mean
 
-Levels = tuple[jax.Array, jax.Array, jax.Array]  # features at 1, 1/2 and 1/4 of the resolution
+Levels = tuple[jax.Array, ...]  # three: features at 1, 1/2 and 1/4 of the resolution
 
 
 def unconstrained(maps: jax.Array, pieces: int) -> jax.Array:
@@ -217,7 +218,8 @@ class MPRNet(nnx.Module):
         check_images(images)
         if stages not in (1, 2, 3):
             raise ValueError(f"stages={stages}: must be 1, 2 or 3")
-        canvas = Canvas(*images.shape[1:3], sizes)
+        height, width = images.shape[1:3]
+        canvas = Canvas(height, width, sizes)
         shared = Shared(self.slope[...], canvas, pool)
         images = constrain(canvas.mask(images.astype(jnp.float32)), 1)
         halves = constrain(canvas.split(images, ROWS), 2)
@@ -261,7 +263,8 @@ def _abstract(fields: tuple) -> tuple[nnx.GraphDef, dict]:
         # The values do not matter, so all parameters get one key: tracing a new key for each would
         # take seconds.
         key = jax.random.key(0)
-        return MPRNet(ModelConfig(*fields), rngs=SimpleNamespace(params=lambda: key))
+        rngs: Any = SimpleNamespace(params=lambda: key)
+        return MPRNet(ModelConfig(*fields), rngs=rngs)
 
     graph, variables = nnx.split(nnx.eval_shape(model), nnx.Param)
     return graph, nnx.to_pure_dict(variables)

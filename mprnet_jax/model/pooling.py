@@ -3,6 +3,8 @@
 Maps are [batch, height, width, channels]. Sums are float32 whatever the dtype of the maps.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.lax import slice_in_dim
@@ -66,13 +68,14 @@ def window_sums(x: jax.Array, window: int, axis: int) -> jax.Array:
     lose digits.
     """
     count = x.shape[axis] - window + 1
-    sums, length, total, done = x, 1, None, 0
+    sums, length, done = x, 1, 0
+    parts: list[jax.Array] = []
     while True:
         if window & length:
-            part = slice_in_dim(sums, done, done + count, axis=axis)
-            total, done = part if total is None else total + part, done + length
+            parts.append(slice_in_dim(sums, done, done + count, axis=axis))
+            done += length
         if done == window:
-            return total
+            return functools.reduce(jnp.add, parts)
         half = sums.shape[axis] - length
         sums = slice_in_dim(sums, 0, half, axis=axis) + slice_in_dim(
             sums, length, length + half, axis=axis

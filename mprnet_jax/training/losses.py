@@ -23,10 +23,11 @@ def _blur(x: jax.Array) -> jax.Array:
         size = x.shape[axis]
         pad = [(2, 2) if i == axis else (0, 0) for i in range(4)]
         padded = jnp.pad(x, pad, mode="edge")
-        x = sum(
+        blurred = sum(
             weight * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
             for i, weight in enumerate(GAUSSIAN)
         )
+        x = jnp.asarray(blurred)
     return x
 
 

@@ -59,7 +59,7 @@ def train_step(
 
     def total(params: Any, degraded: jax.Array, target: jax.Array) -> tuple[jax.Array, list]:
         losses = stage_losses(apply(params, degraded), target, loss)
-        return sum(losses), losses
+        return jnp.asarray(sum(losses)), losses
 
     gradient = jax.value_and_grad(total, has_aux=True)
     (value, losses), gradients = accumulate_gradients(gradient, accumulate)(
@@ -68,7 +68,7 @@ def train_step(
     norm = optax.tree.norm(gradients)
     after = apply_gradients(state, gradients, norm, optimizer, optim)
     sound = jnp.isfinite(value) & jnp.isfinite(norm)
-    if optim.spike_factor:
+    if state.norms is not None:
         # Until half of the window is filled, the median is infinite and nothing is a spike.
         sound &= ~(norm > optim.spike_factor * jnp.median(state.norms))
     after = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state)

@@ -144,7 +144,9 @@ class Validator:
         """
         if isinstance(params, jax.Array):
             params = unpack(pack(params), self._shapes)
-        scores, read, shown = [], [], []
+        scores: list[np.ndarray] = []  # [4, b] of each batch
+        read: list[np.ndarray] = []
+        shown: list[list[np.ndarray]] = []
         crop = self._config.validation_crop
         for batch, readable in validation_batches(self.held_out, self._batch_size, crop):
             if should_stop():
