@@ -26,7 +26,7 @@ def restore(weights: str, photos: str, output: str) -> None:
 
     device = torch_device()
     read = files.read(weights)
-    model = torch_reference.with_weights(read.config, read.published)
+    model = torch_reference.with_weights(read.config, files.read_official(weights))
     model = model.to(device, memory_format=torch.channels_last)
     Path(output).mkdir()
     for path in sorted(Path(photos).iterdir()):

@@ -1,4 +1,4 @@
-"""Converts weights between PyTorch and JAX, and proves that nothing changed.
+"""Converts weights between PyTorch and JAX, and checks that the network computes the same.
 
 Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth.
 
@@ -13,18 +13,20 @@ from absl import flags
 from mprnet_jax import command
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
-from mprnet_jax.weights import files, parity
+from mprnet_jax.weights import files, names, parity
 
 INPUT = flags.DEFINE_string("input", None, "A .pth file, a .safetensors file or a run folder.")
 OUTPUT = flags.DEFINE_string("output", None, "The .safetensors or .pth file to write.")
 VALIDATE = flags.DEFINE_bool(
-    "validate", False, "Compare each stage with PyTorch's first; write nothing if one differs."
+    "validate",
+    False,
+    "Compare with PyTorch's stages and blocks first; write nothing if one differs.",
 )
 REFERENCE = flags.DEFINE_string(
     "reference",
     None,
     "A Python file, such as MPRNet.py in a clone of the authors' repository. It is run, and its "
-    "class MPRNet is what to compare with, in place of the PyTorch network in this package.",
+    "class MPRNet compared with, in place of the PyTorch network in this package.",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
 
@@ -36,11 +38,13 @@ def main() -> None:
     weights = files.read(INPUT.value)
     if VALIDATE.value or REFERENCE.value:
         use_compile_cache()
-        report = parity.validate(weights, REFERENCE.value)
+        official = files.read_official(INPUT.value)
+        report = parity.validate(weights, official, REFERENCE.value)
         print(report)
-        report.demand_agreement()
+        report.check_agreement()
     files.write(output, weights.config, weights.params, weights.origin)
-    print(f"{output}: {len(weights.published)} tensors, {output.stat().st_size / 1e6:.1f} MB")
+    tensors = len(names.table(weights.config))
+    print(f"{output}: {tensors} tensors, {output.stat().st_size / 1e6:.1f} MB")
 
 
 def check_output(output: Path) -> None:

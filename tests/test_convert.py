@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.weights import files, torch_reference
+from mprnet_jax.weights import files, safetensors, torch_reference
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,10 @@ def test_validated_conversion(tmp_path, published, convert):
     state = torch.load(published, weights_only=True)["state_dict"]
     weights = files.read(output)
     assert weights.origin == {"source": "model_denoising.pth", "task": "denoise"}
-    assert weights.published.keys() == state.keys()
-    assert all(np.array_equal(weights.published[name], state[name]) for name in state)
+    official = files.read_official(output)
+    assert official.keys() == state.keys()
+    assert all(np.array_equal(official[name], state[name]) for name in state)
+    assert f"{len(state)} tensors" in done.stdout
 
 
 def test_failed_validation_writes_nothing(tmp_path, published, convert):
@@ -102,9 +104,9 @@ def test_an_output_that_exists_is_replaced_only_on_demand(tmp_path, published, c
 def test_mistakes_are_one_line_and_leave_nothing(
     tmp_path, published, convert, source, output, message
 ):
-    weights = files.read(published).published
+    weights = files.read_official(published)
     del weights["tail.weight"]
-    files.write_safetensors(tmp_path / "broken.safetensors", weights, {})
+    safetensors.write_file(tmp_path / "broken.safetensors", weights, {})
     before = set(tmp_path.iterdir())
     done = convert(tmp_path / source, tmp_path / output)
     assert done.returncode == 2

@@ -26,14 +26,16 @@ class Shared(NamedTuple):
     pool: Callable[[jax.Array, Canvas], jax.Array] = global_mean  # of channel attention
 
 
-def conv3x3(c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs) -> nnx.Conv:
-    """Returns a 3x3 convolution with zero padding, which keeps the size."""
+def conv3x3(
+    c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs, bias: bool | None = None
+) -> nnx.Conv:
+    """Returns a 3x3 convolution with zero padding, which keeps the size; `bias` as of `conv1x1`."""
     init = uniform((3, 3, c_in, c_out))
     return nnx.Conv(
         c_in,
         c_out,
         (3, 3),
-        use_bias=config.bias,
+        use_bias=config.bias if bias is None else bias,
         dtype=jnp.dtype(config.dtype),
         kernel_init=init,
         bias_init=init,

@@ -113,11 +113,14 @@ class Decoder(nnx.Module):
 
 
 class ORB(nnx.Module):
-    """Original-resolution block: a sequence of CABs and a 3x3 convolution, with a residual."""
+    """Original-resolution block: a sequence of CABs and a 3x3 convolution, with a residual.
+
+    The convolution never has a bias.
+    """
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.body = CABs(config.cabs_per_orb, channels, config, rngs=rngs)
-        self.conv = conv3x3(channels, channels, config, rngs)
+        self.conv = conv3x3(channels, channels, config, rngs, bias=False)
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
         return shared.canvas.mask(self.conv(self.body(x, shared))) + x

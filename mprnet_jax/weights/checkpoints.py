@@ -9,7 +9,6 @@ newer one is complete on disk.
 
 import contextlib
 import hashlib
-import itertools
 import json
 import math
 import uuid
@@ -24,7 +23,8 @@ from jax.experimental import multihost_utils
 
 from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError, one_line
-from mprnet_jax.weights.packing import describe, empty_pack, pack, unpack
+from mprnet_jax.weights.layout import check_layout, describe
+from mprnet_jax.weights.packing import empty_pack, pack, unpack
 from mprnet_jax.weights.store import StorageError, Store
 
 NEWEST_KEPT = 2
@@ -51,7 +51,7 @@ def tree_hash(*trees: Any) -> str:
     for path, leaf in jax.tree_util.tree_flatten_with_path(trees)[0]:
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.view(np.uint8))
+        digest.update(array.view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -256,28 +256,6 @@ def layout(params: Any, training_state: Any) -> dict[str, list[str]]:
     if training_state is not None:
         described[TRAINING_STATE] = describe(training_state, params)
     return described
-
-
-def check_layout(
-    checkpoint: Path, saved: dict[str, list[str]] | None, expected: dict[str, list[str]]
-) -> None:
-    """Raises UserError naming the first array that is not the expected one.
-
-    Without it equally large arrays in another order would be mixed up silently, and other shapes
-    would be taken for damage. `saved` is None for checkpoints of older versions, which have none.
-    """
-    if saved is None:
-        return
-    for name, arrays in expected.items():
-        pairs = itertools.zip_longest(saved[name], arrays, fillvalue="nothing")
-        for number, (found, wanted) in enumerate(pairs):
-            if found != wanted:
-                what = "parameters" if name == PARAMS else "training state"
-                raise UserError(
-                    f"{checkpoint}: holds {found} as array {number} of its {what}, this run needs "
-                    f"{wanted}. It was saved with other versions or settings: use those again, or "
-                    f"train in a new workdir with --config.init_from={checkpoint.parents[1]}"
-                )
 
 
 def split_record(saved: Any) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,52 +1,42 @@
-"""Weight files: `.pth`, `.safetensors` and run folders in, `.pth` and `.safetensors` out.
+"""Reads and writes weight files, by their extension.
 
-A `.safetensors` file holds the published names in PyTorch's layout, float32, so that both
-frameworks read it, and metadata: the model's config as JSON, task and source where known, and the
-licence note.
+`.pth` and `.safetensors` files are read and written, run folders are read.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import logging
 
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.errors import UserError, one_line
+from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet, with_params
-from mprnet_jax.weights import names, pth
+from mprnet_jax.weights import names, pth, safetensors
 from mprnet_jax.weights.names import Params
 
-LICENCE = (
-    "Weights converted from the published MPRNet files stay under their authors' Academic Public "
-    "License: non-commercial use only."
-)
-PUBLISHED_TASKS = {
-    "model_deraining.pth": "derain",
-    "model_deblurring.pth": "deblur",
-    "model_denoising.pth": "denoise",
-}
-MAX_HEADER = 10 * 2**20  # bytes; that of the largest published network takes 40 thousand
+FORMATS = {".pth": pth, ".safetensors": safetensors}
 
 
 class WeightFile(NamedTuple):
     """What a weight file or a run folder holds."""
 
-    config: ModelConfig
+    config: ModelConfig  # the sizes; `dtype` and `remat` have their defaults
     params: Params
-    origin: dict[str, str]  # `source`, the name of the first file, and `task` where it is known
-    published: dict[str, np.ndarray]  # the weights as read, under the published names
+    origin: dict[str, str]  # `source`, the name of the first file, and `task` if it is known
 
 
 def load(path: Path | str, dtype: str = "float32") -> MPRNet:
-    """The network of a `.pth` file, a `.safetensors` file or a run folder.
+    """Returns the network of a `.pth` file, a `.safetensors` file or a run folder.
 
-    `dtype` is that of the computation, "float32" or "bfloat16"; parameters are float32. All sizes
-    follow from the file. Raises UserError if the file cannot be read or is not an MPRNet's.
+    Args:
+        path: the file or folder, from which all sizes follow.
+        dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+
+    Raises:
+        UserError: if the file cannot be read or is not that of an MPRNet.
     """
     weights = read(path)
     config = dataclasses.replace(weights.config, dtype=dtype)
@@ -54,35 +44,30 @@ def load(path: Path | str, dtype: str = "float32") -> MPRNet:
 
 
 def read(path: Path | str) -> WeightFile:
-    """The weights in a `.pth` file, a `.safetensors` file or a run folder.
+    """Reads a `.pth` file, a `.safetensors` file or a run folder.
 
-    Warns of NaN and infinite weights by name. Raises UserError with all that is wrong in one line.
+    Warns of NaN and infinite weights by name. Raises UserError as `load`.
     """
     path = Path(path)
-    origin = {"source": path.name}
+    source = {"source": path.name}
     if path.is_dir():
         from mprnet_jax.weights import run_folder  # Orbax takes seconds to import.
 
-        published = names.to_official(*run_folder.load_params(path))
-    elif not path.exists():
-        raise UserError(f"{path}: there is no such file or folder")
-    elif path.suffix == ".safetensors":
-        published, metadata = read_safetensors(path)
-        origin |= {key: metadata[key] for key in ("source", "task") if key in metadata}
-    elif path.suffix == ".pth":
-        published = pth.read(path)
-        if path.name in PUBLISHED_TASKS:
-            origin["task"] = PUBLISHED_TASKS[path.name]
-    else:
-        raise UserError(f"{path}: not a weight file: use .pth, .safetensors or a run folder")
-    try:
-        config, params = names.from_official(published)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    wrong = [name for name, array in published.items() if not np.isfinite(array).all()]
-    if wrong:
-        logging.warning("%s: %s", path, names.told("NaN or infinite", wrong)[0])
-    return WeightFile(config, params, origin, published)
+        config, params = run_folder.read(path)
+        sizes = dataclasses.replace(config, dtype="float32", remat="none")
+        return WeightFile(sizes, params, source)
+    check_is_weight_file(path)
+    config, params, origin = FORMATS[path.suffix].read(path)
+    return WeightFile(config, params, source | origin)
+
+
+def read_official(path: Path | str) -> dict[str, np.ndarray]:
+    """Returns the weights as they are in a file, by official name; raises UserError as `load`."""
+    path = Path(path)
+    if path.is_dir():
+        return names.to_official(*read(path)[:2])
+    check_is_weight_file(path)
+    return pth.read_tensors(path) if path.suffix == ".pth" else safetensors.read_file(path)[0]
 
 
 def write(
@@ -91,57 +76,32 @@ def write(
     params: Params,
     origin: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a network's weights, `.safetensors` or `.pth` by extension, whole or not at all.
+    """Writes a network's weights, complete or not at all; replaces a file that exists.
 
-    `origin`, as of a `WeightFile`, goes into the metadata of a `.safetensors` file. A file that
-    exists is replaced. Raises UserError for another extension or a place that cannot be written.
+    Args:
+        path: a `.safetensors` or `.pth` file.
+        config: the network's sizes.
+        params: its parameters.
+        origin: as of `WeightFile`; goes into the metadata of a `.safetensors` file.
+
+    Raises:
+        UserError: for another extension, or if the file cannot be written.
     """
     path = Path(path)
     check_extension(path)
-    weights = names.to_official(config, params)
-    metadata = {"config": json.dumps(dataclasses.asdict(config)), "licence": LICENCE}
     with writing(path) as temporary:
-        if path.suffix == ".pth":
-            pth.write(temporary, weights)
-        else:
-            write_safetensors(temporary, weights, metadata | dict(origin or {}))
+        FORMATS[path.suffix].write(temporary, config, params, origin or {})
+
+
+def check_is_weight_file(path: Path) -> None:
+    """Raises UserError if there is no such file or it has another extension."""
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file or folder")
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path}: not a weight file: use .pth, .safetensors or a run folder")
 
 
 def check_extension(path: Path) -> None:
-    """Raises UserError unless weights can be written under this name."""
-    if path.suffix not in (".pth", ".safetensors"):
+    """Raises UserError unless weights can be written to a file of this name."""
+    if path.suffix not in FORMATS:
         raise UserError(f"{path}: weights are written as .safetensors or .pth")
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors and metadata. Raises UserError for a file that is not sound."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with open(path, "rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > MAX_HEADER:
-            raise ValueError(f"its header claims {header} bytes")
-        with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not a sound .safetensors file: {one_line(error)}") from error
-
-
-def write_safetensors(
-    path: Path, weights: Mapping[str, np.ndarray], metadata: dict[str, str]
-) -> None:
-    """Writes float32 tensors; the same give the same bytes, unlike with the safetensors package.
-
-    The format: the header's length in 8 bytes, little-endian; a header in JSON; the numbers.
-    """
-    header, end = {"__metadata__": metadata}, 0
-    for name, array in weights.items():
-        begin, end = end, end + array.nbytes
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [begin, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # aligns the numbers
-    with open(path, "wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for array in weights.values():
-            file.write(array.astype("<f4", copy=False).tobytes())

@@ -1,19 +1,21 @@
-"""The table between our parameters and the names of the published weights.
+"""The table between our parameters and the official names.
 
 Our paths are dotted here, as in `encoder1.level1.cabs.0.conv1.kernel`; our kernels are
-[3, 3, in, out], or [in, out] where the convolution is 1x1. The published names are those of a
-PyTorch `state_dict`, its kernels [out, in, kh, kw]; PReLU's one slope stands there once under
-every CAB.
+[3, 3, in, out], or [in, out] where the convolution is 1x1. The official names are those of the
+authors' files, a PyTorch `state_dict` with kernels [out, in, kh, kw]. PReLU has one slope, which is
+stored there once under every CAB.
 """
 
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import traverse_util
 
 from mprnet_jax.config import ModelConfig
@@ -21,48 +23,50 @@ from mprnet_jax.errors import UserError
 
 Params = dict[str, Any]  # nested; the leaves are float32 arrays
 
-SHOWN = 10  # names that a message spells out for one kind of problem,
-LONGEST = 120  # and characters of each
+MAX_NAMES = 10  # in a message, for one kind of problem
+MAX_NAME = 120  # characters of each
 
 
 class Entry(NamedTuple):
-    """One published tensor and the parameter that holds it."""
+    """One official tensor and the parameter that holds it."""
 
     path: str
     name: str
-    shape: tuple[int, ...]  # as published
+    shape: tuple[int, ...]  # of the official tensor
 
 
 def table(config: ModelConfig) -> list[Entry]:
-    """All published tensors of a network of these sizes, in the order of the computation."""
+    """Returns all official tensors of a network of these sizes, in the order of the computation."""
     c1, c2, c3 = widths = config.level_widths
     c_out = config.width + config.orsnet_growth
     entries = []
 
-    def conv(path: str, name: str, c_in: int, c_out: int, size: int = 1, bias: bool = config.bias):
+    def conv(
+        path: str, name: str, c_in: int, c_out: int, size: int = 1, bias: bool = config.bias
+    ) -> None:
         entries.append(Entry(f"{path}.kernel", f"{name}.weight", (c_out, c_in, size, size)))
         if bias:
             entries.append(Entry(f"{path}.bias", f"{name}.bias", (c_out,)))
 
-    def cab(path: str, name: str, c: int):
+    def cab(path: str, name: str, c: int) -> None:
         conv(f"{path}.conv1", f"{name}.body.0", c, c, 3)
         entries.append(Entry("slope", f"{name}.body.1.weight", (1,)))
         conv(f"{path}.conv2", f"{name}.body.2", c, c, 3)
         conv(f"{path}.attention.squeeze", f"{name}.CA.conv_du.0", c, c // config.reduction)
         conv(f"{path}.attention.excite", f"{name}.CA.conv_du.2", c // config.reduction, c)
 
-    def cabs(path: str, name: str, c: int, count: int = 2):
+    def cabs(path: str, name: str, c: int, count: int = 2) -> None:
         for i in range(count):
             cab(f"{path}.cabs.{i}", f"{name}.{i}", c)
 
-    def sampler(path: str, name: str, c_in: int, c_out: int):
+    def sampler(path: str, name: str, c_in: int, c_out: int) -> None:
         conv(path, f"{name}.1", c_in, c_out, bias=False)
 
-    def shallow(i: int):
+    def shallow(i: int) -> None:
         conv(f"shallow{i}.conv", f"shallow_feat{i}.0", 3, c1, 3)
         cab(f"shallow{i}.cab", f"shallow_feat{i}.1", c1)
 
-    def encoder(i: int):
+    def encoder(i: int) -> None:
         ours, theirs = f"encoder{i}", f"stage{i}_encoder"
         cabs(f"{ours}.level1", f"{theirs}.encoder_level1", c1)
         sampler(f"{ours}.down12.conv", f"{theirs}.down12.down", c1, c2)
@@ -70,12 +74,12 @@ def table(config: ModelConfig) -> list[Entry]:
         sampler(f"{ours}.down23.conv", f"{theirs}.down23.down", c2, c3)
         cabs(f"{ours}.level3", f"{theirs}.encoder_level3", c3)
 
-    def fusion():
+    def fusion() -> None:
         for level, c in enumerate(widths):
             conv(f"encoder2.csff.{level}.encoder", f"stage2_encoder.csff_enc{level + 1}", c, c)
             conv(f"encoder2.csff.{level}.decoder", f"stage2_encoder.csff_dec{level + 1}", c, c)
 
-    def decoder(i: int):
+    def decoder(i: int) -> None:
         ours, theirs = f"decoder{i}", f"stage{i}_decoder"
         cabs(f"{ours}.level3", f"{theirs}.decoder_level3", c3)
         sampler(f"{ours}.up32.conv", f"{theirs}.up32.up", c3, c2)
@@ -85,23 +89,23 @@ def table(config: ModelConfig) -> list[Entry]:
         cab(f"{ours}.skip1", f"{theirs}.skip_attn1", c1)
         cabs(f"{ours}.level1", f"{theirs}.decoder_level1", c1)
 
-    def sam(i: int):
+    def sam(i: int) -> None:
         conv(f"sam{i}.features", f"sam{i}.conv1", c1, c1)
         conv(f"sam{i}.residual", f"sam{i}.conv2", c1, 3)
         conv(f"sam{i}.gate", f"sam{i}.conv3", 3, c1)
 
-    def lifts(ours: str, theirs: str):
+    def lifts(ours: str, theirs: str) -> None:
         sampler(f"{ours}.1.ups.0", f"stage3_orsnet.up_{theirs}1.up", c2, c1)
         sampler(f"{ours}.2.ups.0", f"stage3_orsnet.up_{theirs}2.0.up", c3, c2)
         sampler(f"{ours}.2.ups.1", f"stage3_orsnet.up_{theirs}2.1.up", c2, c1)
         for level in range(3):
             conv(f"{ours}.{level}.conv", f"stage3_orsnet.conv_{theirs}{level + 1}", c1, c_out)
 
-    def orsnet():
+    def orsnet() -> None:
         for i in range(3):
             ours, theirs = f"orsnet.orbs.{i}", f"stage3_orsnet.orb{i + 1}.body"
             cabs(f"{ours}.body", theirs, c_out, config.cabs_per_orb)
-            conv(f"{ours}.conv", f"{theirs}.{config.cabs_per_orb}", c_out, c_out, 3)
+            conv(f"{ours}.conv", f"{theirs}.{config.cabs_per_orb}", c_out, c_out, 3, bias=False)
         lifts("orsnet.encoder_lifts", "enc")
         lifts("orsnet.decoder_lifts", "dec")
 
@@ -123,34 +127,33 @@ def table(config: ModelConfig) -> list[Entry]:
 
 
 def to_official(config: ModelConfig, params: Params) -> dict[str, np.ndarray]:
-    """A network's parameters under the published names, in the published layout, float32.
+    """Returns a network's parameters by official name, in PyTorch's layout, float32.
 
-    Raises UserError if `params` are not those of a network of these sizes.
+    Raises:
+        UserError: if `params` are not those of a network of these sizes.
     """
-    ours = {
-        ".".join(map(str, path)): np.asarray(value)
-        for path, value in traverse_util.flatten_dict(params).items()
-    }
+    ours = {path: np.asarray(value) for path, value in by_path(params).items()}
     entries = table(config)
-    refuse(other_names(dict.fromkeys(entry.path for entry in entries), ours))
-    official = {entry.name: to_published_layout(ours[entry.path]) for entry in entries}
-    refuse(other_shapes(entries, official))
+    raise_problems(name_problems(dict.fromkeys(entry.path for entry in entries), ours))
+    official = {entry.name: to_official_layout(ours[entry.path]) for entry in entries}
+    raise_problems(shape_problems(entries, official))
     return official
 
 
 def from_official(weights: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Params]:
-    """The sizes and parameters of the network that published names and layout describe.
+    """Returns the sizes and parameters of the network with these official tensors.
 
-    Raises UserError, telling all that is wrong at once: missing and unexpected names, other shapes,
-    tensors that are not floats, copies of PReLU's slope that disagree.
+    Raises:
+        UserError: naming all that is wrong at once: missing and unexpected names, other shapes,
+            tensors that are not floats, copies of PReLU's slope that disagree.
     """
     config = infer_config({name: array.shape for name, array in weights.items()})
     entries = table(config)
-    refuse(
-        other_names(dict.fromkeys(entry.name for entry in entries), weights)
-        + other_shapes(entries, weights)
-        + other_types(weights)
-        + other_slopes(entries, weights)
+    raise_problems(
+        name_problems(dict.fromkeys(entry.name for entry in entries), weights)
+        + shape_problems(entries, weights)
+        + dtype_problems(weights)
+        + slope_problems(entries, weights)
     )
     params = {
         tuple(int(key) if key.isdigit() else key for key in entry.path.split(".")): to_our_layout(
@@ -161,27 +164,52 @@ def from_official(weights: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Param
     return config, traverse_util.unflatten_dict(params)
 
 
+def from_file(path: Path, weights: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Params]:
+    """As `from_official`, for a file that errors and warnings of NaN and infinities name."""
+    try:
+        network = from_official(weights)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    warn_of_non_finite(path, weights)
+    return network
+
+
+def by_path(params: Params) -> dict[str, Any]:
+    """Returns the leaves of `params` by dotted path."""
+    flat = traverse_util.flatten_dict(params)
+    return {".".join(map(str, path)): leaf for path, leaf in flat.items()}
+
+
+def warn_of_non_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Logs a warning that names the arrays of a file which hold NaN or infinities."""
+    wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if wrong:
+        logging.warning("%s: %s", path, *summarize("NaN or infinite", wrong))
+
+
 def to_our_layout(array: np.ndarray) -> jax.Array:
-    """[out, in, kh, kw] -> [kh, kw, in, out], or [in, out] where kh = kw = 1; vectors stay."""
+    """Returns [out, in, kh, kw] as [kh, kw, in, out], or [in, out] if 1x1; vectors unchanged."""
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
         array = array[0, 0] if array.shape[:2] == (1, 1) else array
     return jnp.array(array, jnp.float32)
 
 
-def to_published_layout(array: np.ndarray) -> np.ndarray:
-    """Undoes `to_our_layout`."""
+def to_official_layout(array: np.ndarray) -> np.ndarray:
+    """Inverse of `to_our_layout`."""
     if array.ndim > 1:
         array = array if array.ndim == 4 else array[None, None]
         array = array.transpose(3, 2, 0, 1)
-    return np.array(array, np.float32, order="C")  # a copy: JAX lends its memory for reading only
+    return np.array(array, np.float32, order="C")  # a copy: numpy's views of JAX arrays are frozen
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    """The sizes of the network that tensors of these names and shapes belong to.
+    """Returns the sizes of the network with official tensors of these names and shapes.
 
-    Each size is what most tensors of its kind say, so that a single odd one is found odd later.
-    Raises UserError where there is no tensor of a kind.
+    Each size is that of most tensors of its kind, so a single wrong tensor is found wrong later.
+
+    Raises:
+        UserError: if there is no tensor of a kind.
     """
 
     def matching(pattern: str) -> list[str]:
@@ -195,7 +223,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
             raise UserError(f"not the weights of an MPRNet: it has no convolution {pattern}")
         return sizes.most_common(1)[0][0]
 
-    cabs = (  # one place for every width of the network
+    cabs = (  # one for each width of the network
         "shallow_feat*.1",
         "stage*_encoder.encoder_level2.*",
         "stage*_encoder.encoder_level3.*",
@@ -203,7 +231,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     )
     widths = [channels(f"{cab}.body.*.weight") for cab in cabs]
     squeezed = [channels(f"{cab}.CA.conv_du.0.weight") for cab in cabs]
-    fitting = (  # several may do: the published one first
+    fitting = (  # several may fit: the official one first
         r for r in (4, *range(1, widths[0] + 1)) if [c // r for c in widths] == squeezed
     )
     orbs = [matching(f"stage3_orsnet.orb{i}.body.*.CA.conv_du.0.weight") for i in (1, 2, 3)]
@@ -217,43 +245,41 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     )
 
 
-def refuse(problems: list[str]) -> None:
+def raise_problems(problems: list[str]) -> None:
     """Raises UserError if there are problems."""
     if problems:
         raise UserError("; ".join(problems))
 
 
-def other_names(expected: Collection[str], found: Collection[str]) -> list[str]:
-    """What is to be said about missing and unexpected names."""
+def name_problems(expected: Collection[str], found: Collection[str]) -> list[str]:
+    """Describes missing and unexpected names."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
-    return told("missing", missing) + told("unexpected", unexpected)
+    return summarize("missing", missing) + summarize("unexpected", unexpected)
 
 
-def other_shapes(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> list[str]:
-    """What is to be said about tensors whose shape is not the network's."""
+def shape_problems(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> list[str]:
+    """Describes tensors whose shape is not the network's."""
     wrong = [
         f"{entry.name} {list(weights[entry.name].shape)} in place of {list(entry.shape)}"
         for entry in entries
         if entry.name in weights and weights[entry.name].shape != entry.shape
     ]
-    return told("wrongly shaped", wrong)
+    return summarize("wrongly shaped", wrong)
 
 
-def other_types(weights: Mapping[str, np.ndarray]) -> list[str]:
-    """What is to be said about tensors that are not floats."""
-    return told(
-        "not floats",
-        [
-            f"{name} {array.dtype}"
-            for name, array in weights.items()
-            if not jnp.issubdtype(array.dtype, jnp.floating)
-        ],
-    )
+def dtype_problems(weights: Mapping[str, np.ndarray]) -> list[str]:
+    """Describes tensors that are not floats."""
+    wrong = [
+        f"{name} {array.dtype}"
+        for name, array in weights.items()
+        if not jnp.issubdtype(array.dtype, jnp.floating)
+    ]
+    return summarize("not floats", wrong)
 
 
-def other_slopes(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> list[str]:
-    """What is to be said about copies of PReLU's slope that differ from most of them."""
+def slope_problems(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> list[str]:
+    """Describes copies of PReLU's slope that differ from most copies."""
     slopes = {
         entry.name: weights[entry.name].tobytes()
         for entry in entries
@@ -261,13 +287,13 @@ def other_slopes(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> lis
     }
     usual = [slope for slope, _ in Counter(slopes.values()).most_common(1)]
     odd = [name for name, slope in slopes.items() if slope not in usual]
-    return told("unlike the other copies of PReLU's slope", odd)
+    return summarize("unlike the other copies of PReLU's slope", odd)
 
 
-def told(problem: str, names: Collection[str]) -> list[str]:
-    """One phrase on all names that have a problem; none if there are none."""
+def summarize(problem: str, names: Collection[str]) -> list[str]:
+    """Returns one phrase about all names that have a problem; none if there are no names."""
     if not names:
         return []
-    shown = ", ".join(" ".join(name[:LONGEST].split()) for name in list(names)[:SHOWN])
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    shown = ", ".join(" ".join(name[:MAX_NAME].split()) for name in list(names)[:MAX_NAMES])
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return [f"{len(names)} {problem}: {shown}{more}"]

@@ -44,7 +44,7 @@ def split(vector: np.ndarray | jax.Array, shapes: Any) -> Any:
         # Without the barrier XLA compiles each offset in the vector into what uses that array, and
         # equal layers would not share kernels.
         parts = jax.lax.optimization_barrier(jax.lax.split(vector, sizes))
-    return tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)])
+    return jax.tree.unflatten(tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)])
 
 
 def empty_pack(shapes: Any) -> dict[str, np.ndarray]:
@@ -72,30 +72,3 @@ def unpack(vectors: Mapping[str, np.ndarray], shapes: Any) -> Any:
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, values.__getitem__)
 
     return jax.tree.map(take, shapes)
-
-
-def describe(tree: Any, params: Any) -> list[str]:
-    """Describes each array of a pytree, in the order in which `pack` joins them.
-
-    A vector of all parameters is described as the parameters in it. Which of both the training
-    state holds depends on the device, and `pack` makes the same of them.
-
-    Args:
-        tree: arrays, or their shapes and dtypes.
-        params: the parameters, or their shapes and dtypes.
-
-    Returns:
-        Path, dtype and shape of each array, such as "opt_state.0.mu.tail.kernel float32[3,3,8,3]".
-    """
-    total = sum(leaf.size for leaf in jax.tree.leaves(params))
-
-    def expand(leaf: Any) -> Any:
-        if leaf.shape != (total,):
-            return leaf
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, leaf.dtype), params)
-
-    return [
-        f"{jax.tree_util.keystr(path, simple=True, separator='.')} "
-        f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(expand, tree))
-    ]

@@ -2,13 +2,13 @@
 
 Both run in float32, ours with the highest matmul precision. Images are [B, H, W, 3] in [0, 1]. What
 is compared is each stage's image or, to locate a break, each block's features in the order of the
-computation, under the published names.
+computation, under the official names.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,20 +22,20 @@ from mprnet_jax.model.mprnet import with_params
 from mprnet_jax.weights import files, torch_reference
 from mprnet_jax.weights.names import Params
 
-TINY = float(np.finfo(np.float32).tiny)  # keeps silent features from dividing by 0
+TINY = float(np.finfo(np.float32).tiny)  # avoids division by 0 for features that are all 0
 STAGES = ("stage 1", "stage 2", "stage 3")
 SIZES = ((2, 64, 96), (1, 136, 200))  # batch, height, width of the images to validate on
 
-# Of a stage's image, whose range is 1: a 40th of a grey level out of 255. Rounding of float32 gives
-# 1e-6 to 1e-5, the more, the larger the features; most wrong tensors give 1e-2.
+# Largest difference of a stage's image, whose range is 1: a 40th of a grey level of 255. Float32
+# rounding gives 1e-6 to 1e-5, growing with the features; most wrong tensors give 1e-2.
 STAGE_TOLERANCE = 1e-4
-# Of a block's features, as a share of their largest value. Rounding gives 1e-6 whatever their size;
-# a wrong tensor shows here even where the stages hide it.
+# Largest difference of a block's features, as a share of their largest value. Rounding gives 1e-6;
+# a wrong tensor shows here even if the stages hide it.
 BLOCK_TOLERANCE = 1e-5
 
 
 class Difference(NamedTuple):
-    """Our output of one stage or block against PyTorch's."""
+    """How far our output of one stage or block is from PyTorch's."""
 
     name: str
     max_abs: float
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
 
     @classmethod
     def between(cls, name: str, ours: np.ndarray, theirs: np.ndarray) -> "Difference":
-        """The difference of two arrays of one shape, in float64."""
+        """Returns the difference of two arrays of the same shape, computed in float64."""
         distance = np.abs(ours.astype(np.float64) - theirs)
         squared = float(np.mean(distance**2))
         psnr = -10 * math.log10(squared) if squared else math.inf
@@ -59,7 +59,7 @@ class Difference(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A module of ours, dotted, the published module that computes the same, and which output."""
+    """Our module, the official module that computes the same, and the number of its output."""
 
     ours: str
     theirs: str
@@ -67,7 +67,7 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The published module, with the number of the output where it has several."""
+        """The official module, with the number of the output if it has several."""
         return self.theirs if self.output is None else f"{self.theirs}[{self.output}]"
 
 
@@ -98,7 +98,7 @@ class Report(NamedTuple):
             ]
         )
 
-    def demand_agreement(self) -> None:
+    def check_agreement(self) -> None:
         """Raises UserError, naming stage and block, if anything differs by more than rounding."""
         block = first_break(self.blocks)
         if block:
@@ -114,38 +114,44 @@ class Report(NamedTuple):
                 )
 
 
-def validate(weights: files.WeightFile, reference: str | None = None) -> Report:
+def validate(
+    weights: files.WeightFile, official: Mapping[str, np.ndarray], reference: str | None = None
+) -> Report:
     """Compares the network of a weight file with PyTorch's on noise.
 
-    `reference`, as of `torch_reference.with_weights`, is what to compare the stages with. Blocks
-    are compared with the PyTorch network in this package in any case.
+    Args:
+        weights: our network.
+        official: the weights in the file by official name, for PyTorch.
+        reference: as of `torch_reference.with_weights`, to compare the stages with. The blocks are
+            compared with the PyTorch network in this package in any case.
     """
     names = [block.ours for block in blocks(weights.config)]
-    model = torch_reference.with_weights(weights.config, weights.published)
+    model = torch_reference.with_weights(weights.config, official)
     # One program for both sizes and for stages and blocks: compiling takes most of the time.
-    canvas = tuple(map(max, zip(*SIZES)))
+    batch, height, width = map(max, zip(*SIZES))
+    canvas = (batch, height, width)
     with records.announced(f"the network of {weights.config.width} channels to validate it"):
         ours = [
             run_ours(weights.config, weights.params, noise(size), names, canvas) for size in SIZES
         ]
-    blocks_found = compare_blocks(weights.config, ours[0][1], model, noise(SIZES[0]))
+    block_differences = compare_blocks(weights.config, ours[0][1], model, noise(SIZES[0]))
     if reference is not None:
-        model = torch_reference.with_weights(weights.config, weights.published, reference)
-    stages_found = [
+        model = torch_reference.with_weights(weights.config, official, reference)
+    stage_differences = [
         stage._replace(name=f"noise {'x'.join(map(str, size))}, {stage.name}")
         for size, (stages, _) in zip(SIZES, ours)
         for stage in compare_stages(stages, model, noise(size))
     ]
-    return Report(stages_found, blocks_found, reference)
+    return Report(stage_differences, block_differences, reference)
 
 
 def noise(size: tuple[int, int, int]) -> np.ndarray:
-    """Images of uniform noise, the same at every call."""
+    """Returns images of uniform noise, the same at every call."""
     return np.random.default_rng(0).random((*size, 3), np.float32)
 
 
 def compare_stages(ours: list[np.ndarray], model: Any, images: np.ndarray) -> list[Difference]:
-    """Our stages' images of `run_ours` against those of PyTorch's `model`, stage 1 first."""
+    """Compares stages' images of `run_ours` with those of PyTorch's `model`, stage 1 first."""
     theirs, _ = run_theirs(model, images, [])
     return [Difference.between(*stage) for stage in zip(STAGES, ours[::-1], theirs[::-1])]
 
@@ -153,10 +159,10 @@ def compare_stages(ours: list[np.ndarray], model: Any, images: np.ndarray) -> li
 def compare_blocks(
     config: ModelConfig, ours: dict[str, Any], model: Any, images: np.ndarray
 ) -> list[Difference]:
-    """Every block in the order of the computation: ours of `run_ours` against PyTorch's.
+    """Compares all blocks of `run_ours` with PyTorch's, in the order of the computation.
 
-    `model` is of `torch_reference.build`, whose patches come in the order that is known here. A sum
-    of blocks belongs to the block that takes it in, such as that of the lifts to the next ORB.
+    `model` must be of `torch_reference.build`, since the order of its patches matters. Sums of
+    blocks are compared as part of the block that they are input to.
     """
     compared = list(blocks(config))
     _, theirs = run_theirs(model, images, [block.theirs for block in compared])
@@ -171,7 +177,7 @@ def compare_blocks(
 
 
 def first_break(differences: list[Difference]) -> Difference | None:
-    """The first block that differs by more than rounding; None if none does."""
+    """Returns the first block that differs by more than rounding; None if none does."""
     return next((d for d in differences if not d.relative <= BLOCK_TOLERANCE), None)
 
 
@@ -182,15 +188,15 @@ def run_ours(
     wanted: list[str],
     canvas: tuple[int, int, int] | None = None,
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Our stages' images, the last first, and the outputs of the wanted modules.
+    """Runs our network; returns stages' images, the last first, and outputs of the wanted modules.
 
-    With a `canvas`, (batch, height, width), the program is the same for all images that it holds.
+    With a `canvas`, (batch, height, width), the same program runs for all images that fit in it.
     """
     count, height, width = images.shape[:3]
     batch, *whole = canvas or (count, height, width)
     arrays = np.zeros((batch, *whole, 3), np.float32)
     arrays[:count, :height, :width] = images
-    sizes = np.int32([(height, width)] * batch) if canvas else None
+    sizes = np.array([(height, width)] * batch, np.int32) if canvas else None
 
     def crop(maps: jax.Array) -> np.ndarray:
         shares = zip(maps.shape, (count, height, width), (batch, *whole))
@@ -203,7 +209,7 @@ def run_ours(
 
 @functools.lru_cache(maxsize=4)
 def capturing(fields: tuple, wanted: tuple[str, ...]) -> Callable:
-    """A jitted function from parameters and images to stages and outputs of the wanted modules."""
+    """Returns a jitted function from parameters and images to stages and wanted outputs."""
     config = ModelConfig(*fields)
 
     @jax.jit
@@ -225,13 +231,13 @@ def capturing(fields: tuple, wanted: tuple[str, ...]) -> Callable:
 def run_theirs(
     model: Any, images: np.ndarray, wanted: list[str]
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """PyTorch's stages' images, the last first, and the outputs of the wanted modules.
+    """Runs PyTorch's network; returns the same as `run_ours`.
 
-    A module that runs once for each patch gives the patches on the batch axis, in our order.
+    The outputs of a module that runs once per patch are joined on the batch axis, in our order.
     """
     import torch
 
-    calls = {name: [] for name in wanted}
+    calls: dict[str, list[Any]] = {name: [] for name in wanted}
     hooks = [
         model.get_submodule(name).register_forward_hook(lambda _, __, out, to=to: to.append(out))
         for name, to in calls.items()
@@ -250,7 +256,7 @@ def run_theirs(
 
 
 def blocks(config: ModelConfig) -> Iterator[Block]:
-    """The blocks that are the same in both networks, in the order of the computation."""
+    """Yields the blocks that both networks have, in the order of the computation."""
 
     def cabs(ours: str, theirs: str, count: int = 2):
         for i in range(count):

@@ -1,29 +1,58 @@
-"""PyTorch's `.pth` files: read without running anything that they hold, and written.
+"""Reads and writes PyTorch's `.pth` files, without running anything that they hold.
 
 A `.pth` file holds a pickle. Before PyTorch opens it, with `weights_only=True`, the pickle is
-scanned: it may ask for tensors and nothing else. Tensors may claim no more bytes than the file has.
+scanned: it may import tensors and nothing else. Tensors may claim no more bytes than the file has.
 """
 
 import io
+import pickle
 import pickletools
 import re
+import struct
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
+from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError, one_line
+from mprnet_jax.weights.names import Params, from_file, to_official
 
-OLDEST = (2, 10)  # PyTorch before it can be made to run code or to corrupt memory by a weight file
+OFFICIAL_TASKS = {  # the names of the authors' files
+    "model_deraining.pth": "derain",
+    "model_deblurring.pth": "deblur",
+    "model_denoising.pth": "denoise",
+}
+# What the pickle scanner, zipfile and PyTorch's unpickler raised for 14,000 damaged files.
+# The unpickler runs what is left of the pickle's program, with operands of any type, hence
+# TypeError and AttributeError.
+DAMAGE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+OLDEST = "2.10"  # in older versions a weight file can run code or corrupt memory
 OLDEST_REASON = "CVE-2025-32434, CVE-2026-24747"
 ZIP_MAGIC = b"PK\x03\x04"  # by which PyTorch itself tells the two formats apart
-LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys; raw numbers follow
-MAX_PICKLE = 4 * 2**20  # bytes; that of the largest published network takes 83 thousand
+LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys; then raw numbers
+MAX_PICKLE = 4 * 2**20  # bytes; that of the largest official network takes 83 thousand
 TENSOR_GLOBALS = re.compile(
     r"collections OrderedDict|torch \w+Storage"
     r"|torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)"
@@ -31,36 +60,66 @@ TENSOR_GLOBALS = re.compile(
 OTHER_GLOBALS = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}  # opcodes no weight file needs
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a `.pth` file: a state_dict, or a dict that holds one as `state_dict`.
+def read(path: Path) -> tuple[ModelConfig, Params, dict[str, str]]:
+    """Reads the network of a `.pth` file.
+
+    Returns:
+        Sizes, parameters, and the task as `{"task": ...}` if the name is one of the authors' files.
+
+    Raises:
+        UserError: as `read_tensors`, or if the tensors are not those of an MPRNet.
+    """
+    task = OFFICIAL_TASKS.get(path.name)
+    config, params = from_file(path, read_tensors(path))
+    return config, params, {"task": task} if task else {}
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a `.pth` file by name: a state_dict, or a dict with a `state_dict`.
 
     Zip files and the older bare pickles are read; a `module.` before all names is dropped.
-    Raises UserError if the file is anything else, or PyTorch is absent or too old to be safe.
+
+    Raises:
+        UserError: if the file is anything else, or PyTorch is missing or too old to be safe.
     """
     torch = import_torch(path)
     try:
-        for asked in globals_asked(path):
-            if not TENSOR_GLOBALS.fullmatch(asked):
-                raise UserError(f"it asks for {asked!r}, which no tensor needs; do not trust it")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of oddities in files that are refused anyway
+            warnings.simplefilter("ignore")  # about oddities in files that are refused anyway
+            for name in imported_names(path):
+                if not TENSOR_GLOBALS.fullmatch(name):
+                    raise UserError(f"it imports {name!r}, which no tensor needs; do not trust it")
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (UserError, *DAMAGE) as error:
+        raise refusal(path, error) from error
+    try:
         return state_dict(checkpoint, torch, path.stat().st_size)
-    except Exception as error:  # PyTorch raises whatever the damage leads to.
-        raise UserError(f"{path}: not a sound PyTorch weight file: {one_line(error)}") from error
+    except UserError as error:
+        raise refusal(path, error) from error
 
 
-def write(path: Path, weights: Mapping[str, np.ndarray]) -> None:
-    """Writes `{"state_dict": weights}`, as the published files are. Raises UserError as `read`."""
+def refusal(path: Path, error: Exception) -> UserError:
+    """Returns the error for a file that is not read."""
+    return UserError(f"{path}: not a sound PyTorch weight file: {one_line(error)}")
+
+
+def write(path: Path, config: ModelConfig, params: Params, origin: Mapping[str, str]) -> None:
+    """Writes `{"state_dict": ...}` as the authors' files are; it has no place for `origin`.
+
+    Raises:
+        UserError: if PyTorch is missing or too old.
+        OSError: if the file cannot be written.
+    """
     torch = import_torch(path)
+    weights = to_official(config, params)
     tensors = OrderedDict((name, torch.from_numpy(array)) for name, array in weights.items())
-    file = io.BytesIO()  # where a disk is full, PyTorch tells of what follows from it
+    file = io.BytesIO()  # if a disk is full, PyTorch itself raises an error that does not say so
     torch.save({"state_dict": tensors}, file)
     path.write_bytes(file.getbuffer())
 
 
 def import_torch(path: Path) -> ModuleType:
-    """PyTorch, if it is there and new enough to open files of others; else UserError."""
+    """Returns PyTorch; raises UserError if it is missing, or too old to open files safely."""
     try:
         import torch
     except ImportError as error:
@@ -70,13 +129,13 @@ def import_torch(path: Path) -> ModuleType:
     if torch.__version__ < OLDEST:
         raise UserError(
             f"{path}: PyTorch {torch.__version__} does not read .pth files safely "
-            f"({OLDEST_REASON}): install 2.10 or newer, or use .safetensors"
+            f"({OLDEST_REASON}): install {OLDEST} or newer, or use .safetensors"
         )
     return torch
 
 
-def globals_asked(path: Path) -> Iterator[str]:
-    """What the pickles in the file import, as 'module name'. Raises for damaged files."""
+def imported_names(path: Path) -> Iterator[str]:
+    """Yields what the pickles in the file import, as "module name"; raises any of DAMAGE."""
     with open(path, "rb") as file:
         if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
             file.seek(0)
@@ -96,20 +155,20 @@ def globals_asked(path: Path) -> Iterator[str]:
 
 
 def check_pickle(size: int) -> None:
-    """Raises UserError for far more tensors than a network has: each takes memory of its own."""
+    """Raises UserError if a pickle describes far more tensors than a network has."""
     if size > MAX_PICKLE:
         raise UserError(f"its pickle takes {size} bytes, more than that of any network")
 
 
-def imports(file: BinaryIO) -> Iterator[str]:
-    """What the one pickle at the file's position imports."""
+def imports(file: IO[bytes]) -> Iterator[str]:
+    """Yields what the pickle at the file's position imports."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL" or opcode.name in OTHER_GLOBALS:
             yield str(argument or opcode.name)
 
 
 def state_dict(checkpoint: Any, torch: ModuleType, file_size: int) -> dict[str, np.ndarray]:
-    """The tensors of a loaded checkpoint as arrays."""
+    """Returns the tensors of a loaded checkpoint as arrays; raises UserError for anything else."""
     if isinstance(checkpoint, dict):
         checkpoint = checkpoint.get("state_dict", checkpoint)
     if not isinstance(checkpoint, dict):
@@ -121,7 +180,7 @@ def state_dict(checkpoint: Any, torch: ModuleType, file_size: int) -> dict[str, 
             )
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise UserError(f"{name!r} is not an ordinary tensor")
-    # A few bytes can pose as a tensor of any size, by strides of 0.
+    # With strides of 0 a few bytes make a tensor of any size.
     if sum(tensor.numel() * tensor.element_size() for tensor in checkpoint.values()) > file_size:
         raise UserError("its tensors claim to be larger than the file")
     prefix = "module." if all(name.startswith("module.") for name in checkpoint) else ""
@@ -131,6 +190,6 @@ def state_dict(checkpoint: Any, torch: ModuleType, file_size: int) -> dict[str, 
 
 
 def to_array(tensor: Any, torch: ModuleType) -> np.ndarray:
-    """A tensor as an array; NumPy has no bfloat16, so that becomes float32."""
+    """Returns a tensor as an array; bfloat16, which numpy lacks, becomes float32."""
     tensor = tensor.detach()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mprnet_jax.atomic import writing
@@ -13,10 +14,11 @@ from mprnet_jax.config import ModelConfig, flatten
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import abstract
 from mprnet_jax.weights.checkpoints import Checkpoints, as_first_host_sees
+from mprnet_jax.weights.names import Params, by_path, warn_of_non_finite
 
 
 def write_config(run_folder: Path, config: Any) -> None:
-    """Saves a config, a dataclass with a field `model`, as the run folder's `config.json`.
+    """Writes a config, a dataclass with a field `model`, to the run folder's `config.json`.
 
     Raises:
         UserError: if it cannot be written.
@@ -26,7 +28,7 @@ def write_config(run_folder: Path, config: Any) -> None:
 
 
 def read_config(run_folder: Path) -> dict[str, Any]:
-    """The config of a run folder as nested dicts.
+    """Returns the config of a run folder as nested dicts.
 
     Raises:
         UserError: if there is none or it is damaged.
@@ -50,46 +52,48 @@ def check_same_run(run_folder: Path, config: Any) -> None:
     """Raises UserError if the folder holds a run that computes something else."""
     if not (run_folder / "config.json").exists():
         return
-    theirs = read_config(run_folder)
-    for name, ours in flatten(config, fixed_only=True).items():
-        value = theirs
+    saved = read_config(run_folder)
+    for name, wanted in flatten(config, fixed_only=True).items():
+        found: Any = saved
         for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value != ours:
+            found = found.get(part) if isinstance(found, dict) else None
+        if found != wanted:
             raise UserError(
-                f"workdir {run_folder}: belongs to a run with {name}={value}, this one has "
-                f"{name}={ours}; choose another --workdir, or the same value, or remove the "
+                f"workdir {run_folder}: belongs to a run with {name}={found}, this one has "
+                f"{name}={wanted}; choose another --workdir, or the same value, or remove the "
                 "folder if it holds no checkpoints yet"
             )
 
 
 def has_checkpoints(run_folder: Path) -> bool:
-    """Whether there is a checkpoint, sound or not; to be asked by all hosts."""
+    """Returns whether there is a checkpoint, damaged or not; all hosts must call it."""
     folder = run_folder / "checkpoints"
     return as_first_host_sees(
         folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
     )
 
 
-def load_params(run_folder: Path | str) -> tuple[ModelConfig, Any]:
-    """The model config and the best parameters (else the newest) of a run folder, on the host.
+def read(run_folder: Path) -> tuple[ModelConfig, Params]:
+    """Reads a run folder: its model config, and the best parameters (else the newest).
+
+    Warns of NaN and infinite parameters by name.
 
     Raises:
-        UserError: if the folder holds no sound checkpoint, or is not that of a run.
+        UserError: if the folder is not that of a run, or all checkpoints are missing or damaged.
     """
-    run_folder = Path(run_folder)
     try:
-        model = ModelConfig(**read_config(run_folder)["model"])
+        config = ModelConfig(**read_config(run_folder)["model"])
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{run_folder}/config.json: is not of a run of this package, or of an older version"
         ) from error
     checkpoint = None
     if has_checkpoints(run_folder):
-        _, shapes = abstract(model)
+        _, shapes = abstract(config)
         on_host = jax.tree.map(lambda shape: np.empty(shape.shape, shape.dtype), shapes)
         with Checkpoints(run_folder, reading=True) as checkpoints:
             checkpoint = checkpoints.load_best(on_host)
     if checkpoint is None:
         raise UserError(f"{run_folder}: holds no checkpoints yet; train first")
-    return model, checkpoint.params
+    warn_of_non_finite(run_folder, by_path(checkpoint.params))
+    return config, jax.tree.map(jnp.asarray, checkpoint.params)

@@ -21,11 +21,12 @@ from mprnet_jax.errors import one_line
 RECORD = "record"
 METADATA = "_METADATA"  # Orbax's description of a tree
 METADATA_HASH = "_METADATA.sha256"  # ours of that file
-# TensorStore raises ValueErrors that start with the name of a status. INVALID_ARGUMENT and
-# UNIMPLEMENTED are not among these: a wrong call has them.
-STATUS = re.compile(
+# TensorStore raises ValueErrors. Those of files start with the name of a status or, if the content
+# of a file is invalid, with what failed.
+TENSORSTORE_ERROR = re.compile(
     "(ABORTED|ALREADY_EXISTS|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|"
     "NOT_FOUND|OUT_OF_RANGE|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|UNKNOWN): "
+    "|Error (opening|reading|writing) "
 )
 
 
@@ -55,7 +56,7 @@ def is_storage_error(error: BaseException | None) -> bool:
         return False
     if isinstance(error, (OSError, json.JSONDecodeError, UnicodeDecodeError)):
         return True
-    if type(error) is ValueError and STATUS.match(str(error)):
+    if type(error) is ValueError and TENSORSTORE_ERROR.match(str(error)):
         return True
     return is_storage_error(error.__cause__)
 

@@ -1,14 +1,15 @@
-"""MPRNet in PyTorch, with the names of the published weights: the test oracle, and the way back.
+"""MPRNet in PyTorch with the official names, to compare with in tests and `convert --validate`.
 
-Written from the paper's description in the plainest order, on its own: patch after patch in a loop,
-every resize and convolution where the paper draws it. Maps are [batch, channels, height, width].
-PyTorch is imported by the functions, so that this module can be imported without it.
+Written independently from the paper's description, in the plainest order: patch after patch in a
+loop, every resize and convolution where the paper draws it. Maps are [batch, channels, height,
+width]. The functions import PyTorch, so that this module can be imported without it.
 """
 
 import functools
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 
 
-def build(config: ModelConfig):
-    """A torch.nn.Module, MPRNet of these sizes, with PyTorch's default initialisation.
+def build(config: ModelConfig) -> Any:
+    """Returns a torch.nn.Module, MPRNet of these sizes, with PyTorch's default initialisation.
 
     `model(images, stages=3)` takes [B, 3, H, W] float32 images in [0, 1], H and W multiples of 8,
     and returns the stages' images, the last stage first. `config.dtype` is ignored: all is float32.
@@ -33,21 +34,27 @@ def build(config: ModelConfig):
 
 
 def with_weights(
-    config: ModelConfig, published: Mapping[str, np.ndarray], reference: str | None = None
-):
-    """A torch.nn.Module, MPRNet with these weights: this one or, with `reference`, the user's.
+    config: ModelConfig, official: Mapping[str, np.ndarray], reference: str | None = None
+) -> Any:
+    """Returns a torch.nn.Module, MPRNet with these weights: that of `build`, or the user's.
 
-    `reference` is a Python file, such as MPRNet.py in a clone of the authors' repository. It is run
-    and its class `MPRNet` built. Raises UserError if that fails or the weights do not fit.
+    Args:
+        config: the network's sizes.
+        official: its weights by official name.
+        reference: a Python file of the user's, such as MPRNet.py in a clone of the authors'
+            repository. It is run, and its class `MPRNet` is built.
+
+    Raises:
+        UserError: if that fails or the weights do not fit.
     """
     torch = _import_torch()
-    tensors = {name: torch.tensor(array.astype(np.float32)) for name, array in published.items()}
+    tensors = {name: torch.tensor(array.astype(np.float32)) for name, array in official.items()}
     if reference is None:
         model = build(config)
         model.load_state_dict(tensors)
         return model.eval()
     try:
-        # Not imported, which would leave bytecode in the user's folder.
+        # Not imported, which would write bytecode to the user's folder.
         module = ModuleType("reference")
         exec(compile(Path(reference).read_bytes(), reference, "exec"), module.__dict__)
         model = module.MPRNet(
@@ -57,14 +64,14 @@ def with_weights(
             num_cab=config.cabs_per_orb,
         )
         model.load_state_dict(tensors)
-    except Exception as error:  # It is the user's code: it may raise anything.
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{reference}: cannot be the reference: {reason[:300]}") from error
+    except Exception as error:  # reason: the user's own code may raise anything
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{reference}: cannot be the reference: {text[:300]}") from error
     return model.eval()
 
 
 def _import_torch() -> ModuleType:
-    """PyTorch, or UserError."""
+    """Returns PyTorch, or raises UserError."""
     try:
         import torch
     except ImportError as error:
@@ -183,9 +190,10 @@ def _mprnet_class() -> type:
             return attended, restored
 
     class ORB(nn.Module):
-        def __init__(self, c, num_cab, cab, bias):
+        def __init__(self, c, num_cab, cab):
             super().__init__()
-            self.body = nn.Sequential(*[cab(c) for _ in range(num_cab)], conv(c, c, 3, bias))
+            # The last convolution never has a bias.
+            self.body = nn.Sequential(*[cab(c) for _ in range(num_cab)], conv(c, c, 3, False))
 
         def forward(self, x):
             return self.body(x) + x
@@ -194,9 +202,9 @@ def _mprnet_class() -> type:
         def __init__(self, widths, c, num_cab, cab, bias):
             super().__init__()
             c1, c2, c3 = widths
-            self.orb1 = ORB(c, num_cab, cab, bias)
-            self.orb2 = ORB(c, num_cab, cab, bias)
-            self.orb3 = ORB(c, num_cab, cab, bias)
+            self.orb1 = ORB(c, num_cab, cab)
+            self.orb2 = ORB(c, num_cab, cab)
+            self.orb3 = ORB(c, num_cab, cab)
             self.up_enc1 = Up(c2, c1)
             self.up_dec1 = Up(c2, c1)
             self.up_enc2 = nn.Sequential(Up(c3, c2), Up(c2, c1))

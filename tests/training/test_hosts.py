@@ -11,8 +11,9 @@ import pytest
 
 from mprnet_jax.config import MeshConfig
 from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.weights import run_folder
 from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints
-from mprnet_jax.weights.run_folder import load_params, write_config
+from mprnet_jax.weights.run_folder import write_config
 
 
 def free_port():
@@ -149,7 +150,7 @@ def test_a_process_that_is_lost_ends_the_others_with_a_message(long_run, tmp_pat
     output = other.finish()
     assert other.returncode != 0
     assert gone(output)
-    load_params(tmp_path)
+    run_folder.read(tmp_path)
 
 
 def test_a_disk_that_fails_on_one_host_ends_all_of_them(long_run, tmp_path, start_two, faults):

@@ -11,10 +11,10 @@ from mprnet_jax.training import build, loop, monitor, setup, validation
 from mprnet_jax.training.progress import WARM_STEPS, Trace
 from mprnet_jax.training.setup import Run
 from mprnet_jax.training.validation import Validation
-from mprnet_jax.weights import files
+from mprnet_jax.weights import files, run_folder
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
 from mprnet_jax.weights.packing import join
-from mprnet_jax.weights.run_folder import check_same_run, load_params
+from mprnet_jax.weights.run_folder import check_same_run
 
 
 def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys):
@@ -28,7 +28,7 @@ def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys
 
     steps = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     assert {4, 6} <= steps <= {3, 4, 6}  # the newest two and the best
-    model, params = load_params(tmp_path)
+    model, params = run_folder.read(tmp_path)
     assert model == tiny_run.model
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
@@ -119,7 +119,7 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkey
         checkpoints.set_score(6, 1000.0)
     assert (int(state.step), record["batches"], record["counts"]["skipped"]) == (5, 6, 1)
     # The moving average is what is validated and exported, and it is not the parameters.
-    np.testing.assert_array_equal(join(load_params(tmp_path)[1]), state.ema)
+    np.testing.assert_array_equal(join(run_folder.read(tmp_path)[1]), state.ema)
     assert not np.array_equal(state.params, state.ema)
 
 

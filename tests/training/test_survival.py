@@ -13,7 +13,7 @@ import pytest
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.training import monitor, setup
-from mprnet_jax.weights.run_folder import load_params
+from mprnet_jax.weights import run_folder
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 
@@ -145,7 +145,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tiny_run, tmp_path, s
     assert "a checkpoint cannot be written" in output.strip().splitlines()[-1]
     assert "Traceback" not in output, output
     assert before in process.saved_steps()
-    load_params(workdir)
+    run_folder.read(workdir)
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -166,7 +166,7 @@ def test_each_write_that_fails_ends_the_run_with_one_line(
         assert "UserError: " in output.strip().splitlines()[-1]
         assert "Traceback" not in output, output
         if process.saved_steps():
-            load_params(workdir)
+            run_folder.read(workdir)
 
 
 def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, tmp_path, go_on):

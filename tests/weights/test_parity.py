@@ -5,8 +5,10 @@ norm. What is measured lies a factor of ten below.
 """
 
 import textwrap
+from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 
@@ -16,13 +18,24 @@ from mprnet_jax.model import layers
 from mprnet_jax.weights import files, names, parity, torch_reference
 
 
-def random_network(config: ModelConfig) -> files.WeightFile:
+class Network(NamedTuple):
+    """A network of ours, and the same weights by official name."""
+
+    config: ModelConfig
+    params: names.Params
+    official: dict[str, np.ndarray]
+
+    def validate(self) -> parity.Report:
+        return parity.validate(files.WeightFile(self.config, self.params, {}), self.official)
+
+
+def random_network(config: ModelConfig) -> Network:
     """Weights as PyTorch starts them."""
     torch.manual_seed(0)
     state = torch_reference.build(config).state_dict()
-    published = {name: tensor.numpy() for name, tensor in state.items()}
-    _, params = names.from_official(published)
-    return files.WeightFile(config, params, {}, published)
+    official = {name: tensor.numpy() for name, tensor in state.items()}
+    _, params = names.from_official(official)
+    return Network(config, params, official)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +49,7 @@ def random_network(config: ModelConfig) -> files.WeightFile:
 )
 def test_stages_agree(config, size):
     network = random_network(config)
-    model = torch_reference.with_weights(config, network.published)
+    model = torch_reference.with_weights(config, network.official)
     ours, _ = parity.run_ours(config, network.params, parity.noise(size), [])
     for stage in parity.compare_stages(ours, model, parity.noise(size)):
         assert stage.max_abs < 1e-5, stage
@@ -60,7 +73,7 @@ class TestBlocks:
 
     def compare(self, spoil=lambda params: None, size=(2, 16, 24), canvas=None):
         network = random_network(self.config)
-        model = torch_reference.with_weights(self.config, network.published)
+        model = torch_reference.with_weights(self.config, network.official)
         spoil(network.params)
         compared = [block.ours for block in parity.blocks(self.config)]
         images = parity.noise(size)
@@ -98,7 +111,7 @@ class TestBlocks:
         assert parity.first_break(self.compare(transpose)).name == block
 
     def test_a_wrong_resize_is_found(self, monkeypatch):
-        monkeypatch.setattr(layers, "halve", lambda x: x[:, ::2, ::2])
+        monkeypatch.setattr(layers, "downsample2x", lambda x: x[:, ::2, ::2])
         # A size of its own, so that no program is used that was compiled for the sound network.
         differences = self.compare(size=(1, 16, 16))
         assert parity.first_break(differences).name == "stage1_encoder.down12"
@@ -113,19 +126,19 @@ class TestBlocks:
 def test_disagreement_is_told_with_block_or_stage(monkeypatch):
     monkeypatch.setattr(parity, "SIZES", ((2, 16, 24),))
     network = random_network(TestBlocks.config)
-    report = parity.validate(network)
-    report.demand_agreement()
+    report = network.validate()
+    report.check_agreement()
     for name in ("stage 1", "stage 2", "stage 3"):
         assert f"noise 2x16x24, {name}" in str(report)
 
     differing = report.stages[1]._replace(max_abs=float("nan"))  # as a user's reference might
     with pytest.raises(UserError, match=r"stage 2: differs .* by nan, though all blocks agree"):
-        report._replace(stages=[differing]).demand_agreement()
+        report._replace(stages=[differing]).check_agreement()
 
     squeeze = network.params["decoder2"]["level1"]["cabs"][0]["attention"]["squeeze"]
     squeeze["kernel"] = squeeze["kernel"][::-1]
     with pytest.raises(UserError, match=r"decoder_level1\.0: is the first block that differs"):
-        parity.validate(network).demand_agreement()
+        network.validate().check_agreement()
 
 
 CLONE = """
@@ -144,7 +157,7 @@ def test_a_users_own_network_is_the_other_side(tmp_path, config):
     clone = tmp_path / "MPRNet.py"
     clone.write_text(textwrap.dedent(CLONE))
     network = random_network(config)
-    model = torch_reference.with_weights(config, network.published, str(clone))
+    model = torch_reference.with_weights(config, network.official, str(clone))
     images = parity.noise((1, 8, 8))
     ours, _ = parity.run_ours(config, network.params, images, [])
     stages = parity.compare_stages(ours, model, images)
@@ -166,6 +179,6 @@ def test_a_reference_that_does_not_serve_is_refused(tmp_path, config, content, r
     clone = tmp_path / "MPRNet.py"
     if content is not None:
         clone.write_text(textwrap.dedent(content))
-    published = random_network(config).published
+    official = random_network(config).official
     with pytest.raises(UserError, match=f"MPRNet.py: cannot be the reference: .*{reason}"):
-        torch_reference.with_weights(config, published, str(clone))
+        torch_reference.with_weights(config, official, str(clone))

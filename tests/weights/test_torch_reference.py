@@ -59,7 +59,7 @@ def test_cost_at_256_is_the_published_networks(preset):
     assert round(macs / 1e9, 1) == PUBLISHED[preset][1]
 
 
-def test_biases_are_added_everywhere_but_in_the_samplers():
+def test_biases_are_added_everywhere_but_in_samplers_and_at_the_ends_of_orbs():
     config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1, bias=True)
     model = torch_reference.build(config)
     without = [
@@ -67,8 +67,10 @@ def test_biases_are_added_everywhere_but_in_the_samplers():
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Conv2d) and module.bias is None
     ]
-    assert len(without) == 8 + 6  # in the two U-Nets and in ORSNet
-    assert all(".down" in name or ".up" in name for name in without)
+    samplers = [name for name in without if ".down" in name or ".up" in name]
+    assert len(samplers) == 8 + 6  # in the two U-Nets and in ORSNet
+    ends = [f"stage3_orsnet.orb{i}.body.{config.cabs_per_orb}" for i in (1, 2, 3)]
+    assert sorted(set(without) - set(samplers)) == ends
 
 
 def test_quadrants_of_stage_1_know_each_other_only_through_the_decoder():
