@@ -186,7 +186,7 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
     from PIL import Image
 
     from mprnet_jax.imageio import photos
-    from mprnet_jax.restoration.pipeline import restore_photos, shown
+    from mprnet_jax.restoration.pipeline import restore_photos, to_rgb8
     from mprnet_jax.restoration.restorer import Restorer
 
     warnings.filterwarnings("ignore", module="PIL")  # tells of damaged metadata, at length
@@ -218,7 +218,7 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
             file = Path(folder) / f"{source.stem}-restored.png"
             photos.write(file, after)
             yield (
-                (shown(before), shown(after)),
+                (to_rgb8(before), to_rgb8(after)),
                 gradio.DownloadButton(f"Download {file.name}", value=file, interactive=True),
             )
 

@@ -15,7 +15,8 @@ import numpy as np
 from absl import flags
 
 from mprnet_jax.command import run
-from mprnet_jax.data.datasets import find_benchmark, open_benchmark, plain
+from mprnet_jax.data.datasets import find_benchmark, normalized_name
+from mprnet_jax.data.opening import open_benchmark
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
@@ -43,7 +44,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces the scores in --outp
 def main() -> None:
     """Runs the command."""
     check_flags()
-    keys = list(dict.fromkeys(plain(name) for name in NAMES.value))
+    keys = list(dict.fromkeys(normalized_name(name) for name in NAMES.value))
     titles = {key: find_benchmark(key).title for key in keys}
     # All sets are opened first, so that a mistake shows before hours of work.
     sets = {key: open_benchmark(key, DATA_ROOT.value) for key in keys}

@@ -4,8 +4,8 @@ Example:
 
     python -m mprnet_jax.prepare --benchmark GoPro --source datasets --data_dir prepared
 
---source is the folder that the set's own folders lie in. Where decoding large pictures would starve
-the device, --cut 512 stores overlapping pieces of training pictures, and --raw plain arrays.
+--source is the folder that holds the set's own folders. Where decoding large pictures is slower
+than the device, --cut 512 stores overlapping pieces of training pictures, and --raw stores arrays.
 """
 
 import sys
@@ -14,15 +14,16 @@ from pathlib import Path
 from absl import flags
 
 from mprnet_jax.command import run
-from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, open_splits, plain
+from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, normalized_name
+from mprnet_jax.data.opening import open_splits
 from mprnet_jax.errors import UserError
 
-BENCHMARK = flags.DEFINE_string("benchmark", None, "Name of the set, such as GoPro.")
-SOURCE = flags.DEFINE_string("source", None, "Folder that the set's folders lie in.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared sets.")
+BENCHMARK = flags.DEFINE_string("benchmark", "", "Name of the set, such as GoPro.")
+SOURCE = flags.DEFINE_string("source", "", "Folder that holds the set's folders.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder for prepared sets.")
 CUT = flags.DEFINE_integer("cut", 0, "Side of the pieces of training pictures; 0: uncut.")
 RAW = flags.DEFINE_bool("raw", False, "Store arrays: larger on disk, but nothing to decode.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the places of SIDD's 300 patches a photo.", 0)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the positions of SIDD's 300 patches per photo.", 0)
 
 SIDD_PATCHES, SIDD_SIZE = 300, 256
 SMALLEST_CUT = 64
@@ -33,7 +34,7 @@ def main() -> None:
     """Runs the command."""
     from mprnet_jax.data.prepared import overlapping_pieces, random_patches, write
 
-    key = plain(BENCHMARK.value)
+    key = normalized_name(BENCHMARK.value)
     name, cut = key, None
     if CUT.value:
         if key == "sidd" or key not in TRAINING_SETS or CUT.value < SMALLEST_CUT:

@@ -1,4 +1,4 @@
-"""Work that threads do ahead of the one who asks for its results."""
+"""Thread pools that compute results before they are asked for."""
 
 import os
 from collections import deque
@@ -8,51 +8,51 @@ from typing import TypeVar
 
 from mprnet_jax.errors import UserError
 
-# One a core that this process may use, and not so many that what they hold fills the memory.
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+# One for each core that this process may use, up to a limit that bounds the memory they hold.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 THREADS = min(CORES, 16)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_ahead(
+def prefetch(
     pool: ThreadPoolExecutor,
     function: Callable[[Item], Result],
     items: Iterable[Item],
     count: int,
 ) -> Iterator[Result]:
-    """The function's results in order, `count` of them computed before they are asked for."""
-    waiting: deque[Future[Result]] = deque()
+    """Yields `function(item)` in order, with up to `count` further calls running in the pool."""
+    pending: deque[Future[Result]] = deque()
     for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(pool.submit(function, item))
+        if len(pending) > count:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
-def parallel_map(work: Callable[[int], Result], count: int) -> Iterator[Result]:
-    """work(0) to work(count - 1), in order; `THREADS` are up to two calls each ahead.
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yields `function(item)` in order, computed by `THREADS` threads.
 
-    Decoders, NumPy and OpenCV let go of the interpreter while they work, so threads suffice.
+    Decoders, NumPy and OpenCV release the interpreter lock while they work, so threads suffice.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            yield from map_ahead(pool, work, range(count), 2 * THREADS)
-        finally:  # nobody waits for what nobody will ask for
+            yield from prefetch(pool, function, items, 2 * THREADS)
+        finally:  # the caller may stop early
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def parallel_map_or_error(
-    work: Callable[[int], Result], count: int
+    function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result | UserError]:
-    """`parallel_map`; where the work raises a UserError, that comes in place of the result."""
+    """Like `parallel_map`, but yields a UserError that the function raises as its result."""
 
-    def work_or_error(number: int) -> Result | UserError:
+    def result_or_error(item: Item) -> Result | UserError:
         try:
-            return work(number)
+            return function(item)
         except UserError as error:
             return error
 
-    yield from parallel_map(work_or_error, count)
+    yield from parallel_map(result_or_error, items)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
@@ -134,3 +135,16 @@ def tiny_run(tiny_model) -> TrainConfig:
         validate_every=3,
         log_every=1,
     )
+
+
+@pytest.fixture
+def photo() -> Callable[..., np.ndarray]:
+    """Makes noise [H, W, C] of a size and dtype."""
+
+    def make(height: int, width: int, dtype=np.uint8, channels: int = 3) -> np.ndarray:
+        floats = np.random.default_rng(0).random((height, width, channels))
+        if np.issubdtype(dtype, np.integer):
+            return (floats * np.iinfo(dtype).max).astype(dtype)
+        return floats.astype(dtype)
+
+    return make

@@ -14,7 +14,8 @@ import scipy.io
 from PIL import Image
 
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.data.datasets import BENCHMARKS, open_benchmark
+from mprnet_jax.data.datasets import BENCHMARKS
+from mprnet_jax.data.opening import open_benchmark
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate

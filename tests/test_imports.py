@@ -1,12 +1,13 @@
-"""The rules of who imports whom keep the folders free of circles, and the package light."""
+"""The rules of who imports whom keep files and folders free of circles, and the package light."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "mprnet_jax"
-TOP = ("config", "errors", "atomic", "command", "threads")
+TOP = ("config", "errors", "atomic", "command", "symmetries", "threads")
 # Folder -> the folders it may import from. Commands and the package itself may import any.
 ALLOWED = {
     "ops": (),
@@ -24,7 +25,7 @@ ALLOWED = {
 ONLY = {
     "orbax": ("weights/store.py", "compat/orbax.py"),
     "grain": ("data",),
-    "tensorflow_datasets": ("data",),
+    "tensorflow_datasets": ("data", "compat/tfds.py"),
     "gradio": ("demo.py",),
     "torch": ("weights", "evaluation/perceptual.py"),
 }
@@ -62,6 +63,25 @@ def test_folders_import_in_one_direction():
             if module.startswith("mprnet_jax."):
                 other = module.split(".")[1]
                 assert other in (*TOP, folder, *ALLOWED[folder]), f"{name} imports {module}"
+
+
+def test_no_files_import_each_other():
+    """Nor do they in a larger circle; imports inside functions count too."""
+    files = {
+        "mprnet_jax." + name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+        for path, name in sources()
+        if path.parent != PACKAGE or path.name != "__init__.py"
+    }
+    imported = {}
+    for file, path in files.items():
+        targets = [module for module, _ in imports(path) if module.startswith("mprnet_jax.")]
+        # `from package.module import name` is listed as package.module.name.
+        names = {name for target in targets for name in (target, target.rpartition(".")[0])}
+        imported[file] = names & files.keys() - {file}
+    try:
+        graphlib.TopologicalSorter(imported).prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(" imports ".join(reversed(error.args[1]))) from None
 
 
 def test_heavy_packages_stay_in_their_place():

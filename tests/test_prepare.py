@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 
 from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
-from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, open_benchmark, open_splits
+from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS
+from mprnet_jax.data.opening import open_benchmark, open_splits
 from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
@@ -103,8 +104,10 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
     for train, validation in VALIDATED_ON.items():
         config = DataConfig("prepared", str(tmp_path / "prepared"), train, validation)
         batches = TrainingBatches(*training_source(config), batch_size=2, patch_size=16, seed=0)
-        state, metrics = step(state, next(batches))
+        batch = next(batches)
         batches.close()
+        assert not batch.pop("unreadable").any()
+        state, metrics = step(state, batch)
         assert np.isfinite(metrics["loss"])
         held_out = open_splits(validation, tmp_path)["test"]
         assert_same(validation_source(config), held_out)
@@ -150,8 +153,8 @@ def test_a_damaged_picture_of_a_prepared_set_is_named(tmp_path, monkeypatch):
     mini["write_pairs"](tmp_path / "HIDE/test")
     source = open_benchmark("hide", tmp_path)
     prepared = Prepared(write(tmp_path, "hide", {"test": source}), "test")
-    record = prepared._record(1)
-    monkeypatch.setattr(prepared, "_record", lambda _: record | {"degraded": b"no picture"})
+    record = prepared.record(1)
+    monkeypatch.setattr(prepared, "record", lambda _: record | {"degraded": b"no picture"})
     name = record["name"].decode()
     with pytest.raises(UserError, match=rf"hide/.*, {name}, degraded: cannot be read as a picture"):
         prepared[1]
@@ -292,7 +295,7 @@ def test_the_command_prepares_pieces(tmp_path):
     assert train[0]["target"].shape == (64, 64, 3)
     again = run(*flags, "--raw")
     assert again.returncode == 2
-    assert "is there already" in again.stderr.splitlines()[-1]
+    assert "exists already" in again.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

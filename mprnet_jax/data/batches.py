@@ -1,26 +1,27 @@
-"""From a source of examples to batches: grain for training, plain iteration for validation.
+"""Turns sources of examples into batches: grain for training, plain iteration for validation.
 
 Batches are dicts of uint8 [B, H, W, 3]: "degraded" and "target".
 """
 
 import contextlib
 import multiprocessing
-import multiprocessing.resource_tracker
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
+from mprnet_jax.compat.grain import prepare_for_workers
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
 from mprnet_jax.data.augment import RandomPatch, center_crop
-from mprnet_jax.data.datasets import PREPARED, open_folder
-from mprnet_jax.data.pairs import Cached, Example
+from mprnet_jax.data.opening import open_folder, open_prepared
+from mprnet_jax.data.pairs import Cached, Example, Source
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 from mprnet_jax.threads import parallel_map_or_error
@@ -30,37 +31,34 @@ SAMPLES = {
     "sample_blur": degradations.add_blur,
     "sample_noise": degradations.add_noise,
 }
+MESSAGE = np.dtype("<U500")  # of an example that cannot be read; workers share arrays only
 
 
-def training_source(
-    config: DataConfig,
-) -> tuple[Sequence[Example], degradations.Degradation | None]:
-    """The training examples that a config names, with `.names`, and what degrades clean ones."""
+def training_source(config: DataConfig) -> tuple[Source, degradations.Degradation | None]:
+    """Opens the training set of a config.
+
+    Returns:
+        The source, and what degrades its patches where it holds clean photos only.
+    """
     if degrade := SAMPLES.get(config.source):
         return sample.Photos(sample.TRAINING_PHOTOS), degrade
     pairs = _pairs(config, config.train, "train")
     return Cached(pairs, floor=memory.available_host_bytes() // 2), None
 
 
-def validation_source(config: DataConfig) -> Sequence[Example]:
-    """The held-out pairs that a config names; has `.names`."""
+def validation_source(config: DataConfig) -> Source:
+    """Opens the validation set of a config."""
     if degrade := SAMPLES.get(config.source):
         return sample.DegradedPhotos(sample.HELD_OUT_PHOTOS, degrade)
     return _pairs(config, config.validation, "test")
 
 
-def _pairs(config: DataConfig, name: str, split: str) -> Sequence[Example]:
-    """The pairs of a folder, or of a split of a prepared set."""
+def _pairs(config: DataConfig, name: str, split: str) -> Source:
+    """Opens the folder of this name, or the split of the prepared set of this name."""
+    root = Path(config.root)
     if config.source == "prepared":
-        from mprnet_jax.data.prepared import Prepared  # TFDS takes its time to import
-
-        return Prepared(Path(config.root) / PREPARED / name, split)
-    return open_folder(_folder(config, name))
-
-
-def _folder(config: DataConfig, name: str) -> Path:
-    folder = Path(config.root) / name
-    if not folder.is_dir():
+        return open_prepared(root, name, split)
+    if not (root / name).is_dir():
         sets = f" ({config.published})" if config.published else ""
         raise UserError(
             f"data.root={config.root!r} has no folder {name}: it must hold "
@@ -68,22 +66,22 @@ def _folder(config: DataConfig, name: str) -> Path:
             f"to validate on{sets}; point elsewhere with --config.data.root=DIR, or add :sample to "
             "the config's name to train without data"
         )
-    return folder
+    return open_folder(root / name)
 
 
 class TrainingBatches(Iterator[Example]):
-    """An endless stream of batches of random patches, or of a share of each.
+    """An endless stream of batches of random patches, or of one host's share of each batch.
 
-    Batch number i is a function of the seed and i alone: whatever the number of threads, workers or
-    hosts, the same examples meet in it, and a stream can start at any i without replaying others.
+    Batch i is a function of the seed and i alone: it holds the same examples for any number of
+    threads, workers and hosts, and a stream can start at any i without reading earlier batches.
 
-    An example that cannot be read is replaced by the next one of the source that can; "unreadable"
-    in a batch, int [B], has the numbers of such examples in the source, and -1 for all others.
+    The next readable example of the source stands in for one that cannot be read. "unreadable" in a
+    batch, strings [B], holds the error message of the example that was replaced, and is else empty.
     """
 
     def __init__(
         self,
-        source: Sequence[Example],
+        source: Source,
         degrade: degradations.Degradation | None = None,
         *,
         batch_size: int,
@@ -94,7 +92,22 @@ class TrainingBatches(Iterator[Example]):
         num_workers: int = 0,
         share: range | None = None,
     ):
-        """`share`: which images of each batch to load; by default all."""
+        """Starts to read.
+
+        Args:
+            source: the examples.
+            degrade: makes "degraded" from "target", for sources of clean photos.
+            batch_size: examples in a batch, of all hosts together.
+            patch_size: side of the patches in pixels.
+            saturation: whether to scale the saturation of some examples.
+            seed: of the order of examples and of the augmentation.
+            start: index of the first batch.
+            num_workers: processes that read; with 0 threads of this process read.
+            share: which examples of each batch this host reads; by default all.
+
+        Raises:
+            UserError: if no example can be read.
+        """
         share = share or range(batch_size)
         self._names, self._batch_size = source.names, batch_size
         self._order = _shuffled(range(len(source)), seed)
@@ -107,16 +120,13 @@ class TrainingBatches(Iterator[Example]):
             .to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=32))
         )
         if num_workers:
-            # Grain's worker processes read absl flags, which only absl.app parses.
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()
+            prepare_for_workers()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=num_workers),
                 worker_init_fn=end_with_parent,
             )
-        # Workers start with the first batch, and inherit that they leave these signals to us. Their
-        # resource tracker comes first: whichever thread starts it gets these signals again.
-        multiprocessing.resource_tracker.ensure_running()
+        # Workers start with the first batch and inherit the blocked signals, so that only this
+        # process gets them.
         with blocked(signal.SIGTERM, signal.SIGINT):
             self._iterator = iter(dataset)
             self._first = [next(self._iterator)]
@@ -125,36 +135,39 @@ class TrainingBatches(Iterator[Example]):
         return self._first.pop() if self._first else next(self._iterator)
 
     def names(self, batch: int) -> list[str]:
-        """The names of the examples that batch number `batch` consists of, over all hosts."""
-        places = range(batch * self._batch_size, (batch + 1) * self._batch_size)
-        return [self._names[self._order[place]] for place in places]
+        """Returns the names of the examples of batch number `batch`, over all hosts."""
+        positions = range(batch * self._batch_size, (batch + 1) * self._batch_size)
+        return [self._names[self._order[position]] for position in positions]
 
     def close(self) -> None:
         """Stops threads and worker processes."""
         self._iterator.close()
 
 
-def _shuffled(source: Sequence, seed: int) -> grain.MapDataset:
+def _shuffled(source: Any, seed: int) -> grain.MapDataset:
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
 
 
-class Readable(Sequence[tuple[int, Example]]):
-    """A source whose examples that cannot be read are replaced by the next one that can.
+class Readable:
+    """A source in which the next readable example stands in for one that cannot be read.
 
-    Its items are (the number of the example that was replaced, or -1; example).
+    Its items are (error message of the example that was replaced, else ""; example).
     """
 
-    def __init__(self, source: Sequence[Example]):
+    def __init__(self, source: Source):
         self._source = source
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> tuple[int, Example]:
-        for offset in range(len(self)):
-            with contextlib.suppress(UserError):
-                return (index if offset else -1), self._source[(index + offset) % len(self)]
-        return -1, self._source[index]  # tells why, for no other can be read either
+    def __getitem__(self, index: int) -> tuple[str, Example]:
+        try:
+            return "", self._source[index]
+        except UserError as error:
+            for stand_in in range(index + 1, index + len(self)):
+                with contextlib.suppress(UserError):
+                    return str(error), self._source[stand_in % len(self)]
+            raise
 
 
 class Patches(grain.transforms.RandomMap):
@@ -163,32 +176,32 @@ class Patches(grain.transforms.RandomMap):
     def __init__(self, patch: RandomPatch):
         self._patch = patch
 
-    def random_map(self, item: tuple[int, Example], rng: np.random.Generator) -> Example:
-        """The patch, and "unreadable": the index of the item that it replaces, or -1."""
-        replaced, example = item
-        return self._patch(example, rng) | {"unreadable": np.int32(replaced)}
+    def random_map(self, item: tuple[str, Example], rng: np.random.Generator) -> Example:
+        """Returns the patch, and the error message as "unreadable"."""
+        message, example = item
+        return self._patch(example, rng) | {"unreadable": np.array(message, MESSAGE)}
 
 
 class Share(grain.MapDataset):
-    """Of every `batch_size` examples of another dataset those in the range `share`."""
+    """The examples at the positions `share` of every `batch_size` examples of another dataset."""
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, share: range):
-        super().__init__(parent)
-        self._batch_size, self._share = batch_size, share
+    def __init__(self, examples: grain.MapDataset, batch_size: int, share: range):
+        super().__init__(examples)
+        self._examples, self._batch_size, self._share = examples, batch_size, share
 
     def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * len(self._share)
+        return len(self._examples) // self._batch_size * len(self._share)
 
     def __getitem__(self, index: int | slice) -> Example | grain.MapDataset:
         if isinstance(index, slice):
             return self.slice(index)
-        batch, place = divmod(index, len(self._share))
-        return self._parent[batch * self._batch_size + self._share[place]]
+        batch, position = divmod(index, len(self._share))
+        return self._examples[batch * self._batch_size + self._share[position]]
 
 
 @contextlib.contextmanager
 def blocked(*signals: signal.Signals) -> Iterator[None]:
-    """Holds signals back; processes started meanwhile never get them."""
+    """Blocks signals in this thread; processes that it starts meanwhile never get them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -197,40 +210,49 @@ def blocked(*signals: signal.Signals) -> Iterator[None]:
 
 
 def end_with_parent(*_: int) -> None:
-    """Makes a worker process end when the process that started it does, however it ends."""
+    """Makes a worker process end when the process that started it does, however that ends."""
 
-    def follow() -> None:
-        multiprocessing.parent_process().join()
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None  # this is a worker
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def validation_batches(
-    source: Sequence[Example], batch_size: int, crop: int
+    source: Source, batch_size: int, crop: int
 ) -> Iterator[tuple[Example, np.ndarray]]:
-    """The centre crops of all pairs in order, as (batch, which of its pairs could be read).
+    """Yields the centre crops of all pairs in order.
 
-    A pair that cannot be read is black, and a warning tells of it. Black also fills the last batch,
-    so that all have one shape; the second value, bool, is as long as there are pairs.
+    A pair that cannot be read is black and logged as a warning. Black pairs fill up the last batch.
+
+    Args:
+        source: the pairs.
+        batch_size: pairs in a batch.
+        crop: side of the crops in pixels.
+
+    Yields:
+        The batch, and which of its pairs were read, bool, without those that fill it up.
     """
 
-    def cropped(number: int) -> Example:
-        pair = center_crop(source[number], crop)
-        return {role: image.copy() for role, image in pair.items()}  # lets go of the whole
+    def cropped(index: int) -> Example:
+        pair = center_crop(source[index], crop)
+        return {role: image.copy() for role, image in pair.items()}  # frees the whole images
 
-    pairs = parallel_map_or_error(cropped, len(source))
+    pairs = parallel_map_or_error(cropped, range(len(source)))
     for first in range(0, len(source), batch_size):
         batch = {
             role: np.zeros((batch_size, crop, crop, 3), np.uint8) for role in ("degraded", "target")
         }
         readable = np.ones(min(batch_size, len(source) - first), bool)
-        for place in range(len(readable)):
+        for position in range(len(readable)):
             pair = next(pairs)
             if isinstance(pair, UserError):
-                logging.warning("%s; the validation goes without it", pair)
-                readable[place] = False
+                logging.warning("%s; validation leaves it out", pair)
+                readable[position] = False
                 continue
             for role, image in pair.items():
-                batch[role][place] = image
+                batch[role][position] = image
         yield batch, readable

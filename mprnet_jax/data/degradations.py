@@ -1,7 +1,7 @@
 """Synthetic rain, motion blur and noise, to train and to score on clean photos.
 
-A degradation maps a clean image, uint8 [H, W, 3], to a degraded one of the same shape and type. It
-is drawn from a generator at each use, so a network cannot memorise it.
+A degradation maps a clean image, uint8 [H, W, 3], to a degraded one of the same shape and dtype. It
+draws new random parameters at each call, so that a network cannot memorise it.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,15 @@ Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def streak(length: float, angle: float, width: float) -> np.ndarray:
-    """The picture of a dot that moves while the shutter is open.
+    """Returns the kernel of a dot that moves while the shutter is open.
 
     Args:
-        length: of its way in pixels.
+        length: of the streak in pixels.
         angle: from the vertical, in radians.
-        width: standard deviation of its profile, in pixels.
+        width: standard deviation of the Gaussian profile across the streak, in pixels.
 
     Returns:
-        [k, k] float32, 1 at the brightest.
+        [k, k] float32 with maximum 1.
     """
     radius = int(np.ceil(length / 2 + 2 * width))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
@@ -32,12 +32,12 @@ def streak(length: float, angle: float, width: float) -> np.ndarray:
 
 
 def add_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws rain over an image: one to three layers of streaks of random density and shape.
+    """Adds rain to an image: one to three layers of streaks of random density and shape.
 
-    Streaks brighten what is behind them: image + rain * (light - image).
+    Streaks brighten the image behind them: image + rain * (light - image).
     """
     height, width = image.shape[:2]
-    rain = np.zeros((height, width), np.float32)
+    rain: np.ndarray = np.zeros((height, width), np.float32)
     main_angle = rng.normal(0, 0.3)
     for _ in range(rng.integers(1, 4)):
         kernel = streak(
@@ -45,10 +45,10 @@ def add_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             angle=main_angle + rng.normal(0, 0.1),
             width=rng.uniform(0.5, 1.1),
         )
-        # Drops fall outside the picture too, so that streaks cross its border.
+        # Drops outside the picture make streaks that cross its border.
         margin = kernel.shape[0] // 2
         shape = (height + 2 * margin, width + 2 * margin)
-        covered = rng.uniform(0.02, 0.2)  # share of the picture behind this layer's streaks
+        covered = rng.uniform(0.02, 0.2)  # share of the picture that this layer covers
         drops = rng.random(shape, np.float32) < covered / kernel.sum()
         brightness = rng.uniform(0.3, 1.0) * rng.uniform(0.5, 1.0, shape).astype(np.float32)
         layer = cv2.filter2D(drops * brightness, -1, kernel, borderType=cv2.BORDER_CONSTANT)
@@ -59,15 +59,15 @@ def add_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def add_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blurs an image as a short straight movement of the camera does; borders are reflected."""
+    """Blurs an image like a short straight movement of the camera, with reflected borders."""
     kernel = streak(length=rng.uniform(2, 6), angle=rng.uniform(0, np.pi), width=0.5)
     return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
 
 
 def add_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Adds a sensor's noise: Gaussian with variance a * image + b, from the light and from reading.
+    """Adds a sensor's noise: Gaussian with variance a * image + b (shot noise and read noise).
 
-    The standard deviation is 20 to 30 of 255 in the dark, and up to 44 in the light.
+    Its standard deviation is 20 to 30 (of 255) for black, and up to 44 for white.
     """
     a, b = rng.uniform(0, 4), rng.uniform(20, 30) ** 2
     deviation = np.sqrt(a * image + b, dtype=np.float32)

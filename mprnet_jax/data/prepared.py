@@ -1,15 +1,14 @@
-"""Sets of pairs as TFDS prepares them: array_record files, read at random and without TensorFlow.
+"""Prepared sets: pairs as array_record files, written and read by TFDS without TensorFlow.
 
-Pictures keep the bytes of their files; pieces cut out of them are PNG again, or plain arrays, which
-need no decoding. A prepared set is a folder DATA_DIR/mprnet_pairs/NAME/1.0.0.
+Pictures keep the bytes of their files. Pieces cut out of them are stored as PNG, or as plain
+arrays, which need no decoding. A prepared set is a folder DATA_DIR/mprnet_pairs/NAME/1.0.0.
 """
 
 import contextlib
 import functools
 import io
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,35 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from mprnet_jax.compat.tfds import local_info, remove_incomplete
 from mprnet_jax.data.datasets import PREPARED
-from mprnet_jax.data.pairs import Example, PairFolder, decode, header_size
-from mprnet_jax.errors import UserError
+from mprnet_jax.data.pairs import Example, PairFolder, Source
+from mprnet_jax.errors import UserError, one_line
+from mprnet_jax.imageio.rgb import decode, header_size
 from mprnet_jax.threads import parallel_map
 
 VERSION = "1.0.0"
 
-# From an example and its number in the set to the pieces of it that are stored.
+# What array_record and TFDS raise for damaged records, found by mutating their files.
+DAMAGED_RECORD = (RuntimeError, ValueError, OSError)
+
+# Maps an example and its index in the set to the pieces of it that are stored.
 Cut = Callable[[Example, int], Sequence[Example]]
 
 
-class Prepared(Sequence[Example]):
-    """One split of a prepared set, in TFDS's order."""
+class Prepared:
+    """One split of a prepared set, in the order in which TFDS has shuffled it."""
 
     def __init__(self, folder: Path | str, split: str):
-        """`folder` is DATA_DIR/mprnet_pairs/NAME; raises UserError if it holds no such split."""
+        """Opens a split.
+
+        Args:
+            folder: DATA_DIR/mprnet_pairs/NAME.
+            split: "train" or "test".
+
+        Raises:
+            UserError: if the folder holds no prepared set, or the set has no such split.
+        """
         folder = Path(folder) / VERSION
         if not (folder / "dataset_info.json").is_file():
             raise UserError(
@@ -45,10 +57,11 @@ class Prepared(Sequence[Example]):
             raise UserError(
                 f"{folder}: has no split {split}, only {', '.join(builder.info.splits)}"
             )
-        encoded = (
-            f for f in builder.info.features.items() if isinstance(f[1], tfds.features.Image)
-        )
-        decoders = {role: tfds.decode.SkipDecoding() for role, _ in encoded}
+        decoders = {
+            role: tfds.decode.SkipDecoding()
+            for role, feature in builder.info.features.items()
+            if isinstance(feature, tfds.features.Image)
+        }
         self.folder = folder
         self._records = builder.as_data_source(split, decoders=decoders)
 
@@ -56,32 +69,35 @@ class Prepared(Sequence[Example]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._record(index)
+        record = self.record(index)
         name = record.pop("name").decode()
         return {
-            role: _array(image, f"{self.folder}, {name}, {role}") for role, image in record.items()
+            role: _decoded(image, f"{self.folder}, {name}, {role}")
+            for role, image in record.items()
         }
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """Height and width of an example, without decoding it."""
-        image = self._record(index)["degraded"]
+        """Returns height and width of an example without decoding it."""
+        image = self.record(index)["degraded"]
         if isinstance(image, bytes):
             return header_size(io.BytesIO(image), f"{self.folder}, record {index}")
         return image.shape[:2]
 
-    def _record(self, index: int) -> dict[str, Any]:
+    def record(self, index: int) -> dict[str, Any]:
+        """Returns a stored record: "name" as bytes, and images as arrays or bytes of files."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
             return self._records[index]
-        except (RuntimeError, ValueError, OSError) as error:
+        except DAMAGED_RECORD as error:
             raise UserError(
-                f"{self.folder}: its record {index} is damaged ({error}); prepare the set anew"
+                f"{self.folder}: record {index} is damaged ({one_line(error)}); "
+                "prepare the set anew"
             ) from error
 
     @property
     def names(self) -> "Names":
-        """The examples' names, each read when it is asked for."""
+        """The examples' names, each read on access."""
         return Names(self)
 
 
@@ -94,26 +110,19 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._prepared)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # has no slices
         try:
-            return self._prepared._record(index)["name"].decode()
+            return self._prepared.record(index)["name"].decode()
         except UserError:
             return f"record {index}"
 
 
-def _array(image: np.ndarray | bytes, name: str) -> np.ndarray:
+def _decoded(image: np.ndarray | bytes, name: str) -> np.ndarray:
     return decode(io.BytesIO(image), name) if isinstance(image, bytes) else image
 
 
-class Info(tfds.core.DatasetInfo):
-    """What TFDS knows of a set, which no one has published."""
-
-    def initialize_from_bucket(self) -> None:
-        """Does not look for it elsewhere; TFDS would leave a folder behind for each try."""
-
-
 class Pairs(tfds.core.GeneratorBasedBuilder):
-    """Writes a set; each of its splits comes from a function that yields what is stored."""
+    """Writes a set, whose splits are given as functions that yield their records."""
 
     VERSION = tfds.core.Version(VERSION)
 
@@ -131,7 +140,7 @@ class Pairs(tfds.core.GeneratorBasedBuilder):
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return Info(builder=self, features=tfds.features.FeaturesDict(self.stored))
+        return local_info(self, tfds.features.FeaturesDict(self.stored))
 
     def _split_generators(self, _: Any) -> dict[str, Iterator]:
         return {split: self._generate_examples(split) for split in self.records}
@@ -144,25 +153,25 @@ class Pairs(tfds.core.GeneratorBasedBuilder):
 def write(
     data_dir: Path | str,
     name: str,
-    splits: Mapping[str, Sequence[Example]],
+    splits: Mapping[str, Source],
     *,
     raw: bool = False,
     cut: Cut | None = None,
 ) -> Path:
-    """Prepares a set from sources that have `.names`, with a progress bar for each split.
+    """Writes a prepared set, with a progress bar for each split.
 
     Args:
         data_dir: the folder of all prepared sets.
-        name: of this one.
-        splits: the sources, by name of the split; all alike.
-        raw: stores plain arrays; so are floats in any case, which no picture holds.
+        name: of this set.
+        splits: the source of each split; all have the same roles and dtype.
+        raw: stores plain arrays. Floats are stored so in any case, for no picture holds them.
         cut: cuts each example of the split "train" into pieces.
 
     Returns:
         The set's folder, for `Prepared`.
 
     Raises:
-        UserError: if the set is there already or cannot be written, and for the first example that
+        UserError: if the set exists already or cannot be written, and for the first example that
             cannot be read; then nothing is left behind.
     """
     example = next(iter(splits.values()))[0]
@@ -177,38 +186,36 @@ def write(
         )
         for split, source in splits.items()
     }
-    tfds.disable_progress_bar()  # it does not know how much there will be; ours does
+    tfds.disable_progress_bar()  # ours knows the number of examples
     builder = Pairs(name, records, image, tuple(example), Path(data_dir) / PREPARED)
     folder = Path(builder.data_path)
     if folder.exists():
-        raise UserError(f"{folder}: is there already; remove it to prepare the set anew")
-    for left in folder.parent.glob("incomplete.*"):  # TFDS's, of a run that was killed
-        shutil.rmtree(left)
-    # TFDS would speak of a download, and wants a folder for it.
+        raise UserError(f"{folder}: exists already; remove it to prepare the set anew")
+    remove_incomplete(folder.parent)
+    # TFDS prints messages about a download, and wants a folder for it.
     with contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as downloads:
         try:
             builder.download_and_prepare(download_dir=downloads)
-        except BaseException as error:
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be prepared ({error})") from error
+        finally:
             with contextlib.suppress(OSError):
-                folder.parent.rmdir()
-            if isinstance(error, OSError):
-                raise UserError(f"{folder}: cannot be prepared ({error})") from error
-            raise
+                folder.parent.rmdir()  # fails, as it should, unless nothing was written
     return folder.parent
 
 
 def _records(
-    source: Sequence[Example], cut: Cut | None, raw: bool, description: str
-) -> Iterator[dict]:
-    """What is stored of a source, in order; threads read, cut and encode."""
+    source: Source, cut: Cut | None, raw: bool, description: str
+) -> Iterator[dict[str, Any]]:
+    """Yields the records of a source in order; threads read, cut and encode."""
 
-    def work(index: int) -> list[dict]:
+    def records_of(index: int) -> list[dict[str, Any]]:
         example, name = source[index], source.names[index]
+        pieces: Sequence[Example] = [example]
+        names = [name]
         if cut:
             pieces = cut(example, index)
             names = [f"{name}_{number:03d}" for number in range(len(pieces))]
-        else:
-            pieces, names = [example], [name]
         if raw:
             return [{"name": n, **piece} for n, piece in zip(names, pieces)]
         if not cut and isinstance(source, PairFolder):
@@ -216,12 +223,13 @@ def _records(
             return [{"name": name, **{role: path.read_bytes() for role, path in paths}}]
         return [{"name": n, **_encoded(piece)} for n, piece in zip(names, pieces)]
 
-    for records in tqdm(parallel_map(work, len(source)), description, len(source), unit="image"):
+    results: Iterable[list[dict[str, Any]]] = parallel_map(records_of, range(len(source)))
+    for records in tqdm(results, description, len(source), unit="image"):
         yield from records
 
 
 def _encoded(example: Example) -> dict[str, bytes]:
-    """An example as PNG files."""
+    """Encodes the images of an example as PNG files."""
     return {
         role: cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
         for role, image in example.items()
@@ -229,9 +237,9 @@ def _encoded(example: Example) -> dict[str, bytes]:
 
 
 def overlapping_pieces(size: int) -> Cut:
-    """Cuts images into squares that overlap by half, or more where they must to end at the border.
+    """Returns a `Cut` into squares that overlap by at least half and end at the border.
 
-    Every square of half the size lies in one of them. Sides shorter than `size` are kept.
+    Every square of half the size lies in one of the pieces. Sides shorter than `size` are kept.
     """
 
     def starts(length: int) -> list[int]:
@@ -251,7 +259,7 @@ def overlapping_pieces(size: int) -> Cut:
 
 
 def random_patches(count: int, size: int, seed: int) -> Cut:
-    """Cuts `count` random squares out of each image, a function of the seed and its number."""
+    """Returns a `Cut` into `count` random squares, a function of the seed and the index."""
 
     def cut(example: Example, index: int) -> list[Example]:
         random = np.random.default_rng((seed, index))

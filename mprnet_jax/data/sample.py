@@ -5,26 +5,28 @@ Nothing is downloaded. Training photos and held-out photos are different picture
 
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
 from mprnet_jax.data.degradations import Degradation
-from mprnet_jax.data.pairs import Example, decode
+from mprnet_jax.data.pairs import Example
+from mprnet_jax.imageio.rgb import decode
 
 TRAINING_PHOTOS = ("coffee.png", "motorcycle_left.png", "rocket.jpg", "ihc.png", "color.png")
 HELD_OUT_PHOTOS = ("astronaut.png", "chelsea.png")
-# Where the faces are, so that a centre crop shows them.
-REGIONS = {"astronaut.png": np.s_[:320, 60:380], "chelsea.png": np.s_[:, 60:380]}
+# Parts of the photos whose centres show a face.
+REGIONS: dict[str, Any] = {"astronaut.png": np.s_[:320, 60:380], "chelsea.png": np.s_[:, 60:380]}
 
 
 def photo(name: str) -> np.ndarray:
-    """One of the embedded photos, uint8 RGB [H, W, 3]."""
+    """Returns one of the embedded photos, uint8 RGB [H, W, 3]."""
     with resources.as_file(resources.files("skimage") / "data" / name) as path:
         return decode(path)[REGIONS.get(name, ...)]
 
 
-class Photos(Sequence[Example]):
-    """Clean photos; what degrades them is applied to each training patch (`data.augment`)."""
+class Photos:
+    """Clean photos, "target" only; `data.augment.RandomPatch` degrades each training patch."""
 
     def __init__(self, names: Sequence[str]):
         self.names = list(names)
@@ -37,8 +39,8 @@ class Photos(Sequence[Example]):
         return {"target": self._photos[index]}
 
 
-class DegradedPhotos(Sequence[Example]):
-    """Photos with a fixed degradation each, drawn from a seed: for validation."""
+class DegradedPhotos:
+    """Photos with one fixed degradation each, drawn from a seed, for validation."""
 
     def __init__(self, names: Sequence[str], degrade: Degradation, seed: int = 0):
         self.names = [name.split(".")[0] for name in names]

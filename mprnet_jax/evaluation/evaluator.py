@@ -12,7 +12,7 @@ import numpy as np
 from mprnet_jax.atomic import make_folder
 from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.data.matlab import write_dnd_submission
-from mprnet_jax.data.pairs import Example, Sorted
+from mprnet_jax.data.pairs import SizedSource, Sorted, Source
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.protocols import PROTOCOLS
@@ -20,7 +20,7 @@ from mprnet_jax.evaluation.scoring import (
     Lpips,
     Restore,
     SetScores,
-    restored_in_turn,
+    restore_all,
     score_set,
 )
 
@@ -37,7 +37,7 @@ class Candidate:
 
 
 def evaluate(
-    sets: Mapping[str, Sequence[Example]],
+    sets: Mapping[str, Source],
     candidates: Sequence[Candidate],
     output: Path,
     restored_by: str,
@@ -77,7 +77,7 @@ def evaluate(
     return entries
 
 
-def plan_for(candidate: Candidate, sources: Sequence[Sequence[Example]]) -> None:
+def plan_for(candidate: Candidate, sources: Sequence[Source]) -> None:
     """Tells a candidate how many pictures there will be of each size."""
     counts = collections.Counter(size for source in sources for size in sizes_of(source))
     plan = candidate.plan(counts)
@@ -85,21 +85,21 @@ def plan_for(candidate: Candidate, sources: Sequence[Sequence[Example]]) -> None
         print(plan)
 
 
-def sizes_of(source: Sequence[Example]) -> Iterator[tuple[int, int]]:
-    """Height and width of each example that has a readable one and need not be decoded for it."""
-    for index in range(len(source) if hasattr(source, "size_of") else 0):
-        with contextlib.suppress(UserError):  # it is told when the example is read
+def sizes_of(source: Source) -> Iterator[tuple[int, int]]:
+    """Yields height and width of the examples, where they are known without decoding."""
+    for index in range(len(source)) if isinstance(source, SizedSource) else ():
+        with contextlib.suppress(UserError):  # reported when the example is read
             yield source.size_of(index)
 
 
-def submit(source: Sequence[Example], restore: Restore, folder: Path, title: str) -> SetScores:
+def submit(source: Source, restore: Restore, folder: Path, title: str) -> SetScores:
     """Writes DND's submission, a file a photo; a photo of which a box fails is left out."""
     make_folder(folder)
     scores = SetScores()
     # In a prepared set a photo's boxes are apart, and a damaged one does not tell whose it is.
     source = Sorted(source)
     all_boxes = max(collections.Counter(map(photo_of, source.names)).values())
-    boxes = restored_in_turn(source, restore, title, scores)
+    boxes = restore_all(source, restore, title, scores)
     for photo, group in itertools.groupby(boxes, lambda box: photo_of(box[0])):
         images = [image for _, _, image in group]
         path = folder / f"{photo}.mat"

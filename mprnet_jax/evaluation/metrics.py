@@ -1,27 +1,30 @@
-"""The scores of record: PSNR and three kinds of SSIM, in float64 NumPy and OpenCV.
+"""PSNR and three kinds of SSIM, in float64 NumPy and OpenCV.
 
-Images are arrays [H, W, 3] (RGB) or [H, W], either uint8 or floating. The peak of a score follows
-from that: 255 for uint8, 1 for floats, which are never clipped or rounded here. PSNR is in dB
-(infinite for equal images), SSIM a plain number up to 1; higher is better for both. Two images of a
-score must have the same shape and the same kind of dtype, else ValueError.
+Images are arrays [H, W, 3] (RGB) or [H, W], uint8 with peak 255 or floats with peak 1; floats are
+neither clipped nor rounded. PSNR is in dB (infinite for equal images), SSIM is at most 1; higher is
+better for both. Two images that are compared must have the same shape and the same kind of dtype,
+else ValueError is raised.
 """
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 from mprnet_jax.errors import UserError
 
-RADIUS = 5  # of the SSIM window: 11 pixels wide
-STRIP = 32  # rows that SSIM works on at a time
+Blur = Callable[[np.ndarray], np.ndarray]
+
+RADIUS = 5  # of the SSIM window, which is 11 pixels wide
+STRIP = 32  # rows that SSIM is computed for at a time
 _offsets = np.arange(-RADIUS, RADIUS + 1)
 WINDOW = np.exp(-(_offsets**2) / (2 * 1.5**2))
 WINDOW /= WINDOW.sum()
 
 
 def _colour_window() -> np.ndarray:
-    """The window on an axis of length 3 with replicated ends, as a [3, 3] matrix."""
+    """Returns the window along an axis of length 3 with replicated ends, as a [3, 3] matrix."""
     matrix = np.zeros((3, 3))
     for channel in range(3):
         np.add.at(matrix[channel], np.clip(channel + _offsets, 0, 2), WINDOW)
@@ -30,18 +33,18 @@ def _colour_window() -> np.ndarray:
 
 COLOUR_WINDOW = _colour_window()
 
-# Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 in thousandths, and half a unit to round by.
+# Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255, times 1000, and a half to round by.
 _LUMA = np.array([[65481.0, 128553.0, 24966.0, 255_000 / 2]])
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-    """MATLAB's luma: `rgb2ycbcr(image)(:, :, 1)` of a uint8 image.
+    """Returns MATLAB's luma, `rgb2ycbcr(image)(:, :, 1)`, of a uint8 image.
 
     Args:
         image: [H, W, 3] uint8 RGB.
 
     Returns:
-        [H, W] uint8 in 16..235, rounded half up. Computed on integers, so ties round exactly.
+        [H, W] uint8 in 16..235, rounded half up; sums of integers make ties exact.
 
     >>> luma(np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]], np.uint8)).tolist()
     [[16, 235, 81]]
@@ -54,7 +57,7 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio over all values.
+    """Returns the peak signal-to-noise ratio over all values.
 
     Args:
         a, b: [H, W] or [H, W, 3], same shape and kind.
@@ -72,7 +75,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """SSIM as published: windows of 11x11 that lie inside the image (Wang et al., TIP 2004).
+    """Returns the SSIM of Wang et al. (TIP 2004): windows of 11x11 that lie inside the image.
 
     Args:
         a, b: [H, W] of at least 11x11, same kind.
@@ -85,9 +88,9 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def volume_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """What MATLAB's `ssim` gives for an [H, W, 3] array: SSIM of a volume, colours being its depth.
+    """Returns MATLAB's `ssim` of an [H, W, 3] array: SSIM of a volume with colours as its depth.
 
-    The window is one Gaussian of 11x11x11 (sigma 1.5), borders replicated on all three axes.
+    The window is a Gaussian of 11x11x11 (sigma 1.5), with borders replicated on all three axes.
 
     Args:
         a, b: [H, W, 3], same kind.
@@ -96,17 +99,19 @@ def volume_ssim(a: np.ndarray, b: np.ndarray) -> float:
         The mean of the map of full size, K = (0.01, 0.03).
     """
     peak = _check(a, b, rank=3)
-    a, b = (cv2.copyMakeBorder(x, *[RADIUS] * 4, cv2.BORDER_REPLICATE) for x in (a, b))
+    a, b = (
+        cv2.copyMakeBorder(x, RADIUS, RADIUS, RADIUS, RADIUS, cv2.BORDER_REPLICATE) for x in (a, b)
+    )
     return _mean_ssim(a, b, peak, lambda x: cv2.transform(_blur(x), COLOUR_WINDOW))
 
 
 def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """PSNR and SSIM after alignment in brightness and place (Rim et al., RealBlur, ECCV 2020).
+    """Returns PSNR and SSIM after alignment of brightness and position (Rim et al., ECCV 2020).
 
-    Pixels that alignment brings in from outside the prediction count in neither score.
+    Pixels that the alignment takes from outside the prediction count in neither score.
 
     Args:
-        prediction, target: [H, W, 3] floats with white at 1, more than 10 pixels a side.
+        prediction, target: [H, W, 3] floats with white at 1, at least 11 pixels a side.
 
     Returns:
         PSNR in dB, and SSIM per channel averaged over the channels.
@@ -126,31 +131,37 @@ def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> tuple[float, f
 
 
 def match_brightness(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The multiple of `prediction` that is nearest to `target` in squared error."""
+    """Scales `prediction` to the least squared error from `target`."""
     energy = np.vdot(prediction, prediction)
     return prediction * (np.vdot(prediction, target) / energy if energy else 1)
 
 
 def find_homography(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The homography [3, 3] from pixels (x, y) of the target to those of the prediction.
+    """Returns the homography [3, 3] from pixels (x, y) of the target to those of the prediction.
 
-    Maximises the enhanced correlation coefficient of the grey images (Evangelidis, Psarakis, TPAMI
-    2008) in 100 iterations from identity. Raises UserError when that diverges.
+    Maximises the enhanced correlation coefficient of the grey images (Evangelidis and Psarakis,
+    TPAMI 2008) in 100 iterations from the identity.
+
+    Raises:
+        UserError: if the iterations diverge.
     """
-    grey = [cv2.cvtColor(np.float32(image), cv2.COLOR_RGB2GRAY) for image in (target, prediction)]
+    images = (image.astype(np.float32) for image in (target, prediction))
+    template, moved = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 0)
     start = np.eye(3, dtype=np.float32)
     try:
-        _, homography = cv2.findTransformECC(
-            *grey, start, cv2.MOTION_HOMOGRAPHY, criteria, inputMask=None, gaussFiltSize=5
+        _, homography = cv2.findTransformECC(  # type: ignore[call-overload]  # of the mask None
+            template, moved, start, cv2.MOTION_HOMOGRAPHY, criteria, inputMask=None, gaussFiltSize=5
         )
     except cv2.error as error:
-        raise UserError("finds no alignment with the target: shows something else?") from error
+        raise UserError(
+            "cannot be aligned with the target; check that both show the same picture"
+        ) from error
     return homography
 
 
 def warp(image: np.ndarray, homography: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Carries an image to the target's pixels by a homography of `find_homography`.
+    """Warps an image to the target's pixels by a homography of `find_homography`.
 
     Args:
         image: [H, W, 3] floats.
@@ -159,7 +170,9 @@ def warp(image: np.ndarray, homography: np.ndarray) -> tuple[np.ndarray, np.ndar
         The image, and a mask that is 1 where the image has pixels, else 0; [H, W, 3] float64.
     """
     size, inverse = image.shape[1::-1], cv2.WARP_INVERSE_MAP
-    image = np.float32(image)  # OpenCV 5.0.0 spoils the borders of float64 images when cubic
+    image = image.astype(
+        np.float32
+    )  # OpenCV 5.0.0 gets borders of float64 images wrong with INTER_CUBIC
     warped = cv2.warpPerspective(
         image, homography, size, flags=cv2.INTER_CUBIC | inverse, borderMode=cv2.BORDER_REFLECT
     )
@@ -170,17 +183,17 @@ def warp(image: np.ndarray, homography: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def rmse(psnr: float) -> float:
-    """Root mean squared error relative to the peak, from a PSNR in dB."""
+    """Converts a PSNR in dB to the root mean squared error relative to the peak."""
     return 10 ** (-psnr / 20)
 
 
 def dssim(ssim: float) -> float:
-    """Structural dissimilarity, (1 - SSIM) / 2."""
+    """Converts an SSIM to the structural dissimilarity, (1 - SSIM) / 2."""
     return (1 - ssim) / 2
 
 
 def error_reduction(error: float, reference: float) -> float:
-    """The part of the `reference` error (an RMSE or a DSSIM) that is gone: 0.1 means 10 % less.
+    """Returns by which share an error (an RMSE or a DSSIM) is smaller than the `reference`.
 
     One dB more is an RMSE smaller by a tenth:
 
@@ -199,13 +212,13 @@ def _inner(x: np.ndarray) -> np.ndarray:
 
 
 def _blur(x: np.ndarray) -> np.ndarray:
-    """The window along rows and columns, borders replicated."""
+    """Convolves with the window along rows and columns, with replicated borders."""
     return cv2.sepFilter2D(x, cv2.CV_64F, WINDOW, WINDOW, borderType=cv2.BORDER_REPLICATE)
 
 
-def _mean_ssim(a: np.ndarray, b: np.ndarray, peak: float, blur) -> float:
-    """Mean SSIM of the windows inside the images, in strips of rows that stay in the cache."""
-    total = count = 0
+def _mean_ssim(a: np.ndarray, b: np.ndarray, peak: float, blur: Blur) -> float:
+    """Returns the mean SSIM of windows inside the images, by strips of rows that fit a cache."""
+    total, count = 0.0, 0
     for top in range(0, len(a) - 2 * RADIUS, STRIP):
         rows = slice(top, top + STRIP + 2 * RADIUS)
         similarity = _inner(_ssim_map(a[rows], b[rows], peak, blur))
@@ -214,10 +227,10 @@ def _mean_ssim(a: np.ndarray, b: np.ndarray, peak: float, blur) -> float:
     return float(total / count)
 
 
-def _ssim_map(a: np.ndarray, b: np.ndarray, peak: float, blur) -> np.ndarray:
-    """SSIM at every pixel.
+def _ssim_map(a: np.ndarray, b: np.ndarray, peak: float, blur: Blur) -> np.ndarray:
+    """Returns SSIM at every pixel.
 
-    The two variances appear only as a sum, so four blurred maps do for the usual five.
+    The two variances appear only as a sum, so that four blurred maps suffice instead of five.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
@@ -230,7 +243,7 @@ def _ssim_map(a: np.ndarray, b: np.ndarray, peak: float, blur) -> np.ndarray:
 
 
 def _check(a: np.ndarray, b: np.ndarray, rank: int | None = None, smallest: int = 1) -> float:
-    """Raises ValueError unless a and b can be scored against each other; returns the peak."""
+    """Returns the peak; raises ValueError unless a and b can be compared."""
     if a.shape != b.shape:
         raise ValueError(f"the images' shapes differ: {list(a.shape)} and {list(b.shape)}")
     if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] != 3) or rank not in (None, a.ndim):
@@ -238,7 +251,7 @@ def _check(a: np.ndarray, b: np.ndarray, rank: int | None = None, smallest: int 
         raise ValueError(f"images of shape {list(a.shape)}: must be {wanted}")
     if min(a.shape[:2]) < smallest:
         raise ValueError(
-            f"images of {a.shape[0]}x{a.shape[1]}: this score needs {smallest}x{smallest} and more"
+            f"images of {a.shape[0]}x{a.shape[1]}: this score needs at least {smallest}x{smallest}"
         )
     kinds = {"uint8" if x.dtype == np.uint8 else x.dtype.kind for x in (a, b)}
     if kinds == {"uint8"}:

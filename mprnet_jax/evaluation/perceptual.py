@@ -1,4 +1,4 @@
-"""LPIPS, the perceptual distance of Zhang et al. (CVPR 2018), by their package `lpips`."""
+"""LPIPS, the perceptual distance of Zhang et al. (CVPR 2018), from their package `lpips`."""
 
 import warnings
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import numpy as np
 
 from mprnet_jax.errors import UserError
 
-BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's name for the file
+BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's name of the file
 
 
 def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
-    """The distance of two uint8 images [H, W, 3] by AlexNet features: 0 for equal ones.
+    """Returns the distance of two uint8 images [H, W, 3] by AlexNet features; 0 if equal.
 
     Raises:
         UserError: if the package or the backbone's weights are not on this machine.
@@ -20,7 +20,7 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     try:
         import lpips
         import torch
-    except (ImportError, RuntimeError) as error:  # the latter: torchvision made for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
         raise UserError(
             f"--lpips: {error}; install the extra: pip install 'mprnet-jax[lpips]'"
         ) from error

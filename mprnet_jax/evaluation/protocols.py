@@ -1,7 +1,7 @@
-"""How each benchmark is scored, and what the published weights score there.
+"""How each benchmark is scored, and the published figures.
 
-A protocol's `score` takes a prediction as the network gives it, float32 [H, W, 3] with white at 1,
-neither clipped nor rounded, and its target, uint8 [H, W, 3], and returns PSNR in dB and SSIM.
+A protocol's `score` takes the network's output, float32 [H, W, 3] with white at 1, neither clipped
+nor rounded, and its target, uint8 [H, W, 3], and returns PSNR in dB and SSIM.
 """
 
 from collections.abc import Callable
@@ -15,31 +15,31 @@ from mprnet_jax.imageio.sheets import to_uint8
 
 
 class Scores(NamedTuple):
-    """PSNR in dB and SSIM: of an image, or the means of a set."""
+    """PSNR in dB and SSIM of an image, or their means over a set."""
 
     psnr: float
     ssim: float
 
 
 def luma_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
-    """Deraining: MATLAB's luma of 8-bit images, and the SSIM of 2004."""
+    """Scores deraining: MATLAB's luma of 8-bit images, and the SSIM of 2004."""
     a, b = metrics.luma(to_uint8(prediction)), metrics.luma(target)
     return Scores(metrics.psnr(a, b), metrics.ssim(a, b))
 
 
 def rgb_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
-    """Deblurring: 8-bit RGB, and MATLAB's SSIM of the colours as a volume."""
+    """Scores deblurring: 8-bit RGB, and MATLAB's SSIM with colours as depth of a volume."""
     image = to_uint8(prediction)
     return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
 
 
 def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
-    """RealBlur: 8-bit RGB, aligned to the target, whose camera stood a little apart."""
+    """Scores RealBlur: 8-bit RGB, aligned to the target of a second camera."""
     return Scores(*metrics.aligned_scores(to_uint8(prediction) / 255, target / 255))
 
 
 def float_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
-    """Denoising: clipped but not rounded RGB, and MATLAB's SSIM of the colours as a volume."""
+    """Scores denoising: clipped, not rounded RGB, and MATLAB's SSIM as for deblurring."""
     image, target = np.clip(prediction, 0, 1), target / 255
     return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
 
@@ -49,7 +49,7 @@ class Protocol:
     """How a benchmark is scored."""
 
     label: str  # channels, rounding and kind of SSIM
-    # Of a prediction, all finite, and its target; None where targets are not public.
+    # Scores a finite prediction and its target; None where targets are not public.
     score: Callable[[np.ndarray, np.ndarray], Scores] | None
     published: Scores | None = None  # of the authors' weights
     source: str = ""  # of the published figures
@@ -76,6 +76,6 @@ PROTOCOLS = {
     "dnd": Protocol(NONE, None, Scores(39.80, 0.954), LEADERBOARD),
 }
 
-# The sets whose plain mean is the paper's average for deraining, and that mean.
+# The sets whose unweighted mean is the paper's average for deraining, and that mean.
 DERAINING = ("test100", "rain100h", "rain100l", "test2800", "test1200")
 DERAINING_MEAN = Scores(32.73, 0.921)

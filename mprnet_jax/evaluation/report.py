@@ -1,7 +1,7 @@
-"""Scores for people and for programs: a table, scores.md, scores.json and sheets of pictures.
+"""Writes scores: a table, scores.md, scores.json and sheets of pictures.
 
-Beside ours stand the figures published for the authors' weights. Pairs of numbers are PSNR and
-SSIM, or the errors that go with them, RMSE and DSSIM.
+Reports compare ours with the figures published for the authors' weights. Pairs of numbers are PSNR
+and SSIM, or the corresponding errors, RMSE and DSSIM.
 """
 
 import dataclasses
@@ -10,12 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from mprnet_jax.atomic import writing
 from mprnet_jax.data.datasets import BENCHMARKS
-from mprnet_jax.data.pairs import Example
+from mprnet_jax.data.pairs import Source
 from mprnet_jax.evaluation import metrics
 from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS, Scores
 from mprnet_jax.evaluation.scoring import Restore, SetScores
@@ -24,28 +26,28 @@ from mprnet_jax.imageio.sheets import make_sheet, write_png
 
 @dataclass
 class Entry:
-    """The scores of one benchmark, of all stages or of the first few."""
+    """The scores of one benchmark, with all stages or the first few."""
 
     benchmark: str  # a key of BENCHMARKS and PROTOCOLS
     scores: SetScores
     stages: int | None = None  # how many were computed, where stages are compared
-    parameters: int | None = None  # how many these stages use; None for pictures made elsewhere
+    parameters: int | None = None  # of these stages; None for pictures restored elsewhere
 
     @property
     def published(self) -> Scores | None:
-        """The authors' figures, which are those of all stages on a whole set."""
+        """The published figures, if these scores are of all stages on the whole set."""
         comparable = self.stages in (None, 3) and self.whole
         return PROTOCOLS[self.benchmark].published if comparable else None
 
     @property
     def whole(self) -> bool:
-        """Whether all images of the benchmark are scored, if they are scored here at all."""
-        elsewhere = PROTOCOLS[self.benchmark].score is None
-        return elsewhere or len(self.scores.images) >= BENCHMARKS[self.benchmark].size
+        """Whether all images of the benchmark are scored; true where a server scores them."""
+        by_server = PROTOCOLS[self.benchmark].score is None
+        return by_server or len(self.scores.images) >= BENCHMARKS[self.benchmark].size
 
     @property
     def seconds(self) -> float | None:
-        """Seconds that the network took for an image."""
+        """Seconds that the network took per image."""
         return self.scores.seconds if self.parameters is not None else None
 
 
@@ -66,24 +68,18 @@ COLUMNS = (
 
 
 def table(entries: Sequence[Entry]) -> str:
-    """All scores as a Markdown table whose columns are aligned, so that it reads well as text."""
+    """Formats all scores as a Markdown table with aligned columns."""
     rows = [_row(entry) for entry in entries]
     if mean := _deraining_mean(entries):
         whole = all(entry.whole for entry in entries if entry.benchmark in DERAINING)
         rows.append({"set": "mean of the five", **_scores(mean, DERAINING_MEAN if whole else None)})
     shown = [name for name in COLUMNS if any(row.get(name) for row in rows)]
-    lines = [shown, *([row.get(name, "") for name in shown] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(shown))]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = (
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |"
-        for line in lines
-    )
-    return "\n".join(padded)
+    cells = [[row.get(name, "") for name in shown] for row in rows]
+    return tabulate(cells, shown, tablefmt="github", disable_numparse=True)
 
 
 def notes(entries: Sequence[Entry]) -> str:
-    """What the table's columns mean, and where the published figures come from."""
+    """Explains the table's columns, and where the published figures come from."""
     keys = dict.fromkeys(entry.benchmark for entry in entries)
     sources: dict[str, list[str]] = {}
     for key in keys:
@@ -98,12 +94,12 @@ def notes(entries: Sequence[Entry]) -> str:
 
 
 def left_out(entries: Sequence[Entry]) -> list[str]:
-    """A line for each image that was not scored."""
+    """Returns a line for each image that was not scored."""
     return [line for entry in entries for line in entry.scores.left_out]
 
 
 def write_scores(folder: Path, entries: Sequence[Entry], restored_by: str) -> None:
-    """Writes scores.md and scores.json; `restored_by` says what the scores are of."""
+    """Writes scores.md and scores.json; `restored_by` says what was scored."""
     missing = left_out(entries)
     text = f"# Scores of {restored_by}\n\n{table(entries)}\n\n{notes(entries)}\n"
     if missing:
@@ -113,8 +109,8 @@ def write_scores(folder: Path, entries: Sequence[Entry], restored_by: str) -> No
     _write(folder / "scores.json", json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
 
 
-def write_sheet(path: Path, source: Sequence[Example], restore: Restore, scores: SetScores) -> None:
-    """Writes a sheet of the worst, the median and the best image: degraded, restored, target."""
+def write_sheet(path: Path, source: Source, restore: Restore, scores: SetScores) -> None:
+    """Writes a sheet with degraded, restored and target of the worst, median and best image."""
     ranked = sorted(scores.images, key=lambda image: image.psnr)
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
     rows = []
@@ -136,35 +132,34 @@ def _row(entry: Entry) -> dict[str, str]:
     scores = entry.scores
     return {
         "set": benchmark.title,
-        "stages": _shown(entry.stages, "d"),
+        "stages": _format(entry.stages, "d"),
         "images": f"{len(scores.images)} of {benchmark.size}" if protocol.score else "",
         **_scores(scores.mean, entry.published),
-        "LPIPS": _shown(scores.lpips, ".4f"),
-        "s/image": _shown(entry.seconds, ".3f"),
-        "parameters": _shown(entry.parameters, ",d"),
+        "LPIPS": _format(scores.lpips, ".4f"),
+        "s/image": _format(entry.seconds, ".3f"),
+        "parameters": _format(entry.parameters, ",d"),
         "scored on": protocol.label,
     }
 
 
 def _scores(ours: Scores | None, published: Scores | None) -> dict[str, str]:
-    """The columns of PSNR and SSIM."""
-    psnr, ssim = ours or (None, None)
-    row = {"PSNR": _shown(psnr, ".2f"), "SSIM": _shown(ssim, ".4f")}
+    """Returns the columns of PSNR and SSIM."""
+    row = {"PSNR": f"{ours.psnr:.2f}", "SSIM": f"{ours.ssim:.4f}"} if ours else {}
     if published:
         row["published"] = f"{published.psnr:.2f}, {published.ssim:.3f}"
     if ours and published:
-        row["difference"] = f"{psnr - published.psnr:+.2f}, {ssim - published.ssim:+.4f}"
-        less = _error_reduction(ours, published)
-        row["error reduction"] = f"{less['rmse']:.1%}, {less['dssim']:.1%}"
+        row["difference"] = f"{ours.psnr - published.psnr:+.2f}, {ours.ssim - published.ssim:+.4f}"
+        reduction = _error_reduction(ours, published)
+        row["error reduction"] = f"{reduction['rmse']:.1%}, {reduction['dssim']:.1%}"
     return row
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _format(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
 
 
 def _error_reduction(ours: Scores, published: Scores) -> dict[str, float]:
-    """By how much our errors are below the published ones."""
+    """Returns the share by which our errors are below the published ones."""
     return {
         "rmse": metrics.error_reduction(metrics.rmse(ours.psnr), metrics.rmse(published.psnr)),
         "dssim": metrics.error_reduction(metrics.dssim(ours.ssim), metrics.dssim(published.ssim)),
@@ -172,17 +167,18 @@ def _error_reduction(ours: Scores, published: Scores) -> dict[str, float]:
 
 
 def _deraining_mean(entries: Sequence[Entry]) -> Scores | None:
-    """The plain mean of the five deraining sets, where all are there once."""
-    means = [entry.scores.mean for entry in entries if entry.benchmark in DERAINING]
-    if len(means) != len(DERAINING) or None in means or entries[0].stages:
+    """Returns the unweighted mean of the five deraining sets, if each was scored once."""
+    derained = [entry.scores for entry in entries if entry.benchmark in DERAINING]
+    means = [scores.mean for scores in derained if scores.mean is not None]
+    if not len(means) == len(derained) == len(DERAINING) or entries[0].stages:
         return None
     return Scores(*(float(np.mean(column)) for column in zip(*means)))
 
 
 def _document(entry: Entry) -> dict:
-    """An entry as scores.json has it."""
+    """Returns an entry as in scores.json."""
     protocol, scores = PROTOCOLS[entry.benchmark], entry.scores
-    published = None
+    published: dict[str, Any] | None = None
     if entry.published:
         published = {**entry.published._asdict(), "source": protocol.source}
         if scores.mean:
@@ -201,8 +197,8 @@ def _document(entry: Entry) -> dict:
     }
 
 
-def _finite(value):
-    """JSON knows no infinity (the PSNR of equal images): such numbers become null."""
+def _finite(value: Any) -> Any:
+    """Replaces infinity (the PSNR of equal images) and NaN, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

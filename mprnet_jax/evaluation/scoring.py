@@ -1,11 +1,11 @@
-"""Scores a restorer on a set of pairs: reading, restoring and scoring overlap.
+"""Scores a restorer on a set of pairs; reading, restoring and scoring overlap.
 
-Threads read and score; the calling thread keeps the device busy.
+Threads read and score, the calling thread restores.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +14,19 @@ import numpy as np
 from tqdm import tqdm
 
 from mprnet_jax.data.datasets import find_folder
-from mprnet_jax.data.pairs import Example, decode, list_pictures
+from mprnet_jax.data.pairs import Example, Source, list_pictures
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation.protocols import Protocol, Scores
+from mprnet_jax.imageio.rgb import decode
 from mprnet_jax.imageio.sheets import to_uint8
-from mprnet_jax.threads import THREADS, map_ahead, parallel_map_or_error
+from mprnet_jax.threads import THREADS, parallel_map_or_error, prefetch
 
-# From an example to its restored image, float32 [H, W, 3], white at 1, neither clipped nor rounded.
+# Restores an example to float32 [H, W, 3] with white at 1, neither clipped nor rounded.
 Restore = Callable[[Example], np.ndarray]
-# LPIPS of two uint8 images.
+# Computes LPIPS of two uint8 images.
 Lpips = Callable[[np.ndarray, np.ndarray], float]
 
-WAITING = 2 * THREADS  # restored images that may wait to be scored
+QUEUED = 2 * THREADS  # restored images that may wait for scoring
 
 
 @dataclass
@@ -40,15 +41,15 @@ class ImageScores:
 
 @dataclass
 class SetScores:
-    """The scores of a set, and what was left out of it."""
+    """The scores of a set, and the images that were left out."""
 
     images: list[ImageScores] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # a line for each image not scored
-    seconds: float | None = None  # to restore an image: the median, compiling left aside
+    seconds: float | None = None  # median time to restore an image, without compilation
 
     @property
     def mean(self) -> Scores | None:
-        """Means over the images, if there are any."""
+        """Mean scores of the images, if there are any."""
         if not self.images:
             return None
         columns = zip(*((image.psnr, image.ssim) for image in self.images))
@@ -57,14 +58,14 @@ class SetScores:
     @property
     def lpips(self) -> float | None:
         """Mean LPIPS, if there is any."""
-        values = [image.lpips for image in self.images]
-        return float(np.mean(values)) if values and None not in values else None
+        values = [image.lpips for image in self.images if image.lpips is not None]
+        return float(np.mean(values)) if values and len(values) == len(self.images) else None
 
 
-class WithRestored(Sequence[Example]):
-    """A set with pictures that somebody else restored, as "restored": uint8, of the same names."""
+class WithRestored:
+    """Adds pictures of the same names that are restored already to a set, as "restored", uint8."""
 
-    def __init__(self, source: Sequence[Example], folder: Path):
+    def __init__(self, source: Source, folder: Path):
         if not folder.is_dir():
             raise UserError(f"{folder}: is no folder of restored pictures")
         self.names = source.names
@@ -93,17 +94,17 @@ class WithRestored(Sequence[Example]):
 
 
 def restored_folder(root: Path, title: str, alone: bool) -> Path:
-    """Where the restored pictures of a set lie: in a folder of its name, or `root` if `alone`."""
+    """Returns the folder of a set's restored pictures: that of its name, or `root` if `alone`."""
     return find_folder(root, title) or (root if alone else root / title)
 
 
 def take_restored(example: Example) -> np.ndarray:
-    """The `Restore` of sets that hold "restored" already."""
-    return np.float32(example["restored"] / 255)
+    """The `Restore` of sets that have "restored" already."""
+    return (example["restored"] / 255).astype(np.float32)
 
 
 def score_set(
-    source: Sequence[Example],
+    source: Source,
     protocol: Protocol,
     restore: Restore,
     *,
@@ -112,36 +113,58 @@ def score_set(
 ) -> SetScores:
     """Restores and scores every example of a set, with a progress bar.
 
-    Examples that cannot be read, restored or scored are named in `left_out`.
+    Args:
+        source: the examples.
+        protocol: how to score; it has a `score`.
+        restore: the restorer.
+        title: of the set, for messages.
+        lpips: adds this distance to the scores.
+
+    Returns:
+        The scores; examples that cannot be read, restored or scored are named in `left_out`.
     """
-    scores = SetScores()
+    assert protocol.score is not None
+    score_images, scores = protocol.score, SetScores()
 
     def score(restored: tuple[str, Example, np.ndarray]) -> ImageScores | str:
         name, example, image = restored
         try:
             perceptual = lpips(to_uint8(image), example["target"]) if lpips else None
-            return ImageScores(name, *protocol.score(image, example["target"]), perceptual)
-        except (UserError, ValueError, RuntimeError) as error:  # the last from LPIPS
+            return ImageScores(name, *score_images(image, example["target"]), perceptual)
+        except (UserError, ValueError, RuntimeError) as error:  # RuntimeError from LPIPS
             return f"{title} {name}: {error}"
 
-    restored = restored_in_turn(source, restore, title, scores)
-    restored = (item for item in restored if item[2] is not None)
-    with ThreadPoolExecutor(THREADS) as scorers:
-        for result in map_ahead(scorers, score, restored, WAITING):
-            (scores.left_out if isinstance(result, str) else scores.images).append(result)
+    restored = (
+        (name, example, image)
+        for name, example, image in restore_all(source, restore, title, scores)
+        if image is not None
+    )
+    with ThreadPoolExecutor(THREADS) as pool:
+        for result in prefetch(pool, score, restored, QUEUED):
+            if isinstance(result, str):
+                scores.left_out.append(result)
+            else:
+                scores.images.append(result)
     return scores
 
 
-def restored_in_turn(
-    source: Sequence[Example], restore: Restore, title: str, scores: SetScores
+def restore_all(
+    source: Source, restore: Restore, title: str, scores: SetScores
 ) -> Iterator[tuple[str, Example, np.ndarray | None]]:
-    """Restores all examples of a set in order, with a progress bar: (name, example, image).
+    """Restores all examples of a set in order, with a progress bar.
 
-    One that cannot be read or restored, or not to finite numbers, comes with None and is named in
-    `scores.left_out`; at the end `scores.seconds` is set.
+    Args:
+        source: the examples.
+        restore: the restorer.
+        title: of the set, for messages.
+        scores: gets a line in `left_out` for each example that cannot be read or restored, and
+            `seconds` at the end.
+
+    Yields:
+        Name, example and restored image; None for an image that is left out.
     """
-    seconds = defaultdict(list)  # by size of the image
-    for name, example in read_ahead(source, title):
+    seconds = defaultdict(list)  # by the image's shape
+    for name, example in read_all(source, title):
         image = None
         try:
             if isinstance(example, UserError):
@@ -154,13 +177,14 @@ def restored_in_turn(
             image = restored
         except UserError as error:
             scores.left_out.append(f"{title} {name}: {error}")
-        yield name, example, image
-    counted = [each for times in seconds.values() for each in times[1:]]  # the first may compile
-    scores.seconds = float(np.median(counted)) if counted else None
+        yield name, {} if isinstance(example, UserError) else example, image
+    measured = [each for times in seconds.values() for each in times[1:]]  # the first may compile
+    scores.seconds = float(np.median(measured)) if measured else None
 
 
-def read_ahead(source: Sequence[Example], title: str) -> Iterator[tuple[str, Example | UserError]]:
-    """All examples in order with their names, read by threads; what cannot be read as its error."""
-    examples = parallel_map_or_error(source.__getitem__, len(source))
-    examples = tqdm(examples, desc=title, total=len(source), unit="image")
-    yield from zip(source.names, examples)
+def read_all(source: Source, title: str) -> Iterator[tuple[str, Example | UserError]]:
+    """Yields the name and the example, or the error on reading it, of all examples in order."""
+    examples: Iterable[Example | UserError] = parallel_map_or_error(
+        source.__getitem__, range(len(source))
+    )
+    yield from zip(source.names, tqdm(examples, desc=title, total=len(source), unit="image"))

@@ -1,1 +1,1 @@
-"""Image files in and out, and sheets of pictures."""
+"""Reads and writes image files, and lays pictures out on sheets."""

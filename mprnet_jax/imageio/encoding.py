@@ -1,13 +1,14 @@
-"""From pixels to the bytes of an image file.
+"""Encodes pixels as the bytes of an image file.
 
-Pillow encodes most; PNG of 16 bits and TIFF are encoded here, because nothing at hand writes all
-their kinds of pixels (16-bit grey with alpha) and metadata (nested EXIF directories).
+Pillow encodes most formats. PNG of 16 bits and TIFF are encoded here: Pillow and OpenCV lack 16-bit
+grey with alpha, and tifffile, which has all kinds of pixels, writes no nested EXIF directories.
 Pixels are as in `photos`.
 """
 
 import io
 import struct
 import zlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,19 +18,22 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mprnet_jax.errors import UserError
 
-LEVEL = 4  # of Deflate: half the time of the default, a few per cent more bytes
+LEVEL = 4  # of Deflate: half the time of the default for a few per cent more bytes
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of channels
 
-JPEG_EXIF = 65_533  # bytes that fit into a JPEG file
+MAX_JPEG_EXIF = 65_533  # bytes; a JPEG segment holds no more
 
-# Formats and the numbers of channels that they lack or that few programs read; they become RGB.
-GREY_LACKING = {("WEBP", 1), ("WEBP", 2), ("BMP", 2), ("TIFF", 2)}
+# (format, channels) of grey that the format lacks or few programs read; it is written as RGB.
+GREY_AS_RGB = {("WEBP", 1), ("WEBP", 2), ("BMP", 2), ("TIFF", 2)}
 
-LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500}  # in pixels, of formats with a limit that matters
+LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500}  # in pixels, of formats with a low limit
+
+# What encoders and disks raise; sizes are checked before, but metadata come from anywhere.
+ENCODER_ERRORS = (OSError, ValueError, cv2.error, struct.error)
 
 
-def check_holds(file_format: str, shape: tuple[int, int, int]) -> None:
-    """Raises UserError if a format cannot hold pixels [H, W, C] of this shape."""
+def check_format(file_format: str, shape: tuple[int, ...]) -> None:
+    """Raises UserError if a format cannot hold pixels of shape [H, W, C]."""
     if file_format == "JPEG" and shape[2] in (2, 4):
         raise UserError("JPEG has no alpha; choose png, webp or tiff")
     longest = LONGEST_SIDE.get(file_format)
@@ -40,32 +44,43 @@ def check_holds(file_format: str, shape: tuple[int, int, int]) -> None:
 def encode(
     pixels: np.ndarray, file_format: str, exif: bytes, icc_profile: bytes | None, quality: int
 ) -> bytes:
-    """The bytes of an image file; what the format cannot hold is converted.
+    """Encodes pixels; what the format cannot hold is converted.
+
+    Args:
+        pixels: [H, W, C].
+        file_format: a value of `photos.FORMATS`.
+        exif: EXIF data, or nothing.
+        icc_profile: the colour profile, if any.
+        quality: from 1 to 100, of JPEG and WebP; at 100 WebP is lossless.
+
+    Returns:
+        The bytes of the file.
 
     Raises:
-        UserError: if the format cannot hold them at all; see `check_holds`.
+        UserError: if the format cannot hold the pixels at all; see `check_format`.
     """
-    check_holds(file_format, pixels.shape)
+    check_format(file_format, pixels.shape)
     if pixels.dtype == np.uint16 and file_format not in ("PNG", "TIFF"):
         pixels = np.rint(pixels / 257).astype(np.uint8)
     channels = pixels.shape[2]
-    if (file_format, channels) in GREY_LACKING:
+    if (file_format, channels) in GREY_AS_RGB:
         pixels = pixels[..., [0, 0, 0, 1][: channels + 2]]
-        icc_profile = None  # it described grey
+        icc_profile = None  # it is a profile for grey
     pixels = np.ascontiguousarray(pixels)
     if file_format == "TIFF":
         return encode_tiff(pixels, exif, icc_profile)
     if pixels.dtype == np.uint16:
         return encode_deep_png(pixels, exif, icc_profile)
-    if file_format == "BMP" and pixels.shape[2] == 4:  # Pillow's own would lose alpha
+    if file_format == "BMP" and pixels.shape[2] == 4:  # Pillow would lose alpha
         return cv2.imencode(".bmp", pixels[..., [2, 1, 0, 3]].copy())[1].tobytes()
-    options = {
+    format_options: dict[str, dict[str, Any]] = {
         "PNG": {"compress_level": LEVEL},
         "JPEG": {"quality": quality, "subsampling": "4:4:4"},
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True},
         "BMP": {},
-    }[file_format]
-    if exif and not (file_format == "JPEG" and len(exif) > JPEG_EXIF):
+    }
+    options = format_options[file_format]
+    if exif and not (file_format == "JPEG" and len(exif) > MAX_JPEG_EXIF):
         options["exif"] = exif
     if icc_profile:
         options["icc_profile"] = icc_profile
@@ -76,11 +91,11 @@ def encode(
 
 
 def encode_deep_png(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) -> bytes:
-    """The bytes of a PNG file of 16 bits (PNG specification, third edition)."""
+    """Encodes a PNG file of 16 bits (PNG specification, third edition)."""
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0)
     data = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
-    rows = np.ones((height, 1 + data.shape[1]), np.uint8)  # filter 1: less the pixel to the left
+    rows = np.ones((height, 1 + data.shape[1]), np.uint8)  # filter 1: minus the pixel to the left
     rows[:, 1:] = data
     rows[:, 1 + 2 * channels :] -= data[:, : -2 * channels]
     chunks = [(b"IHDR", header)]
@@ -88,7 +103,7 @@ def encode_deep_png(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) 
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
     if exif:
         chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    chunks += [(b"IDAT", zlib.compress(rows, LEVEL)), (b"IEND", b"")]
+    chunks += [(b"IDAT", zlib.compress(rows.data, LEVEL)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
@@ -96,34 +111,36 @@ def encode_deep_png(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) 
 
 
 def encode_tiff(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) -> bytes:
-    """The bytes of a TIFF file of 8 or 16 bits (TIFF 6.0, with Deflate)."""
+    """Encodes a TIFF file of 8 or 16 bits (TIFF 6.0, with Deflate)."""
     height, width, channels = pixels.shape
     differences = np.diff(pixels, axis=1, prepend=pixels.dtype.type(0))
-    data = zlib.compress(differences.astype(pixels.dtype.newbyteorder("<")), LEVEL)
+    data = zlib.compress(differences.astype(pixels.dtype.newbyteorder("<")).data, LEVEL)
     directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
-    described = Image.Exif()
-    described.load(exif)
-    for tag in described:
+    metadata = Image.Exif()
+    metadata.load(exif)
+    for tag in metadata:
         if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            inner = described.get_ifd(tag)
-            inner.pop(ExifTags.IFD.Interop, None)  # which points into the old file
-            directory[tag] = inner
+            nested = metadata.get_ifd(tag)
+            nested.pop(ExifTags.IFD.Interop, None)  # an offset into the old file
+            directory[tag] = nested
         else:
-            directory[tag] = described[tag]
+            directory[tag] = metadata[tag]
     if icc_profile:
         directory[Base.InterColorProfile] = icc_profile
     directory[Base.ImageWidth] = width
     directory[Base.ImageLength] = height
     directory[Base.BitsPerSample] = (8 * pixels.itemsize,) * channels
     directory[Base.Compression] = 8  # Deflate
-    directory[Base.PhotometricInterpretation] = 1 if channels == 1 else 2  # black is 0, or RGB
-    directory[Base.StripOffsets] = 0  # from the end of the directory
+    directory[Base.PhotometricInterpretation] = (
+        1 if channels == 1 else 2
+    )  # 1: black is zero, 2: RGB
+    directory[Base.StripOffsets] = 0  # Pillow adds the length of the directory
     directory[Base.SamplesPerPixel] = channels
     directory[Base.RowsPerStrip] = height
     directory[Base.StripByteCounts] = len(data)
-    directory[Base.Predictor] = 2  # differences along the row
+    directory[Base.Predictor] = 2  # horizontal differences
     if channels == 4:
-        directory[Base.ExtraSamples] = 2  # alpha, not multiplied into the colours
+        directory[Base.ExtraSamples] = 2  # alpha that is not multiplied into the colours
     file = io.BytesIO()
     directory.save(file)
     file.write(data)

@@ -1,4 +1,4 @@
-"""Image files in and out: PNG, JPEG, WebP, TIFF and BMP, of 8 and, in PNG and TIFF, 16 bits.
+"""Reads and writes photos: PNG, JPEG, WebP, TIFF and BMP of 8 bits, PNG and TIFF also of 16.
 
 Pixels are [H, W, C], uint8 or uint16; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB
 and alpha. They stand upright: EXIF's orientation is applied on reading and left out on writing.
@@ -12,9 +12,9 @@ import numpy as np
 from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio import decoding
-from mprnet_jax.imageio.encoding import check_holds, encode
+from mprnet_jax.imageio.encoding import ENCODER_ERRORS, check_format, encode
 
-# Extension of a file -> its format.
+# File extension -> format.
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -30,7 +30,7 @@ QUALITY = 95
 
 
 class Photo(NamedTuple):
-    """A picture as its file holds it."""
+    """The contents of an image file."""
 
     pixels: np.ndarray
     exif: bytes = b""
@@ -38,54 +38,58 @@ class Photo(NamedTuple):
 
 
 def size_of(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Height and width of the upright photo, from the file's header.
+    """Returns the height and width of the upright photo, from the file's header.
 
     Raises:
-        UserError: if it is no picture, or one with too many pixels.
+        UserError: if the file is not a picture, or has more than `max_pixels` pixels.
     """
-    with decoding.opened(path, max_pixels) as picture:
+    with decoding.open_picture(path, max_pixels) as picture:
         width, height = picture.size
-        turned = decoding.orientation_of(path, picture) in decoding.TURNED
-        return (width, height) if turned else (height, width)
+        transposed = decoding.orientation_of(path, picture) in decoding.TRANSPOSED
+        return (width, height) if transposed else (height, width)
 
 
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
     """Reads an image file.
 
     Raises:
-        UserError: if it is no whole picture in one of `FORMATS`, or one with too many pixels.
+        UserError: if the file is not a whole picture in one of `FORMATS`, has more than
+            `max_pixels` pixels, or does not fit into memory.
     """
-    with decoding.opened(path, max_pixels) as picture:
-        pixels = decoding.pixels_of(path, picture)
-        return Photo(pixels, decoding.exif_of(picture), picture.info.get("icc_profile"))
+    try:
+        with decoding.open_picture(path, max_pixels) as picture:
+            pixels = decoding.decode_pixels(path, picture)
+            return Photo(pixels, decoding.exif_bytes(picture), picture.info.get("icc_profile"))
+    except MemoryError as error:
+        raise UserError(f"{path}: cannot be read, memory is too small; crop it") from error
 
 
 def check_writable(path: Path, photo: Photo) -> None:
     """Raises UserError if the format of a file's extension cannot hold the photo at all."""
     try:
-        check_holds(FORMATS[path.suffix.lower()], photo.pixels.shape)
+        check_format(FORMATS[path.suffix.lower()], photo.pixels.shape)
     except UserError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
 
 
 def write(path: Path, photo: Photo, quality: int = QUALITY) -> None:
-    """Writes an image file in the format of its extension; it appears whole or not at all.
+    """Writes an image file in the format of its extension, whole or not at all.
 
-    What the format cannot hold is converted: 16 bits are rounded to 8, grey is made RGB.
+    What the format cannot hold is converted: 16 bits are rounded to 8, grey becomes RGB.
 
     Args:
-        path: of the file.
-        photo: what it shall hold.
+        path: of the file; missing folders are made.
+        photo: the contents.
         quality: from 1 to 100, of JPEG and WebP; at 100 WebP is lossless.
 
     Raises:
         UserError: if the format cannot hold the photo, or the file cannot be written.
     """
+    file_format = FORMATS[path.suffix.lower()]
     try:
-        file_format = FORMATS[path.suffix.lower()]
         data = encode(photo.pixels, file_format, photo.exif, photo.icc_profile, quality)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(data)
-    except Exception as error:  # encoders complain of sizes and metadata in many ways
+    except (UserError, *ENCODER_ERRORS) as error:
         raise UserError(f"{path}: cannot be written ({one_line(error)})") from error

@@ -1,4 +1,4 @@
-"""Sheets of pictures side by side, with headings: for people who would rather look than read."""
+"""Lays captioned pictures side by side on a sheet."""
 
 import math
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from PIL import Image, ImageDraw, ImageFont
 from mprnet_jax.atomic import writing
 
 GAP = 8  # pixels between pictures
-TEXT = 22  # pixels of height for a line of text
+LINE = 22  # pixels of height for a line of text
 
 
 def make_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
-    """Lays captioned pictures out in rows.
+    """Lays out captioned pictures in rows.
 
     Args:
         rows: of (caption, picture) with pictures [H, W, 3], uint8 or floats in [0, 1].
 
     Returns:
-        The sheet, uint8 [H, W, 3], white where no picture is.
+        The sheet, uint8 [H, W, 3], white outside the pictures.
     """
-    font = ImageFont.load_default(size=TEXT * 0.7)
+    font = ImageFont.load_default(size=LINE * 0.7)
 
     def width(caption: str, picture: np.ndarray) -> int:
         return max(picture.shape[1], math.ceil(font.getlength(caption))) + GAP
 
-    heights = [max(picture.shape[0] for _, picture in row) + TEXT + GAP for row in rows]
+    heights = [max(picture.shape[0] for _, picture in row) + LINE + GAP for row in rows]
     widths = [sum(width(*cell) for cell in row) for row in rows]
     sheet = Image.new("RGB", (max(widths) + GAP, sum(heights) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
@@ -36,26 +36,26 @@ def make_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
         x = GAP
         for caption, picture in row:
             draw.text((x, y), caption, fill="black", font=font)
-            sheet.paste(Image.fromarray(to_uint8(picture)), (x, y + TEXT))
+            sheet.paste(Image.fromarray(to_uint8(picture)), (x, y + LINE))
             x += width(caption, picture)
         y += row_height
     return np.asarray(sheet)
 
 
-def small(image: np.ndarray, largest: int) -> np.ndarray:
-    """A uint8 image reduced by a whole number, so that no side has more than `largest` pixels."""
-    factor = -(-max(image.shape[:2]) // largest)
+def shrink(image: np.ndarray, longest_side: int) -> np.ndarray:
+    """Shrinks a uint8 image by the smallest integer that leaves no side above `longest_side`."""
+    factor = -(-max(image.shape[:2]) // longest_side)
     return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1], clipped to it, to uint8 by rounding; NaN is black; uint8 passes."""
+    """Converts floats, clipped to [0, 1], to uint8 by rounding; NaN is black. Keeps uint8."""
     if image.dtype == np.uint8:
         return image
     return np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes a uint8 image, whole or not at all; raises UserError if it cannot be written."""
+    """Writes a uint8 image, whole or not at all; raises UserError where it cannot be written."""
     with writing(path) as temporary:
         Image.fromarray(image).save(temporary)

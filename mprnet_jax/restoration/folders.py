@@ -1,4 +1,4 @@
-"""Which photos become which files: one photo, or a folder of them mirrored in another."""
+"""Finds photos to restore and the files that they are restored to."""
 
 import os
 from collections.abc import Iterator
@@ -8,25 +8,29 @@ from typing import NamedTuple
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 
-SHEET = ".compare.jpg"  # what the names of sheets end in
+SHEET = ".compare.jpg"  # suffix of the names of sheets
 
 
 class Job(NamedTuple):
-    """A photo's file, and the file for what it is restored to."""
+    """A photo's file, and the file that it is restored to."""
 
     source: Path
     target: Path
 
 
 def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
-    """The photo itself, or all photos in a folder and its subfolders, mirrored in `output`.
+    """Lists a photo, or all photos in a folder and its subfolders, with their files in `output`.
 
-    Hidden files and folders are left out, sheets of `--compare`, and `output` itself. `extension`
-    replaces that of every file.
+    Hidden files and folders, sheets of `--compare` and `output` itself are left out.
+
+    Args:
+        source: a photo or a folder.
+        output: the folder for results, with the subfolders of `source`.
+        extension: replaces that of every file, if given.
 
     Raises:
-        UserError: if there is no photo, a place that cannot be looked at, or a photo or a result
-            that would be overwritten.
+        UserError: if there is no photo, or a photo or another result would be overwritten.
+        OSError: if a folder cannot be listed.
     """
     if source.is_file():
         if source.suffix.lower() not in photos.FORMATS:
@@ -56,17 +60,16 @@ def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
     return list(jobs.values())
 
 
-def walk(folder: Path, left_out: Path) -> Iterator[Path]:
-    """The photos below a folder, but no sheets, none hidden and none below `left_out`."""
+def walk(folder: Path, excluded: Path) -> Iterator[Path]:
+    """Yields the photos below a folder, except sheets, hidden ones and those below `excluded`."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    for place, folders, names in os.walk(folder, onerror=fail):
-        here = Path(place)
-        folders[:] = [n for n in folders if n[0] != "." and (here / n).resolve() != left_out]
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [n for n in folders if n[0] != "." and Path(root, n).resolve() != excluded]
         for name in names:
-            path = here / name
+            path = Path(root, name)
             if name[0] == "." or name.endswith(SHEET):
                 continue
             if path.suffix.lower() in photos.FORMATS and path.is_file():

@@ -1,7 +1,7 @@
-"""Restores many files: decoding, the devices and encoding work at the same time.
+"""Restores many files; decoding, restoring and encoding overlap.
 
-Which compiled programs serve the photos is planned from the files' headers. Photos of one program
-follow each other and share batches. A photo that fails is told on stderr, and the others go on.
+Programs are planned from the files' headers. Photos that share a program are restored one after
+another, in batches. A photo that fails is reported on stderr, and the others are restored.
 """
 
 import sys
@@ -15,22 +15,23 @@ from tqdm import tqdm
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
-from mprnet_jax.imageio.sheets import make_sheet, small
+from mprnet_jax.imageio.sheets import make_sheet, shrink
 from mprnet_jax.restoration.folders import SHEET, Job
 from mprnet_jax.restoration.planning import Program, Size
 from mprnet_jax.restoration.restorer import Progress, Restorer, ignore
-from mprnet_jax.threads import map_ahead
+from mprnet_jax.restoration.tiles import Grid
+from mprnet_jax.threads import prefetch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-THREADS = 4  # that decode and encode
-LARGEST_SHEET = 16_384  # pixels a side; JPEG can hold four times as many
-AHEAD = 2  # batches that are decoded early, and that wait for being encoded
+THREADS = 4  # which decode and encode
+LONGEST_SHEET = 16_384  # pixels a side; JPEG holds four times as many
+PREFETCHED = 2  # batches that are decoded early, and as many that are being encoded
 
 
 class Summary(NamedTuple):
-    """How many photos came to what."""
+    """The number of photos by outcome."""
 
     restored: int
     skipped: int
@@ -49,8 +50,14 @@ class Pipeline:
         overwrite: bool = False,
         compare: bool = False,
     ):
-        """Takes what `photos` wants to know, and whether to replace results that exist and to write
-        a sheet with each photo before and after.
+        """Stores the options.
+
+        Args:
+            restorer: restores pixels.
+            quality: from 1 to 100, of JPEG and WebP.
+            max_pixels: photos with more are refused.
+            overwrite: whether to replace results that exist.
+            compare: whether to write a sheet with each photo before and after.
         """
         self._restorer = restorer
         self._quality, self._max_pixels = quality, max_pixels
@@ -59,18 +66,19 @@ class Pipeline:
     def run(self, jobs: Sequence[Job]) -> Summary:
         """Restores all files that can be restored."""
         todo = [job for job in jobs if self._overwrite or not job.target.exists()]
-        self._failures, self._told = 0, set()
+        self._failures = 0
+        self._logged: set[Grid] = set()
         with (
             ThreadPoolExecutor(THREADS) as pool,
             tqdm(total=len(todo), unit="photo", disable=None) as self._bar,
         ):
-            decoded = map_ahead(pool, self._decode, self._batches(todo), AHEAD)
-            for _ in map_ahead(pool, self._encode, map(self._restore, decoded), AHEAD):
+            decoded = prefetch(pool, self._decode, self._batches(todo), PREFETCHED)
+            for _ in prefetch(pool, self._encode, map(self._restore, decoded), PREFETCHED):
                 pass
         return Summary(len(todo) - self._failures, len(jobs) - len(todo), self._failures)
 
     def _batches(self, jobs: list[Job]) -> Iterator[list[Job]]:
-        """Jobs whose photos share a program, by the files' headers; large programs come first."""
+        """Yields jobs whose photos share a program, in the order of the plan."""
 
         def measure(job: Job) -> tuple[Size, Job]:
             return photos.size_of(job.source, self._max_pixels), job
@@ -82,14 +90,14 @@ class Pipeline:
         by_program: dict[Program, list[Job]] = {program: [] for program in plan.order}
         for size, job in sorted(measured):
             by_program.setdefault(self._restorer.program_for(size), []).append(job)
-        for alike in by_program.values():
-            for start in range(0, len(alike), self._restorer.batch_size):
-                yield alike[start : start + self._restorer.batch_size]
+        for group in by_program.values():
+            for start in range(0, len(group), self._restorer.batch_size):
+                yield group[start : start + self._restorer.batch_size]
 
     def _decode(self, batch: list[Job]) -> list[tuple[Job, Photo]]:
         def read(job: Job) -> tuple[Job, Photo]:
             photo = photos.read(job.source, self._max_pixels)
-            photos.check_writable(job.target, photo)  # before the work is done
+            photos.check_writable(job.target, photo)  # before it is restored
             return job, photo
 
         return list(self._each(read, batch))
@@ -99,7 +107,7 @@ class Pipeline:
             return []
         jobs, read = zip(*batch)
         try:
-            self._tell_tiles(read[0])
+            self._log_tiles(read[0])
             return list(zip(jobs, read, restore_photos(self._restorer, read)))
         except UserError as error:
             if len(batch) > 1:  # one of them may be the reason
@@ -112,16 +120,16 @@ class Pipeline:
             job, photo, restored = item
             photos.write(job.target, restored, self._quality)
             if self._compare:
-                sheet = make_sheet([[("before", shown(photo)), ("after", shown(restored))]])
+                sheet = make_sheet([[("before", to_rgb8(photo)), ("after", to_rgb8(restored))]])
                 path = job.target.with_name(f"{job.target.name}{SHEET}")
-                photos.write(path, Photo(small(sheet, LARGEST_SHEET)))
+                photos.write(path, Photo(shrink(sheet, LONGEST_SHEET)))
             self._bar.update()
 
         for _ in self._each(write, batch):
             pass
 
     def _each(self, step: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """What the step makes of each item; those that fail are told and left out."""
+        """Yields the step's result for each item; items that fail are reported and left out."""
         for item in items:
             try:
                 yield step(item)
@@ -134,46 +142,46 @@ class Pipeline:
         self._bar.write(message, file=sys.stderr)
         self._bar.update()
 
-    def _tell_tiles(self, photo: Photo) -> None:
-        """Shows how photos of this size are cut; prints it once where they are."""
+    def _log_tiles(self, photo: Photo) -> None:
+        """Shows the tiles of photos of this size, and prints them once if there are several."""
         grid = self._restorer.grid_of(photo.pixels)
         size = f"{grid.columns.length}x{grid.rows.length}"
         if len(grid.places) == 1:
             self._bar.set_postfix_str(f"{size}, whole")
             return
-        cut = f"{size}, {len(grid.places)} tiles of {grid.columns.tile}x{grid.rows.tile}"
-        self._bar.set_postfix_str(cut)
-        if grid not in self._told:
-            self._told.add(grid)
-            self._bar.write(cut)
+        tiles = f"{size}, {len(grid.places)} tiles of {grid.columns.tile}x{grid.rows.tile}"
+        self._bar.set_postfix_str(tiles)
+        if grid not in self._logged:
+            self._logged.add(grid)
+            self._bar.write(tiles)
 
 
 def restore_photos(
     restorer: Restorer, photos: Sequence[Photo], progress: Progress = ignore
 ) -> list[Photo]:
-    """Restores colours; grey is restored as RGB and averaged, alpha stays as it is."""
-    restored = restorer.batch([as_rgb(photo.pixels) for photo in photos], progress)
+    """Restores the colours of photos; grey is restored as RGB and averaged, alpha is kept."""
+    restored = restorer.batch([to_rgb(photo.pixels) for photo in photos], progress)
     return [
-        photo._replace(pixels=with_colours_of(photo.pixels, rgb))
+        photo._replace(pixels=replace_colours(photo.pixels, rgb))
         for photo, rgb in zip(photos, restored)
     ]
 
 
-def as_rgb(pixels: np.ndarray) -> np.ndarray:
-    """[H, W, C] to RGB [H, W, 3]: alpha goes, grey is repeated."""
+def to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Converts [H, W, C] to RGB [H, W, 3]: drops alpha and repeats grey."""
     colours = pixels[..., : -1 if pixels.shape[2] in (2, 4) else None]
     return np.broadcast_to(colours, (*pixels.shape[:2], 3))
 
 
-def with_colours_of(pixels: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """`pixels` in new colours: undoes `as_rgb`."""
+def replace_colours(pixels: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """Replaces the colours of [H, W, C] by RGB [H, W, 3], averaged if C is grey; keeps alpha."""
     count = 3 if pixels.shape[2] >= 3 else 1
     if count == 1:
         rgb = np.rint(rgb.mean(axis=2, keepdims=True)).astype(rgb.dtype)
     return np.concatenate([rgb, pixels[..., count:]], axis=2)
 
 
-def shown(photo: Photo) -> np.ndarray:
-    """A photo as uint8 RGB, for sheets."""
-    rgb = as_rgb(photo.pixels)
+def to_rgb8(photo: Photo) -> np.ndarray:
+    """Converts a photo to uint8 RGB [H, W, 3], for sheets."""
+    rgb = to_rgb(photo.pixels)
     return rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)

@@ -22,11 +22,14 @@ from mprnet_jax.restoration import tiles
 from mprnet_jax.restoration.planning import Plan, Program, Size
 from mprnet_jax.restoration.programs import CanvasTooLarge, Programs
 from mprnet_jax.restoration.tiles import Grid
+from mprnet_jax.symmetries import apply_symmetry, invert_symmetry
 
 # What a program takes beyond the compiler's account, in libraries' scratch space: measured were 3 %
 # and 32 MB.
 MARGIN = 1.1
 SCRATCH_BYTES = 48 * 2**20
+# The order in which images are summed, on which the last bits of their mean depend.
+ENSEMBLE = (0, 1, 2, 3, 4, 7, 6, 5)
 HOST_BYTES = 60  # a pixel, for the photo's copies in float32 on the way in and out
 
 Progress = Callable[[float], object]  # is told the share of the work that is done, in (0, 1]
@@ -82,7 +85,7 @@ class Restorer:
             )
         self.stages = stages
         self._tile, self._overlap = tile, overlap
-        self._symmetries = range(8 if ensemble else 1)
+        self._symmetries = ENSEMBLE if ensemble else (0,)
         self.batch_size = batch_size * self._mesh.shape["data"]  # of all devices together
         self._memory_limit = memory_limit
         self._programs = Programs(
@@ -142,14 +145,16 @@ class Restorer:
             check_photo(photo)
         images = [to_floats(photo) for photo in photos]
         sums = [0.0] * len(images)
-        for symmetry in self._symmetries:
-            turned = [turn(image, symmetry) for image in images]
+        for done, symmetry in enumerate(self._symmetries):
+            turned = [apply_symmetry(image, symmetry) for image in images]
 
-            def part(share: float, done: int = symmetry) -> None:
+            def part(share: float, done: int = done) -> None:
                 progress((done + share) / len(self._symmetries))
 
             restored = self._restore_images(turned, count, part)
-            sums = [total + turn_back(image, symmetry) for total, image in zip(sums, restored)]
+            sums = [
+                total + invert_symmetry(image, symmetry) for total, image in zip(sums, restored)
+            ]
         means = [total / len(self._symmetries) for total in sums]
         return [from_floats(mean, photo.dtype) for mean, photo in zip(means, photos)]
 
@@ -282,18 +287,6 @@ def padded_size(height: int, width: int) -> tuple[int, int]:
     (480, 328)
     """
     return height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
-
-
-def turn(image: np.ndarray, symmetry: int) -> np.ndarray:
-    """One of the 8 symmetries of the square, of [..., H, W, C]: mirrored or not, then turned."""
-    mirrored = image[..., ::-1, :] if symmetry >= 4 else image
-    return np.rot90(mirrored, symmetry % 4, axes=(-3, -2))
-
-
-def turn_back(image: np.ndarray, symmetry: int) -> np.ndarray:
-    """Undoes `turn`."""
-    upright = np.rot90(image, -(symmetry % 4), axes=(-3, -2))
-    return upright[..., ::-1, :] if symmetry >= 4 else upright
 
 
 def check_tile(tile: int | str, overlap: int) -> None:

@@ -1,13 +1,13 @@
-"""Restores videos frame by frame through PyAV; sound is copied, times are kept.
+"""Restores videos frame by frame with PyAV; copies sound and keeps times.
 
-Frames of more than 8 bits are restored as 16 bits. They stand upright in the result: a telephone's
-rotation is applied.
+Frames of more than 8 bits are restored as 16 bits. Rotation, as telephones record it, is applied.
 """
 
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,11 +15,11 @@ from tqdm import tqdm
 from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.photos import MAX_PIXELS
-from mprnet_jax.restoration.pipeline import AHEAD
+from mprnet_jax.restoration.pipeline import PREFETCHED
 from mprnet_jax.restoration.restorer import Restorer
-from mprnet_jax.threads import map_ahead
+from mprnet_jax.threads import prefetch
 
-# Extension -> (the one demuxer that may read it, the encoder that writes it).
+# File extension -> (the only demuxer that may read it, the encoder that writes it).
 VIDEOS = {
     ".mp4": ("mov", "libx264"),
     ".m4v": ("mov", "libx264"),
@@ -27,23 +27,29 @@ VIDEOS = {
     ".mkv": ("matroska", "libx264"),
     ".webm": ("matroska", "libvpx-vp9"),
 }
-MANY = 1000  # frames, where a file does not say
+ASSUMED_FRAMES = 1000  # where a file does not say how many it has
 BT709, LIMITED_RANGE = 1, 1  # FFmpeg's numbers
-QUALITY = {"crf": "16"}  # constant quality, hard to tell from lossless
+QUALITY = {"crf": "16"}  # visually lossless
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 
 
 def restore_video(
     source: Path, target: Path, restorer: Restorer, max_pixels: int = MAX_PIXELS
 ) -> int:
-    """Restores a video; the file appears whole or not at all.
+    """Restores a video; the result is written whole or not at all.
+
+    Args:
+        source: the video, with an extension of `VIDEOS`.
+        target: the restored video, with the same extension; missing folders are made.
+        restorer: restores pixels.
+        max_pixels: videos with larger frames are refused.
 
     Returns:
         The number of frames.
 
     Raises:
-        UserError: if PyAV is missing, the file is no whole video of one of `VIDEOS`, or its frames
-            have too many pixels.
+        UserError: if PyAV is missing, the file is not a whole video, or its frames have more than
+            `max_pixels` pixels.
     """
     try:
         import av
@@ -55,7 +61,7 @@ def restore_video(
         with av.open(str(source), format=demuxer) as reader:
             limit_frames(reader, max_pixels)
             first = first_frame(reader)
-            frames = reader.streams.video[0].frames or MANY
+            frames = reader.streams.video[0].frames or ASSUMED_FRAMES
         restorer.plan({to_pixels(first).shape[:2]: frames})
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -64,15 +70,16 @@ def restore_video(
             av.open(str(temporary), "w") as writer,
         ):
             limit_frames(reader, max_pixels)
-            return copy(reader, writer, add_stream(writer, encoder, reader, first), restorer)
+            output = add_stream(writer, encoder, reader, first)
+            return restore_frames(reader, writer, output, restorer)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{source}: cannot be restored as a video ({one_line(error)})") from error
 
 
-def limit_frames(reader, max_pixels: int) -> None:
-    """Raises UserError for too large frames, and lets the decoder refuse those that turn up."""
+def limit_frames(reader: Any, max_pixels: int) -> None:
+    """Raises UserError for frames with too many pixels, and makes the decoder refuse later ones."""
     if not reader.streams.video:
         raise UserError("has no pictures")
     stream = reader.streams.video[0]
@@ -86,16 +93,16 @@ def limit_frames(reader, max_pixels: int) -> None:
     stream.codec_context.options = {"max_pixels": str(max_pixels)}
 
 
-def first_frame(reader):
-    """The first frame of an opened video."""
+def first_frame(reader: Any) -> Any:
+    """Returns the first frame of an opened video."""
     frame = next(reader.decode(reader.streams.video[0]), None)
     if frame is None:
         raise UserError("has no frames")
     return frame
 
 
-def add_stream(writer, encoder: str, reader, first):
-    """The stream for restored frames that are like the first: its size, rate and colours."""
+def add_stream(writer: Any, encoder: str, reader: Any, first: Any) -> Any:
+    """Adds the stream for restored frames, with size and colours of the first frame."""
     stream = reader.streams.video[0]
     height, width, _ = to_pixels(first).shape
     output = writer.add_stream(encoder, rate=stream.average_rate, options=QUALITY)
@@ -104,22 +111,22 @@ def add_stream(writer, encoder: str, reader, first):
     output.pix_fmt = first.format.name
     if output.pix_fmt not in known or not is_yuv(first):
         output.pix_fmt = "yuv420p10le" if is_deep(first) else "yuv420p"
-    if width % 2 or height % 2:  # colours of half the size need even sides
+    if width % 2 or height % 2:  # chroma of half the size needs even sides
         output.pix_fmt = "yuv444p10le" if is_deep(first) else "yuv444p"
     output.codec_context.time_base = stream.time_base
     if shape := stream.sample_aspect_ratio:  # of pixels that are not square
-        turned = first.rotation // 90 % 2
-        output.codec_context.sample_aspect_ratio = 1 / shape if turned else shape
+        transposed = first.rotation // 90 % 2
+        output.codec_context.sample_aspect_ratio = 1 / shape if transposed else shape
     for name, value in colours_of(first).items():
         setattr(output.codec_context, name, value)
     writer.metadata.update(reader.metadata)
     return output
 
 
-def copy(reader, writer, output, restorer: Restorer) -> int:
-    """Restores all frames of one video into another, and copies the sound; returns their number.
+def restore_frames(reader: Any, writer: Any, output: Any, restorer: Restorer) -> int:
+    """Restores all frames of a video, copies its sound, and returns the number of frames.
 
-    Sound of a kind that FFmpeg does not know, as telephones' spatial one, is left out.
+    Sound that FFmpeg cannot decode, such as spatial audio of telephones, is left out.
     """
     stream = reader.streams.video[0]
     known = [sound for sound in reader.streams.audio if sound.codec_context is not None]
@@ -142,7 +149,7 @@ def copy(reader, writer, output, restorer: Restorer) -> int:
         ThreadPoolExecutor(1) as device,
         tqdm(total=stream.frames or None, unit="frame", disable=None) as bar,
     ):
-        for batch in map_ahead(device, restore, batches, AHEAD):
+        for batch in prefetch(device, restore, batches, PREFETCHED):
             for frame, pixels in batch:
                 writer.mux(output.encode(to_frame(pixels, frame, output.pix_fmt)))
             bar.update(len(batch))
@@ -151,36 +158,36 @@ def copy(reader, writer, output, restorer: Restorer) -> int:
     return count
 
 
-def is_yuv(frame) -> bool:
-    """Whether a frame's colours are luma and chroma; others are grey, RGB or a palette."""
+def is_yuv(frame: Any) -> bool:
+    """Whether a frame has luma and chroma; other frames are grey, RGB or have a palette."""
     return len(frame.format.components) > 2 and not frame.format.is_rgb
 
 
-def colours_of(frame) -> dict[str, int]:
-    """How the numbers of a frame, once it is YUV, are to be understood."""
+def colours_of(frame: Any) -> dict[str, int]:
+    """Returns the colour space and range of a frame after conversion to YUV."""
     colours = {name: getattr(frame, name) for name in COLOURS}
     if not is_yuv(frame):
         colours |= {"colorspace": BT709, "color_range": LIMITED_RANGE}
     return colours
 
 
-def is_deep(frame) -> bool:
+def is_deep(frame: Any) -> bool:
     """Whether a frame has more than 8 bits a channel."""
     return frame.format.components[0].bits > 8
 
 
-def to_pixels(frame) -> np.ndarray:
-    """A frame, upright, as RGB [H, W, 3], uint8 or uint16."""
+def to_pixels(frame: Any) -> np.ndarray:
+    """Converts a frame to upright RGB [H, W, 3], uint8 or uint16."""
     pixels = frame.to_ndarray(format="rgb48le" if is_deep(frame) else "rgb24")
     return np.rot90(pixels, frame.rotation // 90)
 
 
-def to_frame(pixels: np.ndarray, original, pixel_format: str):
-    """A frame with the time and the kind of colours of the original one."""
+def to_frame(pixels: np.ndarray, original: Any, pixel_format: str) -> Any:
+    """Converts RGB [H, W, 3] to a frame with the time and the colour space of the original."""
     import av
 
-    kind = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind)
+    rgb = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=rgb)
     colours = colours_of(original)
     frame = frame.reformat(
         format=pixel_format,

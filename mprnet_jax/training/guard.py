@@ -1,14 +1,11 @@
-"""Watches a run: tells of steps that were skipped and pictures that cannot be read, and stops it
-when there are too many of them.
-"""
+"""Counts skipped steps and unreadable examples, and stops a run that has too many of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sized
 
 import jax
 import numpy as np
 
 from mprnet_jax.config import TrainConfig
-from mprnet_jax.data.pairs import Example
 from mprnet_jax.errors import UserError
 
 
@@ -18,38 +15,46 @@ class Guard:
     def __init__(
         self,
         config: TrainConfig,
-        source: Sequence[Example],
-        tell: Callable[[str], None],
+        source: Sized,
+        log: Callable[[str], None],
         counts: Mapping[str, int] | None = None,
     ):
-        """Takes the run's config and training examples, who prints a line, and earlier `counts`."""
-        self._config, self._source, self._tell = config, source, tell
-        self._told = set()
-        self.counts = {"skipped": 0, "skipped_in_a_row": 0, "unreadable": 0} | dict(counts or {})
-
-    def look_at(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Tells of each example that cannot be read, once; "unreadable" becomes whether it is so.
-
-        Each host tells of what it has tried to read itself.
-        """
-        numbers = batch["unreadable"]
-        for number in sorted(set(numbers[numbers >= 0].tolist()) - self._told):
-            self._told.add(number)
-            try:
-                self._source[number]
-                reason = f"{self._source.names[number]}: could not be read at first"
-            except UserError as error:
-                reason = str(error)
-            self._tell(f"{reason}; the next picture stands in for it")
-        return batch | {"unreadable": numbers >= 0}
-
-    def check(self, step: int, metrics: Mapping[str, float], names: Callable[[], list[str]]):
-        """Counts what went wrong in step number `step`.
+        """Starts to count.
 
         Args:
-            step: counted from 1.
+            config: of the run.
+            source: the training examples.
+            log: prints a line.
+            counts: of the run so far.
+        """
+        self._config, self._examples, self._log = config, len(source), log
+        self._logged: set[str] = set()
+        self.counts = {"skipped": 0, "skipped_in_a_row": 0, "unreadable": 0} | dict(counts or {})
+
+    def log_unreadable(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Logs each example that could not be read once, on the host that tried to.
+
+        Args:
+            batch: of `data.batches.TrainingBatches`.
+
+        Returns:
+            The batch, in which "unreadable" says which examples were replaced, bool [B].
+        """
+        messages = batch["unreadable"]
+        for message in sorted(set(messages.tolist()) - self._logged - {""}):
+            self._logged.add(message)
+            self._log(f"{message}; the next picture stands in for it")
+        return batch | {"unreadable": messages != ""}
+
+    def check(
+        self, step: int, metrics: Mapping[str, float], names: Callable[[], list[str]]
+    ) -> None:
+        """Counts what went wrong in a step.
+
+        Args:
+            step: its number, from 1.
             metrics: of this step.
-            names: gives the names of the step's images.
+            names: returns the names of the step's images.
 
         Raises:
             UserError: if too many steps in a row were skipped, or too many examples unreadable.
@@ -63,7 +68,7 @@ class Guard:
             counts["skipped"] += 1
             what = f"loss {metrics['loss']:.4g}, gradient norm {metrics['gradient_norm']:.4g}"
             if jax.process_index() == 0:
-                self._tell(f"step {step} is skipped: {what}; its images: {', '.join(names())}")
+                self._log(f"step {step} is skipped: {what}; its images: {', '.join(names())}")
             if counts["skipped_in_a_row"] >= config.optim.max_skipped:
                 raise UserError(
                     f"step {step}: {counts['skipped_in_a_row']} steps in a row were skipped, the "
@@ -72,8 +77,8 @@ class Guard:
                     "--config.optim.clip_norm=0.01, and from here with --config.init_from=WORKDIR "
                     "if there is a checkpoint"
                 )
-        # In the first epoch what counts is the share of the whole set.
-        seen = max(len(self._source), step * config.batch_size)
+        # In the first epoch the limit is a share of the whole set.
+        seen = max(self._examples, step * config.batch_size)
         if counts["unreadable"] > config.data.max_unreadable * seen:
             raise UserError(
                 f"step {step}: {counts['unreadable']} of {seen} pictures could not be read, more "

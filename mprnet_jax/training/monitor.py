@@ -50,7 +50,7 @@ class Monitor:
 
     def log_unreadable(self, batch: dict) -> dict:
         """Logs examples that could not be read; "unreadable" becomes bool."""
-        return self._guard.look_at(batch)
+        return self._guard.log_unreadable(batch)
 
     def report(self, step: int, metrics: Metrics | None) -> None:
         """Waits for the metrics of step number `step`, checks and shows them; None does nothing.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mprnet_jax.data.augment import RandomPatch, center_crop, crop, pad_to, saturate, symmetry
+from mprnet_jax.data.augment import RandomPatch, center_crop, crop, pad_to, saturate
 
 
 def grid(height, width):
@@ -29,14 +29,6 @@ def test_crop_takes_the_same_place_of_all_images():
 
 def test_center_crop_is_central():
     np.testing.assert_array_equal(center_crop({"a": grid(20, 30)}, 10)["a"][0, 0], [5, 10, 0])
-
-
-def test_symmetries_are_the_eight_of_the_square():
-    image = grid(4, 4)
-    turned = [symmetry(image, which) for which in range(8)]
-    assert len({t.tobytes() for t in turned}) == 8
-    for t in turned:  # neighbours stay neighbours
-        assert np.abs(np.diff(t.astype(int), axis=0)).sum(axis=-1).max() == 1
 
 
 @pytest.fixture

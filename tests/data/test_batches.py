@@ -12,6 +12,7 @@ from PIL import Image
 
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data.batches import (
+    Readable,
     TrainingBatches,
     training_source,
     validation_batches,
@@ -126,9 +127,35 @@ def test_the_next_pair_stands_in_for_one_that_cannot_be_read(folders, num_worker
     folders.num_workers = num_workers
     for batch, before in zip(take(folders, 3), sound, strict=True):
         pairs = before["degraded"][:, 0, 0, 0] // 10
-        assert batch["unreadable"].tolist() == [3 if pair == 3 else -1 for pair in pairs]
+        for pair, message in zip(pairs, batch["unreadable"].tolist(), strict=True):
+            assert ("input/3.png: cannot be read" in message) == (pair == 3)
+            assert bool(message) == (pair == 3)
         stand_ins = np.where(pairs == 3, 4, pairs)
         np.testing.assert_array_equal(batch["degraded"][:, 0, 0, 0] // 10, stand_ins)
+
+
+def test_a_stand_in_is_the_next_example_that_can_be_read_and_comes_with_the_first_error():
+    class Source(list):
+        def __getitem__(self, index):
+            if index in (0, 3, 4):
+                raise UserError(f"{index} is damaged")
+            return super().__getitem__(index)
+
+    readable = Readable(Source(range(5)))
+    assert [readable[index] for index in (1, 3, 4)] == [
+        ("", 1),
+        ("3 is damaged", 1),
+        ("4 is damaged", 1),
+    ]
+
+
+def test_a_defect_in_a_source_is_not_taken_for_an_example_that_cannot_be_read(folders, monkeypatch):
+    def defect(*_):
+        raise TypeError("a defect")
+
+    monkeypatch.setattr("mprnet_jax.imageio.rgb.png_depth_and_type", defect)
+    with pytest.raises(TypeError, match="a defect"):
+        take(folders, 1)
 
 
 def test_no_pair_that_can_be_read_is_an_error(folders):

@@ -6,8 +6,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mprnet_jax.data.datasets import BENCHMARKS, open_benchmark
+from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.data.matlab import write_dnd_submission
+from mprnet_jax.data.opening import open_benchmark
 from mprnet_jax.errors import UserError
 
 mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))

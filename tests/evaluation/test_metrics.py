@@ -145,7 +145,7 @@ def test_aligned_scores_of_equal_images_are_perfect(noisy):
 
 
 def test_a_prediction_of_one_colour_cannot_be_aligned(noisy):
-    with pytest.raises(UserError, match="alignment"):
+    with pytest.raises(UserError, match="cannot be aligned"):
         metrics.aligned_scores(np.zeros_like(noisy[1]), noisy[1])
 
 

@@ -12,10 +12,10 @@ from mprnet_jax.imageio.photos import Photo
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tif"])
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 def test_exif_and_colour_profile_are_kept(
-    tmp_path: Path, photo, described, profile, extension: str, dtype: str
+    tmp_path: Path, photo, make_exif, profile, extension: str, dtype: str
 ):
     source, path = tmp_path / f"source{extension}", tmp_path / f"photo{extension}"
-    Image.fromarray(photo(9, 14)).save(source, exif=described().tobytes(), icc_profile=profile)
+    Image.fromarray(photo(9, 14)).save(source, exif=make_exif().tobytes(), icc_profile=profile)
     read = photos.read(source)
     photos.write(path, Photo(read.pixels.astype(dtype), read.exif, read.icc_profile))
     with Image.open(path) as written:
@@ -28,9 +28,9 @@ def test_exif_and_colour_profile_are_kept(
         assert written.size == (9, 14)  # turned by a quarter, and no longer to be turned
 
 
-def test_metadata_survives_a_change_of_format(tmp_path: Path, photo, described):
+def test_metadata_survives_a_change_of_format(tmp_path: Path, photo, make_exif):
     source, path = tmp_path / "source.tif", tmp_path / "photo.jpg"
-    Image.fromarray(photo(9, 14)).save(source, exif=described().tobytes())
+    Image.fromarray(photo(9, 14)).save(source, exif=make_exif().tobytes())
     photos.write(path, photos.read(source))
     with Image.open(path) as written:
         exif = written.getexif()
@@ -38,8 +38,8 @@ def test_metadata_survives_a_change_of_format(tmp_path: Path, photo, described):
         assert ExifTags.Base.StripOffsets not in exif
 
 
-def test_exif_with_a_directory_of_interoperability_is_kept(tmp_path: Path, photo, described):
-    exif = described()
+def test_exif_with_a_directory_of_interoperability_is_kept(tmp_path: Path, photo, make_exif):
+    exif = make_exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R98"}
     for name, other in (("a.tif", "b.jpg"), ("c.jpg", "d.tif")):
         Image.fromarray(photo(9, 14)).save(tmp_path / name, exif=exif.tobytes())
@@ -62,8 +62,8 @@ def test_no_directory_is_added_to_exif(tmp_path: Path, photo):
         assert ExifTags.IFD.Exif not in written.getexif()
 
 
-def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path, photo, described):
-    exif = described()
+def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path, photo, make_exif):
+    exif = make_exif()
     exif[ExifTags.Base.ImageDescription] = "x" * 70_000
     photos.write(tmp_path / "photo.jpg", Photo(photo(9, 14), exif.tobytes()))
     assert photos.read(tmp_path / "photo.jpg").pixels.shape == photo(9, 14).shape

@@ -283,17 +283,19 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def samples(described, profile) -> list[tuple[str, bytes]]:
+def samples(make_exif, profile) -> list[tuple[str, bytes]]:
     """Whole files of all formats, small."""
     files = []
     for channels, dtype in ((1, "u1"), (3, "u1"), (4, "u1"), (3, "u2")):
         for name in sorted(set(photos.FORMATS.values())):
             if not (name == "JPEG" and channels == 4):
-                pixels, exif = noise(channels, dtype), described().tobytes()
+                pixels, exif = noise(channels, dtype), make_exif().tobytes()
                 files.append((name, encode(pixels, name, exif, profile, 90)))
     return files
 
 
+# Pillow warns of what is odd in a file and reads the rest.
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL", "ignore:.*:RuntimeWarning:PIL")
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -316,3 +318,42 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path, samples, data: st.Dat
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
     assert photo.pixels.shape[:2] == size
     assert photo.pixels.dtype in (np.uint8, np.uint16)
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError])
+@pytest.mark.parametrize(
+    "function", ["orientation_of", "bits_and_channels", "upright", "exif_bytes", "may_have_exif"]
+)
+def test_a_defect_in_decoding_is_not_reported_as_damage(tmp_path, monkeypatch, function, error):
+    def defect(*_):
+        raise error("a defect")
+
+    photos.write(tmp_path / "photo.png", Photo(noise(3)))
+    monkeypatch.setattr(f"mprnet_jax.imageio.decoding.{function}", defect)
+    with pytest.raises(error, match="a defect"):
+        photos.read(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError])
+def test_a_defect_in_encoding_is_not_reported_as_a_full_disk(tmp_path, monkeypatch, error):
+    def defect(*_):
+        raise error("a defect")
+
+    monkeypatch.setattr("mprnet_jax.imageio.encoding.encode_deep_png", defect)
+    with pytest.raises(error, match="a defect"):
+        photos.write(tmp_path / "photo.png", Photo(noise(3, "u2")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tiff_file_whose_second_directory_is_damaged_is_refused(tmp_path):
+    """Pillow raises TypeError for a directory without dimensions."""
+    path = tmp_path / "photo.tif"
+    path.write_bytes(bad_files()["frames.tif"])
+    with Image.open(path) as picture:
+        picture.seek(1)
+        position = picture.tag_v2._offset
+    data = bytearray(path.read_bytes())
+    data[position : position + 2] = bytes(2)  # the number of entries
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"photo\.tif: cannot be read"):
+        photos.size_of(path)

@@ -1,10 +1,8 @@
 """What tests of restoring share."""
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
-from PIL import ExifTags, Image, ImageCms
 
 from mprnet_jax import ModelConfig, MPRNet
 from mprnet_jax.model.canvas import Canvas
@@ -37,37 +35,3 @@ def model() -> MPRNet:
     """A small network, untrained."""
     config = ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
     return with_params(config, pure_functions(config)[0](0))
-
-
-@pytest.fixture
-def photo():
-    """Makes noise of a size and type."""
-
-    def make(height: int, width: int, dtype=np.uint8, channels: int = 3) -> np.ndarray:
-        floats = np.random.default_rng(0).random((height, width, channels))
-        if np.issubdtype(dtype, np.integer):
-            return (floats * np.iinfo(dtype).max).astype(dtype)
-        return floats.astype(dtype)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def described():
-    """Makes EXIF data with nested directories, and an orientation that is yet to be applied."""
-
-    def make() -> Image.Exif:
-        exif = Image.Exif()
-        exif[ExifTags.Base.Artist] = "A. Photographer"
-        exif[ExifTags.Base.Orientation] = 6
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 800
-        exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSAltitude] = 12.5
-        return exif
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def profile() -> bytes:
-    """A colour profile."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

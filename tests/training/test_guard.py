@@ -8,25 +8,16 @@ SOUND = {"loss": 1.0, "gradient_norm": 2.0, "skipped": 0, "unreadable": 0}
 SKIPPED = SOUND | {"loss": float("nan"), "skipped": 1}
 
 
-class Source(list):
-    """Examples of which the third cannot be read."""
-
-    def __getitem__(self, index):
-        if index == 2:
-            raise UserError("c.png: cannot be read")
-        return super().__getitem__(index)
-
-
 @pytest.fixture
-def told():
+def logged():
     return []
 
 
 @pytest.fixture
-def guard(tiny_run, told):
+def guard(tiny_run, logged):
     tiny_run.optim.max_skipped = 3
     tiny_run.data.max_unreadable = 0.01
-    return Guard(tiny_run, Source(range(100)), told.append)
+    return Guard(tiny_run, range(100), logged.append)
 
 
 def check(guard, *metrics):
@@ -34,10 +25,10 @@ def check(guard, *metrics):
         guard.check(step, values, lambda: ["a.png", "b.png"])
 
 
-def test_a_skipped_step_is_told_with_its_images(guard, told):
+def test_a_skipped_step_is_logged_with_its_images(guard, logged):
     check(guard, SOUND, SKIPPED, SOUND)
-    assert len(told) == 1
-    assert "step 2 is skipped: loss nan, gradient norm 2; its images: a.png, b.png" in told[0]
+    assert len(logged) == 1
+    assert "step 2 is skipped: loss nan, gradient norm 2; its images: a.png, b.png" in logged[0]
     assert guard.counts["skipped"] == 1
 
 
@@ -47,18 +38,18 @@ def test_many_skipped_steps_in_a_row_end_the_run(guard):
         check(guard, SKIPPED, SKIPPED, SKIPPED)
 
 
-def test_counts_go_on_where_they_were(guard, tiny_run, told):
+def test_counts_go_on_where_they_were(guard, tiny_run, logged):
     check(guard, SKIPPED, SKIPPED)
-    resumed = Guard(tiny_run, Source(range(100)), told.append, guard.counts)
+    resumed = Guard(tiny_run, range(100), logged.append, guard.counts)
     with pytest.raises(UserError, match=r"3 steps in a row"):
         check(resumed, SKIPPED)
 
 
-def test_an_unreadable_picture_is_told_once_with_the_reason(guard, told):
+def test_an_unreadable_picture_is_logged_once_with_the_reason(guard, logged):
     for _ in range(2):
-        batch = guard.look_at({"unreadable": np.array([-1, 2])})
+        batch = guard.log_unreadable({"unreadable": np.array(["", "c.png: cannot be read"])})
         assert batch["unreadable"].tolist() == [False, True]
-    assert told == ["c.png: cannot be read; the next picture stands in for it"]
+    assert logged == ["c.png: cannot be read; the next picture stands in for it"]
 
 
 def test_too_many_unreadable_pictures_end_the_run(guard):

@@ -63,11 +63,11 @@ Checkpoints._load = cannot_read_4
 SLOW = """
 import time
 from mprnet_jax.training.guard import Guard
-look_at = Guard.look_at
-def look_at_leisure(guard, batch):
+log = Guard.log_unreadable
+def log_slowly(guard, batch):
     time.sleep(0.2)
-    return look_at(guard, batch)
-Guard.look_at = look_at_leisure
+    return log(guard, batch)
+Guard.log_unreadable = log_slowly
 """
 
 

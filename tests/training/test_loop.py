@@ -130,13 +130,13 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     run = Run(tiny_run, tmp_path / "whole")
     whole = go_on(run)
     run.workdir = tmp_path / "stopped"
-    look = monitor.Guard.look_at
+    log = monitor.Guard.log_unreadable
 
-    def look_and_signal(guard, batch):
+    def log_and_signal(guard, batch):
         signal.raise_signal(signals.pop()) if signals else None
-        return look(guard, batch)
+        return log(guard, batch)
 
-    monkeypatch.setattr(monitor.Guard, "look_at", look_and_signal)
+    monkeypatch.setattr(monitor.Guard, "log_unreadable", log_and_signal)
     for number in (signal.SIGTERM, signal.SIGINT):
         signals = [number]
         handler = signal.getsignal(number)

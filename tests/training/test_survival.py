@@ -100,14 +100,14 @@ def test_resumes_in_a_row_change_nothing(
     run = setup.Run(long_run, tmp_path / "whole")
     go_on(run)
     run.workdir = tmp_path / "resumed"
-    look = monitor.Guard.look_at
+    log = monitor.Guard.log_unreadable
 
-    def look_and_signal(guard, batch):
+    def log_and_signal(guard, batch):
         signal.raise_signal(signal.SIGTERM)
-        return look(guard, batch)
+        return log(guard, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(monitor.Guard, "look_at", look_and_signal)
+        patch.setattr(monitor.Guard, "log_unreadable", log_and_signal)
         for _ in range(resumes):
             assert go_on(run) is None
     assert (tmp_path / f"resumed/checkpoints/{resumes}").is_dir()

@@ -1,0 +1,55 @@
+"""What the readers of image files share: damage and what headers say."""
+
+import contextlib
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+from PIL import Image
+from PIL.ImageFile import ImageFile
+
+from mprnet_jax.errors import UserError, one_line
+
+# What decoders raise for damaged files and metadata, found by mutating 250,000 files of all formats
+# (Pillow 12.3, OpenCV 4.13). TypeError, for example, is Pillow's for a TIFF directory without
+# dimensions, and AssertionError for a palette of another mode. As these are also what defects
+# raise, only calls of decoders may be guarded by them.
+DAMAGE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    KeyError,
+    IndexError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    cv2.error,
+    struct.error,
+    zlib.error,
+)
+
+
+@contextlib.contextmanager
+def report_damage(name: Path | str) -> Iterator[None]:
+    """Turns what decoders raise for damaged files into UserError; surrounds their calls only."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise UserError(
+            f"{name}: cannot be read as a picture ({one_line(error)}); replace it"
+        ) from error
+
+
+def png_depth_and_type(picture: ImageFile) -> tuple[int, int]:
+    """Bits per channel and PNG's number for the colour type, of a PNG file not decoded yet."""
+    file = picture.fp
+    assert file is not None  # until the picture is decoded
+    position = file.tell()
+    file.seek(24)  # in the header, after the size
+    depth, colour_type = file.read(2)
+    file.seek(position)
+    return depth, colour_type
