@@ -1,6 +1,6 @@
-"""Builds the programs that do the work.
+"""Builds the contenders' programs.
 
-Frameworks are imported by the functions that use them: each contender has a process of its own.
+Functions import the frameworks they use, since each contender has a process of its own.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from mprnet_jax.config import DataConfig, ModelConfig, TrainConfig
 
 
 def build(contender: Contender, work: Work) -> Program:
-    """The contender's program for the work, not compiled yet.
+    """Returns the contender's program for the work, not compiled yet.
 
     Raises:
         ImportError: if the contender is not installed.
@@ -30,18 +30,18 @@ def build(contender: Contender, work: Work) -> Program:
 
 
 def images_of(work: Work) -> np.ndarray:
-    """Random images [B, H, W, 3], float32 in [0, 1]."""
+    """Returns random images [B, H, W, 3], float32 in [0, 1]."""
     shape = (work.batch, work.height, work.width, 3)
     return np.random.default_rng(0).random(shape, np.float32)
 
 
 def matrix_of(work: Work) -> np.ndarray:
-    """A random matrix, float32: chips draw less power, and are faster, on numbers that repeat."""
+    """Returns a random float32 matrix. Constant numbers draw less power, which is faster."""
     return np.random.default_rng(0).standard_normal((work.height, work.height), np.float32)
 
 
 def build_ours(contender: Contender, work: Work) -> Program:
-    """Ours: the pure functions of the package under its own `jit`."""
+    """Builds this package's program: its pure functions under its own `jit`."""
     import jax
 
     device = jax.local_devices()[0]
@@ -63,7 +63,7 @@ def build_ours(contender: Contender, work: Work) -> Program:
     def peak() -> int | None:
         if on_cpu:
             return None
-        # By the compiler's account: the allocator's own peak includes the trying of kernels.
+        # From the compiler, since the allocator's peak includes autotuning.
         stats = compiled().memory_analysis()
         outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
         return stats.temp_size_in_bytes + stats.argument_size_in_bytes + outputs
@@ -77,7 +77,7 @@ def build_ours(contender: Contender, work: Work) -> Program:
 
 
 def our_function(contender: Contender, work: Work) -> tuple[Callable, tuple]:
-    """The jitted function and its arguments."""
+    """Returns the jitted function and its arguments."""
     import jax.numpy as jnp
 
     from mprnet_jax.devices.compiling import jit
@@ -93,12 +93,12 @@ def our_function(contender: Contender, work: Work) -> tuple[Callable, tuple]:
 
 
 def our_model(contender: Contender, work: Work) -> ModelConfig:
-    """The network's config with the contender's settings."""
+    """Returns the network's config with the contender's settings."""
     return dataclasses.replace(PRESETS[work.preset], dtype=contender.dtype, remat=contender.remat)
 
 
 def our_training(contender: Contender, work: Work) -> tuple[Callable, tuple]:
-    """The jitted training step, and the state and batch that it starts from."""
+    """Returns the jitted training step, and the state and batch it starts from."""
     from mprnet_jax.devices.mesh import make_mesh
     from mprnet_jax.model.mprnet import pure_functions
     from mprnet_jax.training.build import build_train_step
@@ -120,10 +120,10 @@ def our_training(contender: Contender, work: Work) -> tuple[Callable, tuple]:
 
 
 def torch_device() -> str:
-    """Where PyTorch works: "cuda" if there is a GPU.
+    """Returns PyTorch's device: "cuda" if there is a GPU, else "cpu".
 
     Raises:
-        RuntimeError: if there is none, but must be one.
+        RuntimeError: if there is no GPU, but `NEEDS_GPU` is set.
     """
     import torch
 
@@ -134,7 +134,7 @@ def torch_device() -> str:
 
 
 def build_torch(contender: Contender, work: Work) -> Program:
-    """The PyTorch reference, eager or compiled, on a GPU where there is one."""
+    """Builds the PyTorch reference, eager or compiled, on a GPU if there is one."""
     import torch
 
     device = torch_device()
@@ -164,7 +164,7 @@ def build_torch(contender: Contender, work: Work) -> Program:
 
 
 def torch_program(call: Callable[[], object], device: str, compiles: bool) -> Program:
-    """The program that calls `call`, whose first call may compile."""
+    """Returns a program around `call`, whose first call may compile."""
     import torch
 
     if device == "cpu":
@@ -176,26 +176,26 @@ def torch_program(call: Callable[[], object], device: str, compiles: bool) -> Pr
         return Program(call if compiles else lambda: None, run_on_cpu, lambda: None, lambda: 0.0)
 
     def compile_first() -> None:
-        # Others may have the memory now: what is compiled then is in the cache for the next call.
+        # Others may use the memory now. What was compiled is in the cache for the next call.
         with contextlib.suppress(torch.OutOfMemoryError):
             call()
 
     def run(calls: int) -> None:
-        torch.cuda.reset_peak_memory_stats()  # trying kernels, at first, is none of the work
+        torch.cuda.reset_peak_memory_stats()  # without the autotuning of the first call
         for _ in range(calls):
             call()
         torch.cuda.synchronize()
 
     def held() -> float:
         torch.cuda.empty_cache()
-        return 0.0  # a new process would need what is left, too
+        return 0.0  # a new process would use the rest as well
 
     first = compile_first if compiles else lambda: None
     return Program(first, run, torch.cuda.max_memory_allocated, held)
 
 
 def torch_model(contender: Contender, work: Work, device: str):
-    """The network and random images [B, 3, H, W] on the device."""
+    """Returns the network and random images [B, 3, H, W] on the device."""
     import torch
 
     from mprnet_jax.weights import torch_reference
@@ -209,7 +209,7 @@ def torch_model(contender: Contender, work: Work, device: str):
 
 
 def torch_training(model, degraded, autocast: Callable) -> Callable:
-    """A function that takes one training step after another: the deraining loss, and Adam."""
+    """Returns a function that takes a training step with the deraining loss and Adam."""
     import torch
     from torch.nn import functional
 
@@ -242,7 +242,7 @@ def torch_training(model, degraded, autocast: Callable) -> Callable:
 
 
 def build_onnx(contender: Contender, work: Work) -> Program:
-    """The PyTorch reference exported to ONNX Runtime, on CPUs."""
+    """Builds the PyTorch reference exported to ONNX Runtime, on CPUs."""
     import onnxruntime
     import torch
 

@@ -1,4 +1,4 @@
-"""The command: what users type, and what they are told."""
+"""The command: what users type and what they see."""
 
 import os
 import runpy

@@ -76,9 +76,9 @@ def test_one_program_restores_images_of_all_sizes(tiny_model, images, pool, bias
     for size in SIZES:
         pair = [images[0, : size[0], : size[1]], images[1, :32, :48]]
         found = shared(*on_canvas(pair, HEIGHT, WIDTH))
-        for place, image in enumerate(pair):
+        for index, image in enumerate(pair):
             for stage, expected in zip(found, alone(image[None])):
-                stage = stage[place, : image.shape[0], : image.shape[1]]
+                stage = stage[index, : image.shape[0], : image.shape[1]]
                 # Rounding of float32 in other orders of summing.
                 np.testing.assert_allclose(stage, expected[0], atol=1e-5)
     assert shared._cache_size() == 1
@@ -117,10 +117,10 @@ def test_images_on_a_canvas_spread_over_devices(tiny_model, images, shape):
         out_shardings=image_sharding(mesh),
     )
     found = restore(jax.device_put(arrays, image_sharding(mesh)), sizes)
-    for place, image in enumerate(pair):
+    for index, image in enumerate(pair):
         expected = jax.jit(lambda x: apply(params, x))(image[None])
         for stage, other in zip(found, expected):
-            stage = stage[place, : image.shape[0], : image.shape[1]]
+            stage = stage[index, : image.shape[0], : image.shape[1]]
             np.testing.assert_allclose(stage, other[0], atol=1e-5)  # other orders of summing
 
 

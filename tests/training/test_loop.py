@@ -89,17 +89,17 @@ def test_steps_that_are_not_finite_end_the_run_and_leave_its_checkpoints(
 
 def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkeypatch, capsys):
     tiny_run.optim.ema_decay = 0.9
-    place = setup.meshes.put_batch
-    placed = 0
+    put = setup.meshes.put_batch
+    batches_put = 0
 
     def put_batch(batch, *arguments):
-        nonlocal placed
+        nonlocal batches_put
         if "unreadable" in batch:
-            placed += 1
+            batches_put += 1
             batch = batch | {"degraded": np.float32(batch["degraded"]) / 255}
-            if placed == 3:
+            if batches_put == 3:
                 batch["degraded"][0, 5, 5] = np.nan
-        return place(batch, *arguments)
+        return put(batch, *arguments)
 
     monkeypatch.setattr(setup.meshes, "put_batch", put_batch)
     loop.train(tiny_run, tmp_path)
@@ -142,9 +142,9 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
         handler = signal.getsignal(number)
         assert go_on(run) is None
         assert signal.getsignal(number) is handler
-    told = capsys.readouterr().out
-    assert "Stopped after step 1; the same command goes on" in told
-    assert "Stopped after step 2; the same command goes on" in told
+    printed = capsys.readouterr().out
+    assert "Stopped after step 1; the same command goes on" in printed
+    assert "Stopped after step 2; the same command goes on" in printed
     resumed = go_on(run)
     np.testing.assert_array_equal(resumed.psnr, whole.psnr)
     hashes = {str(final_hash(tmp_path / name, tiny_run)) for name in ("whole", "stopped")}
@@ -235,7 +235,7 @@ def test_checkpoints_are_the_same_where_training_keeps_arrays(tiny_run, tmp_path
         jax.tree.map(np.testing.assert_array_equal, state, loader.init_state())
 
 
-def test_too_little_memory_is_told_with_what_takes_less(tiny_run, tmp_path, monkeypatch):
+def test_too_little_memory_is_reported_with_what_takes_less(tiny_run, tmp_path, monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying")
 
@@ -250,14 +250,14 @@ def test_too_little_memory_is_told_with_what_takes_less(tiny_run, tmp_path, monk
         loop.train(tiny_run, tmp_path)
 
 
-def test_workdir_that_is_a_file_is_told(tiny_run, tmp_path):
+def test_workdir_that_is_a_file_is_refused(tiny_run, tmp_path):
     path = tmp_path / "file"
     path.write_text("")
     with pytest.raises(UserError, match="cannot be made a folder"):
         Run(tiny_run, path).claim_workdir()
 
 
-def test_a_result_that_cannot_be_drawn_is_told(tiny_run, tmp_path):
+def test_a_result_that_cannot_be_drawn_is_reported(tiny_run, tmp_path):
     (tmp_path / "before_after.png").mkdir()
     result = Validation(["name"], np.zeros((4, 1)), [[np.zeros((8, 8, 3), np.uint8)] * 5])
     with pytest.raises(UserError, match=r"before_after.png: cannot be written"):
