@@ -67,7 +67,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
         ),
         ("def get_config(): open('seed.txt')", "No such file or directory: 'seed.txt'"),
         ("def get_configuration(): pass", "has no attribute 'get_config'"),
-        ("def get_config(): return {'a': 1}", "mine.py: gives no TrainConfig"),
+        ("def get_config(): return {'a': 1}", "mine.py: returns no TrainConfig"),
     ],
 )
 def test_a_mistake_in_a_config_file_is_one_line_and_status_2(text, message, tmp_path):
