@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from tabulate import tabulate
 
 from mprnet_jax.config import TrainConfig
 from mprnet_jax.data.batches import validation_batches
@@ -54,16 +55,15 @@ class Validation:
 
     def table(self) -> str:
         """Returns PSNR before and after, of the first few images and on average, as Markdown."""
-        lines = [
-            f"| {'held-out PSNR, dB':20} | before | stage 1 | stage 2 | stage 3 |   gain |",
-            f"|:{'-' * 20}-|-------:|--------:|--------:|--------:|-------:|",
+        rows = [
+            table_row(name, scores) for name, scores in zip(self.names[:TABLE_ROWS], self.psnr.T)
         ]
-        rows = [*zip(self.names, self.psnr.T)][:TABLE_ROWS]
-        lines += [table_row(name, scores) for name, scores in rows]
         if len(self.names) > TABLE_ROWS:
-            more = f"({len(self.names) - TABLE_ROWS} more)"
-            lines.append(f"| {more:20} |        |         |         |         |        |")
-        return "\n".join([*lines, table_row("mean", self.mean_psnr)])
+            rows.append([f"({len(self.names) - TABLE_ROWS} more)"])
+        rows.append(table_row("mean", self.mean_psnr))
+        head = ["held-out PSNR, dB", "before", "stage 1", "stage 2", "stage 3", "gain"]
+        align = ("left", *["right"] * 5)
+        return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
     def sheet(self) -> np.ndarray:
         """Returns degraded | stage 1 | stage 2 | stage 3 | target of the pairs shown, uint8."""
@@ -91,11 +91,9 @@ class Validation:
         write_png(path, make_sheet(rows))
 
 
-def table_row(name: str, psnr: np.ndarray) -> str:
+def table_row(name: str, psnr: np.ndarray) -> list[str]:
     """Returns a row of the table of scores."""
-    before, stage1, stage2, stage3 = psnr
-    scores = f"{before:6.2f} | {stage1:7.2f} | {stage2:7.2f} | {stage3:7.2f}"
-    return f"| {name:20} | {scores} | {stage3 - before:+6.2f} |"
+    return [name, *(f"{score:.2f}" for score in psnr), f"{psnr[-1] - psnr[0]:+.2f}"]
 
 
 class Validator:
