@@ -1,6 +1,6 @@
 """Patches of tensorboardX: it is imported without PyTorch, and events are written at once.
 
-Tried with tensorboardX 2.6.4 and 2.6.5.
+Tried with tensorboardX 2.6.2 to 2.6.5.
 """
 
 import sys
