@@ -57,7 +57,7 @@ def test_a_command_that_cannot_run_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--minutes=9"], "--minutes: is for --suite gpu"),
+        (["--minutes=9"], "--minutes: only for --suite gpu"),
         (["--only", "snow"], "--only 'snow': is in none of the names matrix product"),
         (["--output=nowhere/report.md"], "--output=nowhere/report.md: there is no such folder"),
         (["--output=old.md"], "--output=old.md: exists"),
