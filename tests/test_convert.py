@@ -23,8 +23,8 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture
-def published(tmp_path) -> Path:
-    """A small network saved as the published ones are."""
+def official_file(tmp_path) -> Path:
+    """A small network saved as the authors' files are."""
     config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
     path = tmp_path / "model_denoising.pth"
     torch.save({"state_dict": torch_reference.build(config).state_dict()}, path)
@@ -43,14 +43,14 @@ def convert(environment) -> Callable:
     return run
 
 
-def test_validated_conversion(tmp_path, published, convert):
+def test_validated_conversion(tmp_path, official_file, convert):
     output = tmp_path / "denoise.safetensors"
-    done = convert(published, output, "--validate")
+    done = convert(official_file, output, "--validate")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     for row in ("noise 2x64x96, stage 1", "noise 1x136x200, stage 3", "jax", "torch", "68 blocks"):
         assert row in done.stdout
-    state = torch.load(published, weights_only=True)["state_dict"]
+    state = torch.load(official_file, weights_only=True)["state_dict"]
     weights = files.read(output)
     assert weights.origin == {"source": "model_denoising.pth", "task": "denoise"}
     official = files.read_official(output)
@@ -59,7 +59,7 @@ def test_validated_conversion(tmp_path, published, convert):
     assert f"{len(state)} tensors" in done.stdout
 
 
-def test_failed_validation_writes_nothing(tmp_path, published, convert):
+def test_failed_validation_writes_nothing(tmp_path, official_file, convert):
     clone = tmp_path / "MPRNet.py"
     clone.write_text(
         textwrap.dedent("""
@@ -74,20 +74,20 @@ def test_failed_validation_writes_nothing(tmp_path, published, convert):
                 return model
             """)
     )
-    done = convert(published, tmp_path / "a.safetensors", "--reference", str(clone))
+    done = convert(official_file, tmp_path / "a.safetensors", "--reference", str(clone))
     assert done.returncode == 2
     assert "stage 1: differs from PyTorch's by" in done.stderr
     assert done.stderr.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"MPRNet.py", "model_denoising.pth"}
 
 
-def test_an_output_that_exists_is_replaced_only_on_demand(tmp_path, published, convert):
+def test_an_output_that_exists_is_replaced_only_on_demand(tmp_path, official_file, convert):
     output = tmp_path / "model.safetensors"
     output.write_text("precious")
-    done = convert(published, output)
+    done = convert(official_file, output)
     assert (done.returncode, output.read_text()) == (2, "precious")
     assert "--overwrite" in done.stderr
-    done = convert(published, output, "--overwrite")
+    done = convert(official_file, output, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert files.read(output).config.width == 8
 
@@ -102,9 +102,9 @@ def test_an_output_that_exists_is_replaced_only_on_demand(tmp_path, published, c
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
-    tmp_path, published, convert, source, output, message
+    tmp_path, official_file, convert, source, output, message
 ):
-    weights = files.read_official(published)
+    weights = files.read_official(official_file)
     del weights["tail.weight"]
     safetensors.write_file(tmp_path / "broken.safetensors", weights, {})
     before = set(tmp_path.iterdir())

@@ -45,7 +45,7 @@ class Manager(ocp.CheckpointManager):
     def _wait_for_checkpointers(self) -> None:
         try:
             super()._wait_for_checkpointers()
-        except Exception as error:
+        except Exception as error:  # reason: kept for `wait_until_finished`, and raised again
             self.failure = error
             raise
 

@@ -91,8 +91,7 @@ class Checkpoints:
         if kind is None:
             self.close()
         else:
-            # reason: the error of the block is raised, those of closing may follow from it.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # reason: what ended the block is raised
                 self.close()
 
     @contextlib.contextmanager

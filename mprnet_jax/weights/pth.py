@@ -4,6 +4,7 @@ A `.pth` file holds a pickle. Before PyTorch opens it, with `weights_only=True`,
 scanned: it may import tensors and nothing else. Tensors may claim no more bytes than the file has.
 """
 
+import contextlib
 import io
 import pickle
 import pickletools
@@ -29,10 +30,21 @@ OFFICIAL_TASKS = {  # the names of the authors' files
     "model_deblurring.pth": "deblur",
     "model_denoising.pth": "denoise",
 }
-# What the pickle scanner, zipfile and PyTorch's unpickler raised for 14,000 damaged files.
-# The unpickler runs what is left of the pickle's program, with operands of any type, hence
-# TypeError and AttributeError.
-DAMAGE = (
+# Errors for damaged files, found by reading 14,000 of them: those of `pickletools` and `zipfile`,
+# and those of PyTorch. Its unpickler runs what is left of the program, with operands of any
+# type, hence TypeError and AttributeError.
+SCAN_ERRORS = (
+    EOFError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+LOAD_ERRORS = (
     AssertionError,
     AttributeError,
     EOFError,
@@ -45,8 +57,6 @@ DAMAGE = (
     ValueError,
     pickle.UnpicklingError,
     struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
 )
 OLDEST = "2.10"  # in older versions a weight file can run code or corrupt memory
 OLDEST_REASON = "CVE-2025-32434, CVE-2026-24747"
@@ -83,24 +93,28 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         UserError: if the file is anything else, or PyTorch is missing or too old to be safe.
     """
     torch = import_torch(path)
+    with report_damage(path, *SCAN_ERRORS):
+        check_imports(path)
+    with report_damage(path, *LOAD_ERRORS):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    with report_damage(path):
+        return state_dict(checkpoint, torch, path.stat().st_size)
+
+
+@contextlib.contextmanager
+def report_damage(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turns errors of these types, and UserErrors about the content, into one that names the file.
+
+    Warnings are dropped: they are about oddities in files that are refused anyway.
+    """
+    reported: tuple[type[Exception], ...] = (UserError, *errors)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about oddities in files that are refused anyway
-            for name in imported_names(path):
-                if not TENSOR_GLOBALS.fullmatch(name):
-                    raise UserError(f"it imports {name!r}, which no tensor needs; do not trust it")
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (UserError, *DAMAGE) as error:
-        raise refusal(path, error) from error
-    try:
-        return state_dict(checkpoint, torch, path.stat().st_size)
-    except UserError as error:
-        raise refusal(path, error) from error
-
-
-def refusal(path: Path, error: Exception) -> UserError:
-    """Returns the error for a file that is not read."""
-    return UserError(f"{path}: not a sound PyTorch weight file: {one_line(error)}")
+            warnings.simplefilter("ignore")
+            yield
+    except reported as error:
+        text = one_line(error)
+        raise UserError(f"{path}: not a sound PyTorch weight file: {text}") from error
 
 
 def write(path: Path, config: ModelConfig, params: Params, origin: Mapping[str, str]) -> None:
@@ -134,8 +148,15 @@ def import_torch(path: Path) -> ModuleType:
     return torch
 
 
+def check_imports(path: Path) -> None:
+    """Raises UserError if a pickle in the file imports anything that tensors do not need."""
+    for name in imported_names(path):
+        if not TENSOR_GLOBALS.fullmatch(name):
+            raise UserError(f"it imports {name!r}, which no tensor needs; do not trust it")
+
+
 def imported_names(path: Path) -> Iterator[str]:
-    """Yields what the pickles in the file import, as "module name"; raises any of DAMAGE."""
+    """Yields what the pickles in the file import, as "module name"."""
     with open(path, "rb") as file:
         if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
             file.seek(0)

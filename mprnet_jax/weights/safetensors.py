@@ -20,8 +20,6 @@ LICENCE = (
     "Weights converted from the published MPRNet files stay under their authors' Academic Public "
     "License: non-commercial use only."
 )
-# What damaged files raise besides SafetensorError; KeyErrors are of dtypes that numpy lacks.
-DAMAGE = (OSError, ValueError, TypeError, KeyError)
 MAX_HEADER = 10 * 2**20  # bytes; that of the largest official network takes 40 thousand
 
 
@@ -56,9 +54,17 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             raise ValueError(f"its header claims {header} bytes")
         with safe_open(path, framework="np") as opened:
             names = opened.keys()
-            return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
-    except (SafetensorError, *DAMAGE) as error:
+            return {name: get_tensor(opened, name) for name in names}, opened.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a sound .safetensors file: {one_line(error)}") from error
+
+
+def get_tensor(opened: Any, name: str) -> np.ndarray:
+    """Returns a tensor of an open file; raises ValueError for dtypes that numpy lacks."""
+    try:
+        return opened.get_tensor(name)
+    except (AttributeError, TypeError) as error:  # the package looks the dtype up in numpy
+        raise ValueError(f"{name} is not of a dtype that numpy has: {error}") from error
 
 
 def write_file(path: Path, weights: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Saves and loads steps, each with trees of arrays and a record, with Orbax.
 
-Orbax and TensorStore raise many types of errors. `report_storage_errors` tells those that a disk
-or damaged files cause from defects.
+Orbax and TensorStore raise many types of errors. `report_storage_errors` distinguishes those that a
+disk or damaged files cause from defects.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def report_storage_errors() -> Iterator[None]:
 
 
 def is_storage_error(error: BaseException | None) -> bool:
-    """Whether a disk or a damaged file raised an error, or the one that it was raised from."""
+    """Returns whether a disk or a damaged file caused an error, or the one it was raised from."""
     if error is None:
         return False
     if isinstance(error, (OSError, json.JSONDecodeError, UnicodeDecodeError)):

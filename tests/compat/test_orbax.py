@@ -69,8 +69,8 @@ def test_without_a_private_part_saving_and_loading_work(
         for step in (1, 2):  # the second time without a warning
             with Checkpoints(tmp_path) as checkpoints:
                 checkpoints.save(Checkpoint(step, params, training_state, {}))
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = {"count": jax.ShapeDtypeStruct((), np.int32, sharding=place)}
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = {"count": jax.ShapeDtypeStruct((), np.int32, sharding=device)}
         with Checkpoints(tmp_path) as checkpoints:
             loaded = checkpoints.load_newest(params, shapes)
     assert loaded.step == 2

@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, or run out of disk."""
+"""Runs that are killed, stopped by a signal, or run out of disk."""
 
 import errno
 import functools
@@ -79,8 +79,8 @@ def test_a_save_killed_at_its_operations_on_files_changes_nothing(
         process = start(long_run, workdir)
         process.wait_for_step(6)  # so that each save deletes an old checkpoint
         process.kill()
-    for place in places:
-        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}/checkpoints/', {place}, 0)"
+    for at in places:
+        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}/checkpoints/', {at}, 0)"
         process = start(long_run, workdir, setup=arm, LD_PRELOAD=str(faults))
         before = process.last_step()
         output = process.finish()
@@ -155,9 +155,9 @@ def test_each_write_that_fails_ends_the_run_with_one_line(
     tiny_run.total_steps = 4
     # Config, event file, checkpoints, picture; the last operation depends on threads.
     number = ERRORS.index(error)
-    for place in range(1 + number, 1000, 3) if exhaustive else ((1, 8), (4,), (60,))[number]:
-        workdir = tmp_path / f"run{place}"
-        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}', {place}, {error})"
+    for at in range(1 + number, 1000, 3) if exhaustive else ((1, 8), (4,), (60,))[number]:
+        workdir = tmp_path / f"run{at}"
+        arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}', {at}, {error})"
         process = start(tiny_run, workdir, setup=arm, LD_PRELOAD=str(faults))
         output = process.finish()
         if exhaustive and process.returncode == 0:
@@ -167,6 +167,41 @@ def test_each_write_that_fails_ends_the_run_with_one_line(
         assert "Traceback" not in output, output
         if process.saved_steps():
             run_folder.read(workdir)
+
+
+DEFECT_IN_SAVING = """
+from mprnet_jax.weights import store
+def finalize(handler, directory):
+    raise TypeError("a defect")
+store.TreeHandler.finalize = finalize
+"""
+DEFECT_IN_LOADING = """
+from mprnet_jax.weights import checkpoints
+def unpack(vectors, shapes):
+    raise AttributeError("a defect")
+checkpoints.unpack = unpack
+"""
+
+
+def test_a_defect_in_checkpoints_keeps_its_traceback_and_touches_none(tiny_run, tmp_path, start):
+    tiny_run.total_steps = tiny_run.validate_every = 4
+    process = start(tiny_run, tmp_path, setup=DEFECT_IN_SAVING)
+    output = process.finish()
+    assert process.returncode == 1, output
+    assert "TypeError: a defect" in output
+    assert "Traceback" in output
+    assert process.saved_steps() == []
+
+    assert start(tiny_run, tmp_path).finish()
+    steps = process.saved_steps()
+    assert steps
+    process = start(tiny_run, tmp_path, setup=DEFECT_IN_LOADING)
+    output = process.finish()
+    assert process.returncode == 1, output
+    assert "AttributeError: a defect" in output
+    assert "Traceback" in output
+    assert process.saved_steps() == steps
+    assert not list(tmp_path.glob("damaged-*"))
 
 
 def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, tmp_path, go_on):

@@ -1,4 +1,4 @@
-"""A small network's weights under the published names, as PyTorch would start them."""
+"""A small network's weights by official name, as PyTorch initialises them."""
 
 import gc
 

@@ -19,8 +19,8 @@ def tree(step):
 
 
 def shapes(value):
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), value)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), value)
 
 
 def save(folder, steps_and_scores):
@@ -135,7 +135,7 @@ def lose_arrays(folder):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("_orbax_leaves_coroutines_behind")
 @pytest.mark.parametrize("damage", [flip_bit, truncate, lose_arrays])
-def test_damage_is_told_and_the_checkpoint_before_is_used(tmp_path, damage, caplog):
+def test_damage_is_reported_and_the_checkpoint_before_is_used(tmp_path, damage, caplog):
     save(tmp_path, [(1, None), (2, None)])
     damage(tmp_path / "checkpoints" / "2")
     with caplog.at_level(logging.WARNING, logger="absl"):
@@ -203,7 +203,7 @@ def test_reading_leaves_a_save_in_progress_alone(tmp_path):
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
-def test_hash_tells_values_types_shapes_and_places_apart():
+def test_hash_differs_by_values_dtypes_shapes_and_paths():
     array = np.arange(4, dtype=np.float32)
     different = [
         {"a": array},

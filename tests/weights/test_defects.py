@@ -10,9 +10,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
+from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.weights import checkpoints as module
-from mprnet_jax.weights import store
+from mprnet_jax.weights import files as weight_files
+from mprnet_jax.weights import names, pth, store
 from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints
 
 PARAMS = {"w": np.arange(8, dtype=np.float32)}
@@ -130,3 +133,23 @@ def test_what_ended_a_run_is_raised_not_what_closing_raises(tmp_path, monkeypatc
     monkeypatch.setattr(store.Manager, "close", raising(TypeError("while closing")))
     with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("error", DEFECTS, ids=[type(error).__name__ for error in DEFECTS])
+@pytest.mark.parametrize("extension", ["pth", "safetensors"])
+def test_a_defect_in_weight_files_keeps_its_error(tmp_path, monkeypatch, extension, error):
+    path = tmp_path / f"model.{extension}"
+    config = ModelConfig(8, 4, 4, cabs_per_orb=1)
+    params = pure_functions(config)[0](0)
+    weight_files.write(path, config, params)
+    before = path.read_bytes()
+    for name in ("to_official_layout", "to_our_layout", "infer_config"):
+        monkeypatch.setattr(names, name, raising(error))
+    monkeypatch.setattr(pth, "to_array", raising(error))
+    with pytest.raises(type(error)) as caught:
+        weight_files.read(path)
+    assert caught.value is error
+    with pytest.raises(type(error)) as caught:
+        weight_files.write(path, config, params)
+    assert caught.value is error
+    assert files(tmp_path) == {path.relative_to(tmp_path): before}

@@ -53,9 +53,9 @@ def tree(step):
 
 
 def load(folder):
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=place),
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=device),
         (tree(0).params, tree(0).training_state),
     )
     with Checkpoints(folder) as checkpoints:
@@ -118,7 +118,7 @@ def test_a_save_that_is_killed_leaves_whole_checkpoints(save, operations, exhaus
     assert newest[0] == 2
 
 
-def test_a_disk_that_fails_is_told_in_one_line(save, operations, exhaustive):
+def test_a_disk_that_fails_is_reported_in_one_line(save, operations, exhaustive):
     errors = (errno.ENOSPC, errno.EIO, errno.EACCES)
     places = some(operations - 5, exhaustive, 3)
     cases = itertools.product(places, errors) if exhaustive else zip(places, errors, strict=True)
@@ -134,18 +134,18 @@ def test_a_disk_that_fails_is_told_in_one_line(save, operations, exhaustive):
 
 
 def damage(path, kind, random):
-    """Spoils a file at a random place."""
+    """Damages a file at a random offset."""
     data = bytearray(path.read_bytes())
-    place = int(random.integers(len(data))) if data else 0
+    offset = int(random.integers(len(data))) if data else 0
     if kind == "missing" or not data:
         path.unlink()
     elif kind == "flipped":
-        data[place] ^= 1 << random.integers(8)
+        data[offset] ^= 1 << random.integers(8)
         path.write_bytes(data)
     elif kind == "truncated":
-        path.write_bytes(data[:place])
+        path.write_bytes(data[:offset])
     else:  # zeroed from there on, as after a power cut
-        path.write_bytes(data[:place] + bytes(len(data) - place))
+        path.write_bytes(data[:offset] + bytes(len(data) - offset))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

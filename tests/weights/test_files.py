@@ -86,9 +86,9 @@ def test_safetensors_load_into_the_pytorch_model(tmp_path, config, weights):
 
 
 def test_metadata_say_what_the_file_is(tmp_path, config, weights):
-    published = tmp_path / "model_deraining.pth"
-    torch.save({"state_dict": tensors(weights)}, published)
-    source = published
+    official = tmp_path / "model_deraining.pth"
+    torch.save({"state_dict": tensors(weights)}, official)
+    source = official
     for name in ("once", "twice"):  # what is known passes on
         path = tmp_path / f"{name}.safetensors"
         files.write(path, *files.read(source))
@@ -181,6 +181,14 @@ def test_other_files_are_refused_by_name(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(UserError, match=r"not a sound \.safetensors file: a is not of a dtype"):
+        files.read(path)
+
+
 @pytest.mark.parametrize("extension", ["pth", "safetensors"])
 def test_truncated_files_are_refused(tmp_path, weights, extension):
     path = tmp_path / f"model.{extension}"
@@ -197,7 +205,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         files.read(tmp_path)
 
 
-def test_problems_of_the_network_are_told_with_the_file(tmp_path, weights):
+def test_problems_of_the_network_name_the_file(tmp_path, weights):
     del weights["tail.weight"]
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(weights, path)
@@ -224,7 +232,7 @@ def test_failed_writing_leaves_nothing_behind(tmp_path, monkeypatch, weights):
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
-def test_a_disk_that_is_too_small_is_told(tmp_path, weights, name):
+def test_a_disk_that_is_too_small_is_reported(tmp_path, weights, name):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:

@@ -33,7 +33,7 @@ def damaged(draw, content: bytes) -> bytes:
     Headers stand at the start or the end of a file, so damage is drawn there more often.
     """
 
-    def place() -> int:
+    def position() -> int:
         where = draw(st.sampled_from(["start", "end", "anywhere"]))
         reach = len(content) if where == "anywhere" else min(len(content), 4096)
         offset = draw(st.integers(0, max(reach - 1, 0)))
@@ -41,7 +41,7 @@ def damaged(draw, content: bytes) -> bytes:
 
     for _ in range(draw(st.integers(1, 4))):
         kind = draw(st.sampled_from(["bytes", "number", "insert", "delete", "copy", "cut"]))
-        at, size = place(), draw(st.integers(1, 64))
+        at, size = position(), draw(st.integers(1, 64))
         head, tail = content[:at], content[at:]
         if kind == "bytes":
             content = head + draw(st.binary(min_size=1, max_size=4)) + tail[4:]
@@ -53,7 +53,7 @@ def damaged(draw, content: bytes) -> bytes:
         elif kind == "delete":
             content = head + tail[size:]
         elif kind == "copy":
-            source = place()
+            source = position()
             content = head + content[source : source + size] + tail[size:]
         else:
             content = head

@@ -175,7 +175,7 @@ def test_old_pytorch_is_refused_with_the_reason(tmp_path, monkeypatch, weights):
     assert files.read(path)
 
 
-def test_absent_pytorch_is_told_with_the_remedy(tmp_path, monkeypatch):
+def test_missing_pytorch_is_reported_with_the_remedy(tmp_path, monkeypatch):
     (tmp_path / "model.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="pip install"):
@@ -233,7 +233,7 @@ def safetensors_claim(count: int) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are Linux's to tell")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux reports peaks")
 def test_memory_stays_within_the_bound(tmp_path, weights):
     paths = []
     for name, content in BOMBS.items():

@@ -43,8 +43,8 @@ STATE = {"opt_state": (Adam(np.int32(7), moment(1), moment(2)),), "norms": np.ze
 
 
 def shapes(tree):
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
 
 
 def save(folder):

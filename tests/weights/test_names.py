@@ -1,4 +1,4 @@
-"""The table of names is complete, strict, and turns kernels the right way round."""
+"""The table of names is complete and strict, and kernels get the right layout."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def our_shapes(config: ModelConfig) -> dict:
 
 
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Published names with numbers that tell every tensor from every other."""
+    """Official tensors with numbers that differ between all of them."""
     rng = np.random.default_rng(0)
     return {
         entry.name: np.full(1, 0.3, np.float32)
@@ -67,7 +67,7 @@ def test_there_and_back_is_bit_identical():
     assert all(np.array_equal(back[name], weights[name]) for name in weights)
 
 
-def test_kernels_are_turned_to_rows_columns_in_out():
+def test_kernels_become_rows_columns_in_out():
     weights = random_weights(SMALL)
     _, params = names.from_official(weights)
     kernel = params["concat12"]["kernel"]
@@ -86,7 +86,7 @@ def test_params_of_another_size_are_refused():
         names.to_official(config, {**params, "momentum": np.zeros(1)})
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_in_one_message():
     weights = random_weights(SMALL)
     del weights["shallow_feat1.0.weight"], weights["stage3_orsnet.orb2.body.1.weight"]
     weights["optimizer.step"] = np.zeros(1, np.float32)

@@ -20,12 +20,12 @@ def test_what_was_packed_comes_back():
     assert jax.tree.map(lambda x: (x.shape, x.dtype), likewise) == jax.tree.map(
         lambda x: (x.shape, x.dtype), packed
     )
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[1])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
     again = unpack(packed, shapes)
     assert jax.tree.structure(again) == jax.tree.structure(tree)
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(tree), strict=True):
-        assert (ours.dtype, ours.sharding) == (theirs.dtype, place)
+        assert (ours.dtype, ours.sharding) == (theirs.dtype, device)
         np.testing.assert_array_equal(ours, theirs)
 
 

@@ -123,7 +123,7 @@ class TestBlocks:
         assert parity.first_break(self.compare(spoil)).name == "concat12"
 
 
-def test_disagreement_is_told_with_block_or_stage(monkeypatch):
+def test_disagreement_names_block_or_stage(monkeypatch):
     monkeypatch.setattr(parity, "SIZES", ((2, 16, 24),))
     network = random_network(TestBlocks.config)
     report = network.validate()

@@ -4,7 +4,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.weights import run_folder
 
 
-def test_a_folder_that_is_no_run_is_told(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         run_folder.read(tmp_path)
     for damaged in ("{", "[]"):

@@ -1,4 +1,4 @@
-"""The PyTorch reference has the published names, shapes and cost."""
+"""The PyTorch reference has the official names and shapes, and the cost in the paper."""
 
 import hashlib
 import subprocess
@@ -10,7 +10,7 @@ import torch
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.weights import torch_reference
 
-PUBLISHED = {  # preset: parameters, convolution GMACs at 256x256, SHA-256 of names and shapes
+OFFICIAL = {  # preset: parameters, convolution GMACs at 256x256, SHA-256 of names and shapes
     "derain": (
         3_637_249,
         141.0,
@@ -30,10 +30,10 @@ PUBLISHED = {  # preset: parameters, convolution GMACs at 256x256, SHA-256 of na
 SMALL = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
 
 
-@pytest.mark.parametrize("preset", PUBLISHED)
-def test_names_shapes_and_counts_are_the_published_ones(preset):
+@pytest.mark.parametrize("preset", OFFICIAL)
+def test_names_shapes_and_counts_are_the_official_ones(preset):
     model = torch_reference.build(getattr(ModelConfig, preset)())
-    parameters, _, digest = PUBLISHED[preset]
+    parameters, _, digest = OFFICIAL[preset]
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert len(shapes) == 316
     assert sum(name.endswith(".body.1.weight") for name in shapes) == 55
@@ -42,8 +42,8 @@ def test_names_shapes_and_counts_are_the_published_ones(preset):
     assert hashlib.sha256(listing.encode()).hexdigest() == digest
 
 
-@pytest.mark.parametrize("preset", PUBLISHED)
-def test_cost_at_256_is_the_published_networks(preset):
+@pytest.mark.parametrize("preset", OFFICIAL)
+def test_cost_at_256_is_that_of_the_official_networks(preset):
     macs = 0
 
     def count(conv, _, output):
@@ -56,7 +56,7 @@ def test_cost_at_256_is_the_published_networks(preset):
             if isinstance(module, torch.nn.Conv2d):
                 module.register_forward_hook(count)
         model(torch.zeros(1, 3, 256, 256))
-    assert round(macs / 1e9, 1) == PUBLISHED[preset][1]
+    assert round(macs / 1e9, 1) == OFFICIAL[preset][1]
 
 
 def test_biases_are_added_everywhere_but_in_samplers_and_at_the_ends_of_orbs():
