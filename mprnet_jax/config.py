@@ -16,9 +16,20 @@ REMATS = ("none", "elementwise", "cab", "orb")
 SOURCES = ("folders", "prepared", "sample_rain", "sample_blur", "sample_noise")
 
 
-COUNTS = ("total_steps", "batch_size", "accumulate", "checkpoint_every", "validate_every")
+COUNTS: tuple[str, ...] = (
+    "total_steps",
+    "batch_size",
+    "accumulate",
+    "checkpoint_every",
+    "validate_every",
+)
 COUNTS += ("log_every", "optim.max_skipped")
-AMOUNTS = ("data.mixup_from_step", "data.max_unreadable", "optim.weight_decay", "optim.clip_norm")
+AMOUNTS: tuple[str, ...] = (
+    "data.mixup_from_step",
+    "data.max_unreadable",
+    "optim.weight_decay",
+    "optim.clip_norm",
+)
 AMOUNTS += ("optim.ema_decay", "optim.spike_factor", "optim.decay_steps", "data.num_workers")
 AMOUNTS += ("seed", "profile_steps")
 
@@ -67,7 +78,8 @@ class ModelConfig:
     @property
     def level_widths(self) -> tuple[int, int, int]:
         """Channels of the three U-Net levels, full resolution first."""
-        return tuple(self.width + level * self.unet_growth for level in range(3))
+        width, growth = self.width, self.unet_growth
+        return width, width + growth, width + 2 * growth
 
     @classmethod
     def derain(cls) -> "ModelConfig":
@@ -231,7 +243,7 @@ def sample_config(name: str, source: str, total_steps: int, **fields: Any) -> Tr
 
 def flatten(config: Any, *, fixed_only: bool = False, prefix: str = "") -> dict[str, Any]:
     """The fields of a config by dotted name; with `fixed_only`, without `tunable` ones."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for f in fields(config):
         value, name = getattr(config, f.name), prefix + f.name
         if is_dataclass(value):
