@@ -242,6 +242,15 @@ def test_an_unprepared_set_is_answered_with_the_command(tmp_path):
         open_benchmark("gopro", tmp_path)
 
 
+@pytest.mark.parametrize("data", [b"", b"{", b'{"name": 5, "unknown": []}', b"\xff"])
+def test_a_damaged_description_of_a_prepared_set_is_named(tmp_path, data):
+    mini["write_pairs"](tmp_path / "HIDE/test")
+    folder = write(tmp_path, "hide", open_splits("hide", tmp_path))
+    (folder / "1.0.0/dataset_info.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"hide/1\.0\.0: its description is damaged"):
+        Prepared(folder, "test")
+
+
 def test_a_split_that_was_not_prepared_is_named(tmp_path):
     mini["write_pairs"](tmp_path / "GoPro/train")
     folder = write(tmp_path, "gopro", open_splits("gopro", tmp_path))
@@ -265,7 +274,7 @@ def test_sidds_training_photos_are_enough(tmp_path):
     assert list(open_splits("sidd", tmp_path)) == ["train", "test"]
 
 
-def test_what_a_killed_run_left_goes_and_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_incomplete_folders_are_removed_and_a_folder_that_cannot_be_written_is_named(tmp_path):
     mini["write_pairs"](tmp_path / "HIDE/test")
     source = open_benchmark("hide", tmp_path)
     left = tmp_path / "mprnet_pairs/hide/incomplete.ABCDEF_1.0.0"

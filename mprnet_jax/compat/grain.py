@@ -32,8 +32,8 @@ def _start_resource_tracker() -> None:
     Reason: workers inherit the blocked signals of the thread that starts them, so that Ctrl-C
         reaches the main process only. Starting the tracker unblocks these signals in that thread.
     Tried with: Python 3.11 to 3.13; `ensure_running` is exported but not documented.
-    Upstream: python/cpython#127586, repaired in Python 3.14.
-    Can go: when 3.14 is the oldest Python that setup.cfg allows.
+    Upstream: python/cpython#127586, repaired by python/cpython#127587 after 3.13.1.
+    Can go: when setup.cfg allows Pythons with that repair only.
     """
     start = getattr(resource_tracker, "ensure_running", None)
     if start is None:

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError  # comes with TFDS
 from tqdm import tqdm
 
 from mprnet_jax.compat.tfds import local_info, remove_incomplete
@@ -26,8 +27,9 @@ from mprnet_jax.threads import parallel_map
 
 VERSION = "1.0.0"
 
-# What array_record and TFDS raise for damaged records, found by mutating their files.
+# What array_record and TFDS raise for damaged files, found by mutating them.
 DAMAGED_RECORD = (RuntimeError, ValueError, OSError)
+DAMAGED_DESCRIPTION = (ParseError, ValueError, OSError)
 
 # Maps an example and its index in the set to the pieces of it that are stored.
 Cut = Callable[[Example, int], Sequence[Example]]
@@ -52,7 +54,12 @@ class Prepared:
                 f"{folder}: holds no prepared set; make it with python -m mprnet_jax.prepare, or "
                 "give --config.data.source=folders for folders of pairs"
             )
-        builder = tfds.builder_from_directory(folder)
+        try:
+            builder = tfds.builder_from_directory(folder)
+        except DAMAGED_DESCRIPTION as error:
+            raise UserError(
+                f"{folder}: its description is damaged ({one_line(error)}); prepare the set anew"
+            ) from error
         if split not in builder.info.splits:
             raise UserError(
                 f"{folder}: has no split {split}, only {', '.join(builder.info.splits)}"

@@ -24,6 +24,9 @@ from mprnet_jax.evaluation.scoring import (
     score_set,
 )
 
+# Takes the number of pictures of each (height, width); what it returns is printed.
+PrepareForSizes = Callable[[Mapping[tuple[int, int], int]], object]
+
 
 @dataclass
 class Candidate:
@@ -32,8 +35,7 @@ class Candidate:
     restore: Restore
     stages: int | None = None  # of the network, where stages are compared
     parameters: int | None = None  # of the network, if it is one
-    # Is told how many pictures there are of each (height, width), before any is restored.
-    plan: Callable[[Mapping[tuple[int, int], int]], object] | None = None
+    plan: PrepareForSizes | None = None  # called before any picture is restored
 
 
 def evaluate(
@@ -62,8 +64,9 @@ def evaluate(
             if candidate.plan and id(candidate) not in planned:
                 planned.add(id(candidate))
                 restores_all = candidate is candidates[-1]
-                plan_for(
-                    candidate, [s for k, s in sets.items() if PROTOCOLS[k].score or restores_all]
+                prepare_for(
+                    candidate.plan,
+                    [s for k, s in sets.items() if PROTOCOLS[k].score or restores_all],
                 )
             if protocol.score:
                 scores = score_set(source, protocol, candidate.restore, title=title, lpips=lpips)
@@ -77,19 +80,20 @@ def evaluate(
     return entries
 
 
-def plan_for(candidate: Candidate, sources: Sequence[Source]) -> None:
-    """Tells a candidate how many pictures there will be of each size."""
+def prepare_for(plan: PrepareForSizes, sources: Sequence[Source]) -> None:
+    """Passes the number of pictures of each size in the sources to a candidate's `plan`."""
     counts = collections.Counter(size for source in sources for size in sizes_of(source))
-    plan = candidate.plan(counts)
+    planned = plan(counts)
     if len(counts) > 1:
-        print(plan)
+        print(planned)
 
 
 def sizes_of(source: Source) -> Iterator[tuple[int, int]]:
     """Yields height and width of the examples, where they are known without decoding."""
-    for index in range(len(source)) if isinstance(source, SizedSource) else ():
-        with contextlib.suppress(UserError):  # reported when the example is read
-            yield source.size_of(index)
+    if isinstance(source, SizedSource):
+        for index in range(len(source)):
+            with contextlib.suppress(UserError):  # reported when the example is read
+                yield source.size_of(index)
 
 
 def submit(source: Source, restore: Restore, folder: Path, title: str) -> SetScores:
@@ -101,9 +105,9 @@ def submit(source: Source, restore: Restore, folder: Path, title: str) -> SetSco
     all_boxes = max(collections.Counter(map(photo_of, source.names)).values())
     boxes = restore_all(source, restore, title, scores)
     for photo, group in itertools.groupby(boxes, lambda box: photo_of(box[0])):
-        images = [image for _, _, image in group]
+        images = [image for _, _, image in group if image is not None]
         path = folder / f"{photo}.mat"
-        if len(images) < all_boxes or any(image is None for image in images):
+        if len(images) < all_boxes:
             path.unlink(missing_ok=True)  # of another network
         else:
             write_dnd_submission(path, [np.clip(image, 0, 1) for image in images])

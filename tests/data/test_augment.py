@@ -5,7 +5,7 @@ from mprnet_jax.data.augment import RandomPatch, center_crop, crop, pad_to, satu
 
 
 def grid(height, width):
-    """Every pixel tells where it is."""
+    """An image whose pixels are their own coordinates."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y, x, 0 * y], axis=-1).astype(np.uint8)
 
@@ -20,7 +20,7 @@ def test_padding_reflects_right_and_bottom():
     assert pad_to(image, 2) is image
 
 
-def test_crop_takes_the_same_place_of_all_images():
+def test_all_images_are_cropped_at_the_same_position():
     image = grid(20, 30)
     patch = crop({"degraded": image, "target": 255 - image}, 8, (0.999, 0.0))
     np.testing.assert_array_equal(patch["degraded"][0, 0], [12, 0, 0])
@@ -44,10 +44,10 @@ def test_random_patches_stay_paired(patches):
         np.testing.assert_array_equal(patch["degraded"], patch["target"])
 
 
-def test_random_patches_reach_all_places_and_symmetries(patches):
+def test_random_patches_reach_all_positions_and_symmetries(patches):
     tops = {patch["target"][..., 0].min() for patch in patches}
     lefts = {patch["target"][..., 1].min() for patch in patches}
-    # 400 draws miss one of 33 or 43 places with a chance under 0.4 %; the seeds are fixed.
+    # 400 draws miss one of 33 or 43 positions with a chance under 0.4 %; the seeds are fixed.
     assert tops == set(range(33))
     assert lefts == set(range(43))
     first_steps = {

@@ -25,7 +25,7 @@ mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))
 
 @pytest.fixture
 def folders(tmp_path):
-    """Five pairs whose first colour tells which pair it is; target = degraded + 100."""
+    """Five pairs; the first colour of pair i is 10 * i, and target = degraded + 100."""
     for part in ("train", "test"):
         for i in range(5):
             image = np.full((20, 24, 3), 10 * i, np.uint8)
@@ -149,13 +149,18 @@ def test_a_stand_in_is_the_next_example_that_can_be_read_and_comes_with_the_firs
     ]
 
 
-def test_a_defect_in_a_source_is_not_taken_for_an_example_that_cannot_be_read(folders, monkeypatch):
-    def defect(*_):
-        raise TypeError("a defect")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_defect_in_a_source_is_not_taken_for_an_unreadable_example(num_workers):
+    class Defective(list):
+        names = ("a",) * 5
 
-    monkeypatch.setattr("mprnet_jax.imageio.rgb.png_depth_and_type", defect)
+        def __getitem__(self, index):
+            raise TypeError("a defect")
+
     with pytest.raises(TypeError, match="a defect"):
-        take(folders, 1)
+        TrainingBatches(
+            Defective(range(5)), batch_size=2, patch_size=8, seed=1, num_workers=num_workers
+        )
 
 
 def test_no_pair_that_can_be_read_is_an_error(folders):
@@ -197,7 +202,7 @@ def test_worker_processes_outlive_signals_but_not_their_parent(folders):
     assert not alive
 
 
-def test_missing_folder_tells_where_data_goes_and_what_needs_none(tmp_path):
+def test_a_missing_folder_is_an_error_that_says_where_data_go(tmp_path):
     config = DataConfig(root=str(tmp_path / "nowhere"), published="Rain13K")
     for make in (lambda: take(config, 1), lambda: validation_source(config)):
         with pytest.raises(UserError, match=r"nowhere.*Rain13K.*--config.data.root=.*:sample"):

@@ -1,8 +1,5 @@
-import io
-import struct
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,8 +7,6 @@ from PIL import Image
 from mprnet_jax.data.pairs import Cached, PairFolder, natural_order
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
-from mprnet_jax.imageio import rgb
-from mprnet_jax.imageio.rgb import decode
 
 
 def picture(seed, size=(12, 10)):
@@ -87,7 +82,7 @@ def break_empty(folder):
         (break_empty, "holds no .png, .jpg, .jpeg pictures"),
     ],
 )
-def test_broken_folders_are_told(folder, damage, message):
+def test_broken_folders_are_named(folder, damage, message):
     damage(folder)
     with pytest.raises(UserError, match=message):
         PairFolder(folder)
@@ -97,66 +92,6 @@ def test_sizes_of_a_pair_must_agree(folder):
     write(folder / "target/2.png", picture(2, size=(10, 12)))
     with pytest.raises(UserError, match=r"input/2.png: is 10x12, but its target .* is 12x10"):
         PairFolder(folder)[1]
-
-
-def truncated(path):
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def text(path):
-    path.write_text("no picture")
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def gif(path):
-    buffer = io.BytesIO()
-    Image.fromarray(picture(0)).save(buffer, "GIF")
-    path.write_bytes(buffer.getvalue())
-
-
-def sixteen_bits(path):
-    cv2.imwrite(str(path), picture(0)[..., 0].astype(np.uint16) * 257)
-
-
-def sixteen_bits_of_rgb(path):
-    cv2.imwrite(str(path), picture(0).astype(np.uint16) * 257)
-
-
-def palette_missing(path):
-    Image.fromarray(picture(0)).convert("P").save(path, transparency=0)
-    data = path.read_bytes()
-    start = data.index(b"PLTE") - 4
-    (length,) = struct.unpack_from(">I", data, start)
-    path.write_bytes(data[:start] + data[start + 12 + length :])
-
-
-def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(rgb, "MAX_PIXELS", 80)
-    Image.new("RGB", (9, 9)).save(tmp_path / "large.png")
-    with pytest.raises(UserError, match=r"large\.png: has more than 80 pixels"):
-        decode(tmp_path / "large.png")
-
-
-@pytest.mark.parametrize(
-    "damage", [truncated, text, empty, gif, sixteen_bits, sixteen_bits_of_rgb, palette_missing]
-)
-def test_unreadable_pictures_are_named(tmp_path, damage):
-    path = tmp_path / "a.png"
-    write(path, picture(0, size=(40, 40)))
-    damage(path)
-    with pytest.raises(UserError, match=r"a\.png"):
-        decode(path)
-
-
-def test_grey_palette_and_alpha_become_rgb(tmp_path):
-    image = Image.fromarray(picture(0))
-    for mode in ("L", "P", "RGBA"):
-        image.convert(mode).save(tmp_path / f"{mode}.png")
-        expected = np.asarray(image.convert(mode).convert("RGB"))
-        np.testing.assert_array_equal(decode(tmp_path / f"{mode}.png"), expected)
 
 
 class Counting:

@@ -74,7 +74,7 @@ def test_what_the_format_cannot_hold_is_refused_before_the_work(
         assert f"{name}{extension}: cannot be written" in capsys.readouterr().err
 
 
-def test_900_of_1000_photos_are_restored_and_100_told(
+def test_900_of_1000_photos_are_restored_and_100_reported(
     stub, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     rng = np.random.default_rng(0)
@@ -91,9 +91,9 @@ def test_900_of_1000_photos_are_restored_and_100_told(
     assert re.search(
         r"^900 images of \d+ sizes to compute: \d+ programs, ", output.out, re.MULTILINE
     )
-    told = output.err.strip().splitlines()
-    assert len(told) == 100
-    assert all(line.startswith(str(folder)) for line in told)
+    reported = output.err.strip().splitlines()
+    assert len(reported) == 100
+    assert all(line.startswith(str(folder)) for line in reported)
     alone = Restorer(stub)
     for job in jobs[::50]:
         if job.target.exists():
@@ -119,7 +119,7 @@ def test_a_photo_that_fails_costs_no_other_of_its_batch(stub, photo, folder, tmp
     assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(2, 0, 1)
 
 
-def test_results_that_exist_are_skipped_unless_told_otherwise(stub, photo, folder, tmp_path):
+def test_results_that_exist_are_skipped_unless_overwritten(stub, photo, folder, tmp_path):
     photos.write(folder / "a.png", Photo(photo(8, 8)))
     photos.write(folder / "b.png", Photo(photo(8, 8)))
     (tmp_path / "out").mkdir()
@@ -140,7 +140,7 @@ def test_a_sheet_shows_before_and_after(stub, photo, folder, tmp_path):
     assert sheet.shape[1] > 60
 
 
-def test_tiles_are_told(stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture):
+def test_tiles_are_printed(stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture):
     photos.write(folder / "a.png", Photo(photo(100, 200)))
     Pipeline(Restorer(stub, tile=128)).run(plan(folder, tmp_path / "out"))
     assert "200x104, 2 tiles of 128x104" in capsys.readouterr().out
