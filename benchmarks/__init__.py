@@ -1,6 +1,6 @@
-"""Speed and memory: ours beside its peers, and what compilers for other machines make of ours.
+"""Speed and memory of this package beside its peers, and of its programs for other devices.
 
     python -m benchmarks --suite cpu --output benchmarks/results/cpu.md
 
-Needs jax, flax, optax and numpy; peers that are not installed are told in the tables.
+Needs jax, flax, optax and numpy. The tables say which peers are not installed.
 """

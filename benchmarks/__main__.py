@@ -1,16 +1,18 @@
-"""Measures speed and memory, ours beside its peers, and writes one report.
+"""Measures speed and memory of this package beside its peers, and writes one report.
 
     python -m benchmarks --suite cpu --output cpu.md
     python -m benchmarks --suite gpu --minutes 9 --output gpu.md
     python -m benchmarks --suite compile --output compile.md [--h100 DESCRIPTION]
 
-Contenders take turns (A B A B), each in a process of its own; medians count. Peers that are not
-installed are told in the tables. `--smoke` tries the suite on tiny sizes: its figures mean nothing.
-`gpu` begins with what is most important. With `--minutes` it ends in time, tells what is missing,
-and compiles programs side by side, but measures them alone.
+Contenders are measured in alternation (A B A B), each in a process of its own; the tables show
+medians and say which peers are not installed. `--smoke` tries the suite on tiny sizes: its figures
+mean nothing.
+`gpu` begins with the most important work. With `--minutes` it ends in time and says what is
+missing; programs are then compiled side by side, but measured alone.
 `compile` needs no accelerator: it compiles for TPUs (pip install '.[compile]', Python 3.12 or
-newer) and, with XLA's description of the device in a file (h100_sxm.txtpb), for an H100. All its
-cases take a day on two cores; --only 'H100, training step, derain' takes some.
+newer) and, given XLA's description of the device in a file (h100_sxm.txtpb), for an H100. All of
+its cases take a day on two cores; choose some with --only, as in
+--only 'H100, training step, derain'.
 """
 
 import argparse
@@ -24,41 +26,41 @@ from pathlib import Path
 from benchmarks.limit import Limit
 
 SUITES = ("cpu", "gpu", "compile")
-EARLY = 0.6  # of the time: for the most important work, before the first results of commands
+EARLY = 0.6  # share of the time for the most important work, before commands are timed
 SIDE_BY_SIDE = (
     "Programs were compiled side by side, which makes first calls longer and may mislead the "
-    "trying of kernels; turns were timed alone.\n"
+    "autotuning of kernels; rounds were timed alone.\n"
 )
 
 
 def refuse(message: str) -> None:
-    """Ends with status 2, as the package's commands do for a mistake."""
+    """Prints an error and exits with status 2, as the package's commands do."""
     print(f"benchmarks: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--suite", choices=SUITES, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the report, in Markdown")
     parser.add_argument(
-        "--only", nargs="+", default=[""], help="do what has one of these in its name"
+        "--only", nargs="+", default=[""], help="only what has one of these in its name"
     )
-    parser.add_argument("--skip", default="no one", help="leave out who has this in the name")
+    parser.add_argument("--skip", default="no one", help="leave out contenders named so")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="turns of each; an even number on GPUs"
+        "--rounds", type=int, default=5, help="measurements of each; an even number on GPUs"
     )
     parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="when gpu ends, by default when all is done"
+        "--minutes", type=float, default=math.inf, help="when gpu ends; by default when all is done"
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--h100", type=Path, help="XLA's description of an H100, for compile")
     arguments = parser.parse_args()
     if arguments.suite != "gpu" and arguments.minutes < math.inf:
-        refuse("--minutes: is for --suite gpu; choose some of the others' work with --only")
+        refuse("--minutes: only for --suite gpu; for other suites choose some work with --only")
     if arguments.output.exists():
         refuse(f"--output={arguments.output}: exists; choose another name, or remove it")
     if not arguments.output.absolute().parent.is_dir():
@@ -69,12 +71,12 @@ def parse() -> argparse.Namespace:
 
 
 def command(arguments: list[str]) -> str:
-    """The command in one line; of paths, which mean nothing on another machine, the last part."""
+    """Returns the command in one line, with the last part of each path."""
     return shlex.join(["python", "-m", "benchmarks", *(a.split("/")[-1] for a in arguments)])
 
 
 def works_of(suite: str) -> list:
-    """All that a suite measures, to choose from with --only."""
+    """Returns all that a suite measures and --only chooses from."""
     from benchmarks import aot, first, speed
 
     if suite == "compile":
@@ -86,7 +88,7 @@ def works_of(suite: str) -> list:
 def sections(
     arguments: argparse.Namespace, wanted: Callable, environment: dict[str, str], limit: Limit
 ) -> Iterator[str]:
-    """The report, piece by piece, each as soon as it is measured."""
+    """Yields the sections of the report, each as soon as it is measured."""
     from benchmarks import aot, first, speed
     from benchmarks.work import GPU_FIRST, NEEDS_GPU
 
@@ -94,7 +96,7 @@ def sections(
     if suite == "compile":
         yield from aot.run(wanted, arguments.h100, smoke)
         return
-    # All else is compared with the product of matrices.
+    # Everything else is compared with the matrix product.
     works = [work for work in speed.WORK[suite] if work.kind == "matmul" or wanted(work)]
     starts = [start for start in works_of(suite) if start in first.STARTS and wanted(start)]
     early = [work for work in works if suite == "cpu" or work in GPU_FIRST]
@@ -116,19 +118,19 @@ def sections(
     if late or missing:
         missing = yield from speeds([*missing, *late], limit)
     if missing:
-        yield f"{limit.told.capitalize()}: {'; '.join(map(str, missing))}.\n"
+        yield f"{limit.message.capitalize()}: {'; '.join(map(str, missing))}.\n"
 
 
 def main() -> None:
-    """Runs a suite; the report grows while it runs."""
+    """Runs a suite and writes its report while it runs."""
     arguments = parse()
     limit = Limit(arguments.minutes)
-    environment = dict(os.environ)  # as the user's commands have it
+    environment = dict(os.environ)  # of the user's commands
     if arguments.suite == "gpu":
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process only looks
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process computes nothing
     else:
         os.environ["JAX_PLATFORMS"] = environment["JAX_PLATFORMS"] = "cpu"
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask about
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU
     import jax
 
     from benchmarks.tables import heading

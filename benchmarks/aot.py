@@ -1,8 +1,8 @@
-"""The suite `compile`: what compilers for other devices make of the training step and the forward.
+"""The suite `compile`: compiles training and validation steps and the forward for other devices.
 
-XLA compiles ahead of time for a described device, on any machine: memory, collectives and, on TPUs,
-estimated cycles are those of the real program. Cycles compare variants; they are not a time. The
-seconds are those that processors worked, which other programs on the machine lengthen least.
+XLA compiles ahead of time for a described device, on any machine. Memory, collectives and, on TPUs,
+estimated cycles are those of the real program. Cycles compare variants; they are not a time.
+Seconds are CPU time, which other programs on the machine affect least.
 """
 
 import collections
@@ -14,12 +14,13 @@ import runpy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.tables import line, table
 from benchmarks.work import TINY
@@ -27,19 +28,20 @@ from mprnet_jax.config import REMATS, TrainConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import compiler_options, options_for
 from mprnet_jax.model.mprnet import pure_functions
-from mprnet_jax.training.mixup import mixup
-from mprnet_jax.training.optimizer import make_optimizer
-from mprnet_jax.training.state import create_state
-from mprnet_jax.training.step import of_vector, train_step, validation_step
-from mprnet_jax.weights.packing import join
+from mprnet_jax.training.build import (
+    build_apply,
+    build_train_step,
+    build_validation_step,
+    replicated_shapes,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-# What a GPU of the machine would have found out by trying is not looked for.
+# There is no GPU for autotuning.
 H100_OPTIONS = {"xla_gpu_autotune_level": "0"}
 
-# What is computed beside an exchange has estimates without any meaning, so nothing is. All else is
-# as in a run.
+# Fusions that overlap computation and collectives have meaningless estimates, so they are off. All
+# other options are those of a run.
 TPU_OPTIONS = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
 
 FIGURES = ("GB a chip", "M cycles", "collectives")
@@ -52,7 +54,7 @@ COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatte
 
 @dataclass(frozen=True)
 class Case:
-    """A program to compile, in bfloat16 unless said."""
+    """A program to compile."""
 
     target: str  # a TPU topology, "H100" or "CPU"
     preset: str
@@ -66,7 +68,7 @@ class Case:
 
     @property
     def section(self) -> str:
-        """The heading of its table."""
+        """Heading of its table."""
         return f"{self.target}, {SECTIONS[self.kind]}"
 
     def __str__(self) -> str:
@@ -76,7 +78,7 @@ class Case:
 
 
 def sample_cases(target: str) -> list[Case]:
-    """The programs of the sample config on one device."""
+    """Returns the programs of the sample config on one device."""
     return [
         Case(target, "sample", batch=8, size=(64, 64), dtype="float32"),
         Case(target, "sample", "validate", batch=2, size=(296, 296), dtype="float32"),
@@ -84,7 +86,7 @@ def sample_cases(target: str) -> list[Case]:
 
 
 def tpu_cases(generation: str) -> list[Case]:
-    """The cases for one generation of TPUs."""
+    """Returns the cases for one generation of TPUs."""
     slice4, slice16 = f"{generation}:2x2", f"{generation}:4x4"
     four, sixteen, bands = {"mesh": (4, 1)}, {"mesh": (16, 1)}, {"mesh": (8, 2)}
     photo = {"kind": "forward", "size": (720, 1280)}
@@ -113,13 +115,13 @@ def tpu_cases(generation: str) -> list[Case]:
 
 
 def cases() -> list[Case]:
-    """All cases."""
+    """Returns all cases."""
     presets = ("derain", "denoise", "deblur")
     photo = {"kind": "forward", "size": (720, 1280), "batch": 1}
     return [
         *sample_cases("CPU"),
         *sample_cases("H100"),
-        Case("CPU", "derain", dtype="float32"),  # XLA undoes rematerialisation there
+        Case("CPU", "derain", dtype="float32"),  # XLA's CPU compiler undoes rematerialisation
         *(Case("H100", preset, remat=remat) for preset in presets for remat in REMATS),
         Case("H100", "denoise", size=(128, 128)),
         *(Case("H100", "derain", accumulate=parts) for parts in (2, 4, 16)),
@@ -132,7 +134,7 @@ def cases() -> list[Case]:
 
 
 def run(wanted: Callable[[Case], bool], h100: Path | None, smoke: bool) -> Iterable[str]:
-    """The report, line by line: a table for each kind of device and program."""
+    """Yields the report line by line: a table for each kind of device and program."""
     chosen = [case for case in cases() if wanted(case)]
     if smoke:
         chosen = [Case("CPU", "tiny", kind, size=(32, 32)) for kind in ("train", "forward")]
@@ -145,7 +147,7 @@ def run(wanted: Callable[[Case], bool], h100: Path | None, smoke: bool) -> Itera
 
 
 def row(case: Case, h100: Path | None) -> list[str]:
-    """The case's line of the table."""
+    """Returns the case's row of the table."""
     return [
         case.preset,
         "x".join(map(str, case.mesh)),
@@ -159,18 +161,18 @@ def row(case: Case, h100: Path | None) -> list[str]:
 
 
 def cpu_seconds() -> float:
-    """That processors worked for this process and the programs it ran, as a GPU's assembler is."""
+    """Returns the CPU time of this process and its children, such as a GPU's assembler."""
     used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def compiled_figures(case: Case, h100: Path | None) -> list[str]:
-    """The case's `FIGURES`, or why there are none."""
+    """Returns the case's `FIGURES`, or why there are none."""
     nothing = [""] * (len(FIGURES) - 1)
     try:
         mesh = described_mesh(case, h100)
-    except Exception as error:  # the plugin that is missing decides what is raised
-        return [told(error), *nothing]
+    except Exception as error:  # each missing plugin raises something else
+        return [short(error), *nothing]
     start = cpu_seconds()
     try:
         traced = lowered(case, mesh)
@@ -179,7 +181,7 @@ def compiled_figures(case: Case, h100: Path | None) -> list[str]:
         compiling = cpu_seconds() - start
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"([\d.]+)G\)? (?:of|exceeds available HBM) \(?([\d.]+)G", str(error))
-        return [f"{used[1]} GiB of {used[2]}: too much" if used else told(error), *nothing]
+        return [f"{used[1]} GiB of {used[2]}: too much" if used else short(error), *nothing]
     stats = program.memory_analysis()
     memory = stats.temp_size_in_bytes + stats.argument_size_in_bytes
     memory += stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -196,20 +198,21 @@ def compiled_figures(case: Case, h100: Path | None) -> list[str]:
 
 
 def options(kind: str) -> dict[str, str]:
-    """A run's compiler options for a kind of device, and those for devices that are not there."""
+    """Returns the compiler options of a run for a kind of device that is only described."""
     if kind == "cpu":
         return compiler_options()
     return options_for(kind) | (TPU_OPTIONS if kind.startswith("TPU") else H100_OPTIONS)
 
 
-def told(error: Exception) -> str:
-    """An error in one short line."""
+def short(error: Exception) -> str:
+    """Returns an error as one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:100]
 
 
 def cycles(text: str) -> str:
-    """The estimated cycles of a compiled program, in millions; only a TPU's compiler gives any, and
-    for some operations it gives the largest integer.
+    """Returns the estimated cycles of a compiled program, in millions.
+
+    Only a TPU's compiler estimates them. Operations without an estimate have the largest integer.
     """
     estimates = [int(each) for each in re.findall(r'"estimated_cycles":"(\d+)"', text)]
     known = [each for each in estimates if each < NO_ESTIMATE]
@@ -219,14 +222,14 @@ def cycles(text: str) -> str:
 
 
 def exchanges(text: str) -> str:
-    """How often each kind of collective occurs in a compiled program."""
+    """Counts each kind of collective in a compiled program."""
     counts = collections.Counter(re.findall(rf" ({COLLECTIVES})(?:-start)?\(", text))
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
 @functools.cache
 def described_devices(target: str, h100: Path | None) -> list:
-    """The devices to compile for."""
+    """Returns the devices to compile for."""
     if target == "CPU":
         return jax.devices("cpu")
     if target == "H100":
@@ -241,7 +244,7 @@ def described_devices(target: str, h100: Path | None) -> list:
 
 
 def described_mesh(case: Case, h100: Path | None) -> Mesh:
-    """A mesh of devices that need not be there."""
+    """Returns a mesh of described devices."""
     devices = described_devices(case.target, h100)
     data, height = case.mesh
     return Mesh(
@@ -252,43 +255,35 @@ def described_mesh(case: Case, h100: Path | None) -> Mesh:
 
 
 def recipe_of(preset: str) -> TrainConfig:
-    """The config that trains the preset."""
+    """Returns the config that trains the preset."""
     name, variant = ("derain", "sample") if preset in ("sample", "tiny") else (preset, "")
     recipe = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
     return dataclasses.replace(recipe, model=TINY) if preset == "tiny" else recipe
 
 
 def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
-    """The program, ready to be compiled for the mesh's devices."""
+    """Lowers the case's program for the mesh's devices."""
     recipe = recipe_of(case.preset)
-    config = dataclasses.replace(recipe.model, dtype=case.dtype, remat=case.remat)
-    init, apply = pure_functions(config)
-    apply = functools.partial(apply, constrain=meshes.sharding_constraint(mesh))
-    copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
-    if case.kind == "forward":
-        batch = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.float32)
-        forward = jax.jit(apply, in_shardings=(copies, images), out_shardings=images)
-        return forward.lower(jax.eval_shape(lambda: init(0)), batch)
+    model = dataclasses.replace(recipe.model, dtype=case.dtype, remat=case.remat)
+    recipe = dataclasses.replace(recipe, model=model, accumulate=case.accumulate)
+    init, _ = pure_functions(model)
     params = init(0)
-    patches = jax.ShapeDtypeStruct((case.batch, *case.size, 3), jnp.uint8)
-    patches = {"degraded": patches, "target": patches}
+    shapes = replicated_shapes(params, mesh)
+
+    def images(dtype: Any) -> jax.ShapeDtypeStruct:
+        shape = (case.batch, *case.size, 3)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=meshes.image_sharding(mesh))
+
+    if case.kind == "forward":
+        apply = build_apply(model, mesh)
+        forward = jax.jit(apply, out_shardings=meshes.image_sharding(mesh))
+        return forward.lower(shapes, images(jnp.float32))
+    batch = {"degraded": images(jnp.uint8), "target": images(jnp.uint8)}
     if case.kind == "validate":
-        validate = functools.partial(validation_step, apply=apply)
-        validate = jax.jit(validate, in_shardings=(copies, images), out_shardings=copies)
-        return validate.lower(params, patches)
-    if not case.target.startswith("v"):  # as training does it
-        params, apply = join(params), of_vector(apply, params)
-    optimizer = make_optimizer(recipe.optim, recipe.total_steps)
-    from_step = recipe.data.mixup_from_step
-    step = functools.partial(
-        train_step,
-        apply=apply,
-        optimizer=optimizer,
-        loss=recipe.loss,
-        optim=recipe.optim,
-        accumulate=case.accumulate,
-        mix=functools.partial(mixup, seed=0, from_step=from_step) if from_step else None,
+        return build_validation_step(recipe, mesh, jax.jit).lower(shapes, batch)
+    init_state, step = build_train_step(recipe, mesh, params, jax.jit)
+    batch["unreadable"] = jax.ShapeDtypeStruct(
+        (case.batch,), bool, sharding=NamedSharding(mesh, PartitionSpec("data"))
     )
-    step = jax.jit(step, in_shardings=(copies, images), out_shardings=copies, donate_argnums=0)
-    state = jax.eval_shape(lambda: create_state(params, optimizer, recipe.optim))
-    return step.lower(state, patches)
+    state = replicated_shapes(jax.eval_shape(init_state), mesh)
+    return step.lower(state, batch)

@@ -1,6 +1,6 @@
-"""Builds the programs that do the work.
+"""Builds the contenders' programs.
 
-Frameworks are imported by the functions that use them: each contender has a process of its own.
+Functions import the frameworks they use, since each contender has a process of its own.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.work import NEEDS_GPU, PRESETS, Contender, Program, Work
-from mprnet_jax.config import LossConfig, OptimConfig
+from mprnet_jax.config import DataConfig, ModelConfig, TrainConfig
 
 
 def build(contender: Contender, work: Work) -> Program:
-    """The contender's program for the work, not compiled yet.
+    """Returns the contender's program for the work, not compiled yet.
 
     Raises:
         ImportError: if the contender is not installed.
@@ -30,18 +30,18 @@ def build(contender: Contender, work: Work) -> Program:
 
 
 def images_of(work: Work) -> np.ndarray:
-    """Random images [B, H, W, 3], float32 in [0, 1]."""
+    """Returns random images [B, H, W, 3], float32 in [0, 1]."""
     shape = (work.batch, work.height, work.width, 3)
     return np.random.default_rng(0).random(shape, np.float32)
 
 
 def matrix_of(work: Work) -> np.ndarray:
-    """A random matrix, float32: chips draw less power, and are faster, on numbers that repeat."""
+    """Returns a random float32 matrix. Constant numbers draw less power, which is faster."""
     return np.random.default_rng(0).standard_normal((work.height, work.height), np.float32)
 
 
 def build_ours(contender: Contender, work: Work) -> Program:
-    """Ours: the pure functions of the package under its own `jit`."""
+    """Builds this package's program: its pure functions under its own `jit`."""
     import jax
 
     device = jax.local_devices()[0]
@@ -63,7 +63,7 @@ def build_ours(contender: Contender, work: Work) -> Program:
     def peak() -> int | None:
         if on_cpu:
             return None
-        # By the compiler's account: the allocator's own peak includes the trying of kernels.
+        # From the compiler, since the allocator's peak includes autotuning.
         stats = compiled().memory_analysis()
         outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
         return stats.temp_size_in_bytes + stats.argument_size_in_bytes + outputs
@@ -77,57 +77,53 @@ def build_ours(contender: Contender, work: Work) -> Program:
 
 
 def our_function(contender: Contender, work: Work) -> tuple[Callable, tuple]:
-    """The jitted function and its arguments."""
+    """Returns the jitted function and its arguments."""
     import jax.numpy as jnp
 
     from mprnet_jax.devices.compiling import jit
+    from mprnet_jax.model.mprnet import pure_functions
 
     if work.kind == "matmul":
         x = jnp.asarray(matrix_of(work), contender.dtype)
         return jit(lambda x: x @ x, forward_only=True), (x,)
     if work.kind == "train":
         return our_training(contender, work)
-    init, apply = our_functions(contender, work)
+    init, apply = pure_functions(our_model(contender, work))
     return jit(apply, forward_only=True), (init(0), images_of(work))
 
 
-def our_functions(contender: Contender, work: Work) -> tuple[Callable, Callable]:
-    """`init` and `apply` of the network."""
-    from mprnet_jax.model.mprnet import pure_functions
-
-    config = dataclasses.replace(PRESETS[work.preset], dtype=contender.dtype, remat=contender.remat)
-    return pure_functions(config)
+def our_model(contender: Contender, work: Work) -> ModelConfig:
+    """Returns the network's config with the contender's settings."""
+    return dataclasses.replace(PRESETS[work.preset], dtype=contender.dtype, remat=contender.remat)
 
 
 def our_training(contender: Contender, work: Work) -> tuple[Callable, tuple]:
-    """The jitted training step, and the state and batch that it starts from."""
-    import jax
+    """Returns the jitted training step, and the state and batch it starts from."""
+    from mprnet_jax.devices.mesh import make_mesh
+    from mprnet_jax.model.mprnet import pure_functions
+    from mprnet_jax.training.build import build_train_step
 
-    from mprnet_jax.devices.compiling import jit
-    from mprnet_jax.training.optimizer import make_optimizer
-    from mprnet_jax.training.state import create_state
-    from mprnet_jax.training.step import of_vector, train_step
-    from mprnet_jax.weights.packing import join
-
-    init, apply = our_functions(contender, work)
-    params = init(0)
-    if jax.default_backend() != "tpu":  # as training does it
-        params, apply = join(params), of_vector(apply, params)
-    optimizer = make_optimizer(OptimConfig(), total_steps=10**6)
-    step = jit(
-        functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()),
-        donate_argnums=0,
+    config = TrainConfig(
+        name="benchmark",
+        model=our_model(contender, work),
+        data=DataConfig(),
+        total_steps=10**6,
+        batch_size=work.batch,
+        patch_size=work.height,
     )
+    init, _ = pure_functions(config.model)
+    init_state, step = build_train_step(config, make_mesh(data=1), init(0))
     images = images_of(work)
-    batch = {"degraded": images, "target": images[:, ::-1]}
-    return step, (create_state(params, optimizer), batch)
+    unreadable = np.zeros(work.batch, bool)
+    batch = {"degraded": images, "target": images[:, ::-1], "unreadable": unreadable}
+    return step, (init_state(), batch)
 
 
 def torch_device() -> str:
-    """Where PyTorch works: "cuda" if there is a GPU.
+    """Returns PyTorch's device: "cuda" if there is a GPU, else "cpu".
 
     Raises:
-        RuntimeError: if there is none, but must be one.
+        RuntimeError: if there is no GPU, but `NEEDS_GPU` is set.
     """
     import torch
 
@@ -138,7 +134,7 @@ def torch_device() -> str:
 
 
 def build_torch(contender: Contender, work: Work) -> Program:
-    """The PyTorch reference, eager or compiled, on a GPU where there is one."""
+    """Builds the PyTorch reference, eager or compiled, on a GPU if there is one."""
     import torch
 
     device = torch_device()
@@ -168,7 +164,7 @@ def build_torch(contender: Contender, work: Work) -> Program:
 
 
 def torch_program(call: Callable[[], object], device: str, compiles: bool) -> Program:
-    """The program that calls `call`, whose first call may compile."""
+    """Returns a program around `call`, whose first call may compile."""
     import torch
 
     if device == "cpu":
@@ -180,26 +176,26 @@ def torch_program(call: Callable[[], object], device: str, compiles: bool) -> Pr
         return Program(call if compiles else lambda: None, run_on_cpu, lambda: None, lambda: 0.0)
 
     def compile_first() -> None:
-        # Others may have the memory now: what is compiled then is in the cache for the next call.
+        # Others may use the memory now. What was compiled is in the cache for the next call.
         with contextlib.suppress(torch.OutOfMemoryError):
             call()
 
     def run(calls: int) -> None:
-        torch.cuda.reset_peak_memory_stats()  # trying kernels, at first, is none of the work
+        torch.cuda.reset_peak_memory_stats()  # without the autotuning of the first call
         for _ in range(calls):
             call()
         torch.cuda.synchronize()
 
     def held() -> float:
         torch.cuda.empty_cache()
-        return 0.0  # a new process would need what is left, too
+        return 0.0  # a new process would use the rest as well
 
     first = compile_first if compiles else lambda: None
     return Program(first, run, torch.cuda.max_memory_allocated, held)
 
 
 def torch_model(contender: Contender, work: Work, device: str):
-    """The network and random images [B, 3, H, W] on the device."""
+    """Returns the network and random images [B, 3, H, W] on the device."""
     import torch
 
     from mprnet_jax.weights import torch_reference
@@ -213,7 +209,7 @@ def torch_model(contender: Contender, work: Work, device: str):
 
 
 def torch_training(model, degraded, autocast: Callable) -> Callable:
-    """A function that takes one training step after another: the deraining loss, and Adam."""
+    """Returns a function that takes a training step with the deraining loss and Adam."""
     import torch
     from torch.nn import functional
 
@@ -246,7 +242,7 @@ def torch_training(model, degraded, autocast: Callable) -> Callable:
 
 
 def build_onnx(contender: Contender, work: Work) -> Program:
-    """The PyTorch reference exported to ONNX Runtime, on CPUs."""
+    """Builds the PyTorch reference exported to ONNX Runtime, on CPUs."""
     import onnxruntime
     import torch
 

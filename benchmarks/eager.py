@@ -1,10 +1,10 @@
-"""What a script in eager PyTorch does in the place of one of our commands.
+"""Eager PyTorch scripts that do the same as commands of this package.
 
     python -m benchmarks.eager restore WEIGHTS.safetensors FOLDER_OF_PHOTOS OUTPUT
     python -m benchmarks.eager step WIDTH GROWTH_OF_UNET GROWTH_OF_ORSNET CABS BATCH PATCH
 
-`restore` restores each photo whole, in bfloat16 (autocast, channels_last), and writes PNG. `step`
-is one training step on random patches.
+`restore` restores photos as a whole, in bfloat16 (autocast, channels_last), and writes PNG. `step`
+takes one training step on random patches.
 """
 
 import sys
@@ -43,7 +43,7 @@ def restore(weights: str, photos: str, output: str) -> None:
 
 
 def step(width: int, unet: int, orsnet: int, cabs: int, batch: int, patch: int) -> None:
-    """One training step in float32 (TF32 on GPUs)."""
+    """Takes one training step in float32 (TF32 on GPUs)."""
     PRESETS["of the command"] = ModelConfig(
         width=width, unet_growth=unet, orsnet_growth=orsnet, cabs_per_orb=cabs
     )

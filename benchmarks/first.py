@@ -1,10 +1,10 @@
-"""How long commands take from their start to their first result, beside eager PyTorch.
+"""Times commands from their start to their first result, beside eager PyTorch.
 
     python -m benchmarks.first WORKDIR [FLAG ...]
 
 is the training command with the sample config, which ends when the metrics of its first step are on
-the host. The others end by themselves. Each runs with empty compile caches, and again with what the
-first one left there; PyTorch, which keeps nothing, runs after each of the two.
+the host. The other commands end by themselves. Each runs with empty compile caches, and again with
+the caches of the first run. PyTorch, which has no caches, runs after each of the two.
 """
 
 import os
@@ -38,26 +38,26 @@ TINY_FLAGS += ("model.cabs_per_orb=1", "patch_size=16", "validation_crop=32")
 
 @dataclass(frozen=True)
 class Start:
-    """A command, and PyTorch's in its place; {new} stands for a path that is not there yet."""
+    """A command of this package and one of PyTorch; {new} stands for a path to create."""
 
     ours: list[str]
     eager: list[str] | None
 
 
 def train(workdir: str, flags: list[str]) -> None:
-    """The training command, until the metrics of the first step are on the host."""
-    from mprnet_jax.training import loop
+    """Runs the training command until the metrics of the first step are on the host."""
+    from mprnet_jax.training.progress import Progress
 
     def update(*_) -> None:
         os._exit(0)
 
-    loop.Progress.update = update  # called with the metrics of each step
+    Progress.update = update  # called with the metrics of each step
     sys.argv = ["train", "--config", f"{CONFIG}:sample", "--workdir", workdir, *flags]
     runpy.run_module("mprnet_jax.train", run_name="__main__", alter_sys=True)
 
 
 def start_of(name: str, folder: Path, smoke: bool) -> Start:
-    """The commands; what they read is written into the folder."""
+    """Returns the commands; writes what they read into the folder."""
     eager = ["benchmarks.eager", "restore", f"{folder}/deblur.safetensors"]
     if name == TRAINING:
         flags = [f"--config.{flag}" for flag in TINY_FLAGS if smoke]
@@ -83,7 +83,7 @@ def start_of(name: str, folder: Path, smoke: bool) -> Start:
 
 
 def write_weights(path: Path, preset: str) -> Path:
-    """Random weights of a network, once."""
+    """Writes random weights of a network, unless they exist."""
     from mprnet_jax.model.mprnet import pure_functions
     from mprnet_jax.weights import files
 
@@ -94,7 +94,7 @@ def write_weights(path: Path, preset: str) -> Path:
 
 
 def write_photos(folder: Path, sizes: list[tuple[int, int]]) -> Path:
-    """Photos of these widths and heights: soft random colours with a little noise."""
+    """Writes photos of these widths and heights: soft random colours with a little noise."""
     from PIL import Image
 
     folder.mkdir()
@@ -108,7 +108,7 @@ def write_photos(folder: Path, sizes: list[tuple[int, int]]) -> Path:
 
 
 def seconds_of(command: list[str], environment: dict[str, str], limit: Limit) -> float | str:
-    """From the command's start to its end; or why there is no such figure."""
+    """Returns the seconds that a command takes, or why there is no such figure."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = [word.replace("{new}", f"{folder}/new") for word in command]
         begin = time.perf_counter()
@@ -127,13 +127,13 @@ def seconds_of(command: list[str], environment: dict[str, str], limit: Limit) ->
             seconds = time.perf_counter() - begin
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            return f"no end after {seconds:.0f} s: {limit.told.split(': ')[1]}"
+            return f"no end after {seconds:.0f} s: {limit.message.split(': ')[1]}"
         seconds = time.perf_counter() - begin
     return seconds if process.returncode == 0 else why(errors, process.returncode)
 
 
 def why(errors: str, status: int) -> str:
-    """Why a command failed, from what it wrote to stderr."""
+    """Returns why a command failed, from what it wrote to stderr."""
     last = (errors.strip().splitlines() or [f"ended with status {status}"])[-1]
     _, found, module = last.partition("No module named ")
     if found:
@@ -142,7 +142,7 @@ def why(errors: str, status: int) -> str:
 
 
 def measure(start: Start, rounds: int, environment: dict[str, str], limit: Limit) -> list[str]:
-    """The cells of a row: ours cold, ours warm `rounds` times, PyTorch's in between."""
+    """Returns the cells of a row: this package cold, then warm `rounds` times, and PyTorch."""
     cold, warm, eager = [], [], []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         caches = {"XDG_CACHE_HOME": cache, "CUDA_CACHE_PATH": f"{cache}/cuda"}
@@ -152,30 +152,30 @@ def measure(start: Start, rounds: int, environment: dict[str, str], limit: Limit
                 if command is None or any(isinstance(result, str) for result in results):
                     continue
                 if limit.left() <= 0:
-                    results.append(limit.told)
+                    results.append(limit.message)
                 else:
                     results.append(seconds_of(command, environment | caches, limit))
             if isinstance(cold[0], str):
                 break
-    return [told(cold), told(warm), told(eager) if start.eager else "it has no such command"]
+    return [cell(cold), cell(warm), cell(eager) if start.eager else "it has no such command"]
 
 
-def told(results: list[float | str]) -> str:
-    """Seconds, or what went wrong."""
+def cell(results: list[float | str]) -> str:
+    """Formats seconds, or what went wrong."""
     return ", ".join(r if isinstance(r, str) else f"{r:.1f}" for r in results)
 
 
 def section(
     names: list[str], rounds: int, smoke: bool, environment: dict[str, str], limit: Limit
 ) -> Iterator[str]:
-    """The lines of a section, each as soon as it is measured.
+    """Yields the lines of a section, each as soon as it is measured.
 
     Args:
         names: which of STARTS.
-        rounds: how often each runs with warm caches.
-        smoke: tiny sizes instead.
-        environment: of the commands.
-        limit: when to end.
+        rounds: number of runs with warm caches.
+        smoke: runs on tiny sizes.
+        environment: variables of the commands.
+        limit: of time.
     """
     environment = {k: v for k, v in environment.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     head = ["seconds from the start", "ours, empty caches", "ours, warm caches", "PyTorch eager"]

@@ -1,25 +1,25 @@
-"""The time that a suite may take."""
+"""The time limit of a suite."""
 
 import math
 import time
 
-SPARED = 5  # seconds of it, to end processes and write the rest of the report
+SPARED = 5  # seconds of it, for ending processes and writing the rest of the report
 
 
 class Limit:
-    """The end of a number of minutes, or of a part of them; by default there is none."""
+    """A time limit in minutes; by default there is none."""
 
     def __init__(self, minutes: float = math.inf):
         """Starts the clock."""
-        self.told = f"not measured: the {minutes:g} minutes were over"
+        self.message = f"not measured: the {minutes:g} minutes were over"
         self._end = time.monotonic() + 60 * minutes - SPARED
 
     def left(self) -> float:
-        """Seconds until the end; not positive after it."""
+        """Returns the seconds until the limit; zero or negative after it."""
         return self._end - time.monotonic()
 
     def part(self, share: float) -> "Limit":
-        """The limit of what may take this share of the time that is left."""
+        """Returns the limit for a task that may take this share of the remaining time."""
         part = Limit()
-        part.told, part._end = self.told, self._end - (1 - share) * max(0.0, self.left())
+        part.message, part._end = self.message, self._end - (1 - share) * max(0.0, self.left())
         return part if math.isfinite(self._end) else self

@@ -1,9 +1,9 @@
-"""Times how fast training pairs come from folders and from prepared sets.
+"""Times reading training pairs from folders and from prepared sets.
 
     python -m benchmarks.loading
 
-Pictures are of GoPro's size, 1280x720 PNG; what is timed is one thread that reads pairs in random
-order and cuts one 256x256 patch out of each. Files are in the page cache.
+Pictures have GoPro's size, 1280x720 PNG. One thread reads pairs in random order and cuts one
+256x256 patch out of each. Files are in the page cache.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from mprnet_jax.data.prepared import Prepared, overlapping_pieces, write
 
 PAIRS = 12
 PATCH = 256
-SECONDS = 5  # for each way of loading
+SECONDS = 5  # per source
 
 
 def write_pictures(folder: Path) -> None:
-    """Sharp and blurred pictures with the grain of a camera."""
+    """Writes sharp and blurred pictures with a camera's noise."""
     photo = cv2.resize(cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR), (1280, 1280))
     random = np.random.default_rng(0)
     for number in range(PAIRS):
@@ -39,7 +39,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def pairs_per_second(source: Sequence[Example]) -> float:
-    """Patches cut out of random examples, in one thread."""
+    """Returns how many pairs per second one thread reads and crops."""
     random = np.random.default_rng(0)
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < SECONDS:
@@ -53,8 +53,8 @@ def pairs_per_second(source: Sequence[Example]) -> float:
 
 
 def main() -> None:
-    """Prints a table."""
-    argparse.ArgumentParser(description=__doc__).parse_args()  # there is nothing to say but --help
+    """Prints the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # only for --help
     print(heading("Loading", "python -m benchmarks.loading"))
     print("| training pairs of 1280x720 | MB a pair | pairs/s and core |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:

@@ -3,8 +3,8 @@
     python benchmarks/restoring.py [--height 1280] [--width 2276] [--preset deblur] [--limit_gb 4]
 
 Each contender runs in a process of its own, one after the other, with random weights in float32.
-Memory is the peak of the whole process, Python and libraries included; time is that of one photo,
-without compiling. A process that leaves the machine no memory is stopped, and told to be.
+Memory is the peak of the whole process with Python and libraries. Time is that of one photo without
+compiling. A process that leaves the machine no memory is stopped, and the table says so.
 """
 
 import argparse
@@ -21,11 +21,11 @@ import psutil
 
 from mprnet_jax.config import ModelConfig
 
-SPARED = 2**29  # bytes that must stay free on the machine
+SPARED = 2**29  # bytes of the machine's memory that must stay available
 
 
 def restore_ours(config: ModelConfig, photo: np.ndarray, limit: float | None) -> str:
-    """Restores with `Restorer(tile="auto")` and tells how."""
+    """Restores with `Restorer(tile="auto")`; returns time and tiles."""
     from mprnet_jax.model.mprnet import pure_functions, with_params
     from mprnet_jax.restoration.restorer import Restorer
 
@@ -42,7 +42,7 @@ def restore_ours(config: ModelConfig, photo: np.ndarray, limit: float | None) ->
 
 
 def restore_torch(config: ModelConfig, photo: np.ndarray) -> str:
-    """Restores whole with the PyTorch reference."""
+    """Restores the whole photo with the PyTorch reference; returns the time."""
     import torch
 
     from mprnet_jax.weights import torch_reference
@@ -62,15 +62,15 @@ def run_contender(name: str, arguments: argparse.Namespace) -> None:
     size = (arguments.height, arguments.width, 3)
     photo = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     if name == "PyTorch eager":
-        told = restore_torch(config, photo)
+        outcome = restore_torch(config, photo)
     else:
-        told = restore_ours(config, photo, arguments.limit_gb if "under" in name else None)
+        outcome = restore_ours(config, photo, arguments.limit_gb if "under" in name else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"peak": peak, "told": told}))
+    print(json.dumps({"peak": peak, "outcome": outcome}))
 
 
 def watch(command: list[str]) -> dict:
-    """Runs a contender in a process of its own; stops it where the machine has no memory left."""
+    """Runs a contender in a process of its own; stops it if the machine has no memory left."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = 0
     while process.poll() is None:
@@ -80,7 +80,7 @@ def watch(command: list[str]) -> dict:
         if psutil.virtual_memory().available < SPARED:
             process.kill()
             process.wait()
-            return {"peak": peak, "told": "and more: stopped, the machine has no memory left"}
+            return {"peak": peak, "outcome": "and more: stopped, the machine has no memory left"}
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
     return json.loads(process.stdout.read().splitlines()[-1])
@@ -106,7 +106,7 @@ def main() -> None:
     for name in ("ours", f"ours under {arguments.limit_gb:g} GB", "PyTorch eager"):
         command = [sys.executable, __file__, *sys.argv[1:], f"--contender={name}"]
         outcome = watch(command)
-        print(f"{name:18} peak {outcome['peak'] / 2**30:6.2f} GiB {outcome['told']}", flush=True)
+        print(f"{name:18} peak {outcome['peak'] / 2**30:6.2f} GiB {outcome['outcome']}", flush=True)
 
 
 if __name__ == "__main__":

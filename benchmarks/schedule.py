@@ -1,9 +1,9 @@
-"""Measures works within a time limit: programs are compiled side by side, and timed alone.
+"""Measures within a time limit: programs are compiled side by side, but timed alone.
 
-Each contender has a process for each work, so that importing and compiling overlap. While one of
-them is timed, those that compile are stopped with all their threads and helpers (SIGSTOP), and
-those that are compiled sleep. PyTorch gives a GPU's memory back between turns; JAX does not, so a
-process that keeps much is replaced by a new one, which finds its program in the compile cache.
+Each contender has a process for each piece of work, so imports and compiling overlap. While one is
+timed, those that compile are stopped with all their threads and children (SIGSTOP), and the others
+sleep. PyTorch frees a GPU's memory between rounds, JAX does not: a process that keeps much memory
+is replaced by a new one, which finds its program in the compile cache.
 """
 
 import contextlib
@@ -13,32 +13,32 @@ from multiprocessing import connection
 from pathlib import Path
 
 from benchmarks.limit import Limit
-from benchmarks.turns import Outcome, Worker, compile_caches
 from benchmarks.work import Contender, Work
+from benchmarks.workers import Outcome, Worker, compile_caches
 
-HELD = 0.03  # of a device's memory: who keeps more while others have their turns is replaced
-ALIVE = 24  # processes that may wait, compiled, for their turn
-CLOSING = 0.2  # of the time: then what is compiled is measured, and nothing more is waited for
+HELD = 0.03  # share of a device's memory that a process may keep while others are measured
+ALIVE = 24  # processes that may exist at a time
+CLOSING = 0.2  # share of the time at the end, when only compiled programs are measured
 
 
 class Task:
-    """One contender at one work, and the process that does it."""
+    """One contender with one piece of work, and its process."""
 
     def __init__(self, contender: Contender, work: Work, environment: dict[str, str], limit: Limit):
         self.outcome = Outcome(contender.name)
         self.worker: Worker | None = None
         self.compiling = False
-        self._renewed = self._again = False
+        self._renewed = self._retried = False
         self._contender, self._work = contender, work
         self._environment, self._limit = environment, limit
 
     @property
     def settled(self) -> bool:
-        """Whether it can have its turns, or has failed."""
+        """Whether it can be measured, or has failed."""
         return self.worker is not None and not self.compiling
 
     def begin(self) -> None:
-        """Starts a process, which compiles."""
+        """Starts a process, which begins to compile."""
         self.worker = Worker(
             self._contender, self._work, self._environment, self.outcome, self._limit
         )
@@ -51,18 +51,18 @@ class Task:
         self.begin()
 
     def compiled(self) -> None:
-        """Takes note that the program is compiled."""
+        """Handles the end of compiling."""
         self.compiling = False
         self.worker.compiled()
-        self.once_more()
-        if self.settled and self.worker.held() > HELD and not self._renewed:  # for trying kernels
+        self.retry_memory()
+        if self.settled and self.worker.held() > HELD and not self._renewed:  # of autotuning
             self._renewed = True
             self.renew()
 
-    def once_more(self) -> None:
-        """Starts anew after a first lack of memory: one at its first call may have had it."""
-        if "memory" in self.outcome.failure.lower() and not self._again:
-            self._again, self.outcome.failure = True, ""
+    def retry_memory(self) -> None:
+        """Starts a new process after a first lack of memory, which another may have caused."""
+        if "memory" in self.outcome.failure.lower() and not self._retried:
+            self._retried, self.outcome.failure = True, ""
             self.renew()
 
     def end(self) -> None:
@@ -73,11 +73,11 @@ class Task:
             self.worker.end()
         self.compiling = False
         if not (self.outcome.seconds or self.outcome.failure):
-            self.outcome.failure = self._limit.told
+            self.outcome.failure = self._limit.message
 
 
 class Schedule:
-    """Works to measure, the most important first."""
+    """Measures pieces of work, the most important first."""
 
     def __init__(
         self,
@@ -91,12 +91,12 @@ class Schedule:
         """Prepares to measure.
 
         Args:
-            works: in the order of their importance.
-            contenders: who does them, in turn.
-            rounds: turns of each; an odd number becomes the next even one.
-            environment: of the processes.
+            works: the most important first.
+            contenders: measured in alternation.
+            rounds: measurements of each; an odd number becomes the next even one.
+            environment: variables of the processes.
             limit: when to end.
-            at_once: how many processes compile side by side.
+            at_once: number of processes that compile side by side.
         """
         self._limit, self._rounds, self._at_once = limit, rounds, at_once
         self._closing = limit.part(1 - CLOSING)
@@ -110,7 +110,7 @@ class Schedule:
                     self._tasks[work].append(task)
 
     def run(self) -> Iterator[tuple[Work, list[Outcome]]]:
-        """Each work with what came of its contenders, as soon as it is measured."""
+        """Yields each piece of work with its outcomes, as soon as it is measured."""
         pending = list(self._tasks)
         try:
             while (work := self._next(pending)) is not None:
@@ -130,7 +130,7 @@ class Schedule:
         return [task.outcome for task in self._tasks[work]]
 
     def _next(self, pending: list[Work]) -> Work | None:
-        """The first work whose programs are all compiled; late, one with a compiled program."""
+        """Returns the first work with all programs compiled; near the end, with any compiled."""
         while pending and self._closing.left() > 0:
             self._start_compiling(pending)
             for work in pending:
@@ -145,22 +145,22 @@ class Schedule:
         return [task for tasks in self._tasks.values() for task in tasks if task.compiling]
 
     def _start_compiling(self, pending: list[Work]) -> None:
-        """Starts processes in the order of importance, as many as may be."""
+        """Starts as many processes as allowed, the most important first."""
         tasks = [task for work in pending for task in self._tasks[work]]
         alive = sum(task.worker is not None and task.worker.alive for task in tasks)
-        free = min(self._at_once - len(self._compiling()), ALIVE - alive)
-        for task in [task for task in tasks if task.worker is None][: max(0, free)]:
+        allowed = min(self._at_once - len(self._compiling()), ALIVE - alive)
+        for task in [task for task in tasks if task.worker is None][: max(0, allowed)]:
             task.begin()
 
     def _wait(self, limit: Limit) -> None:
-        """Waits until a program is compiled, or the limit is reached."""
+        """Waits until a program is compiled, or until the limit."""
         tasks = {task.worker.pipe: task for task in self._compiling()}
         timeout = max(0.0, limit.left()) if limit.left() < float("inf") else None
         for pipe in connection.wait(list(tasks), timeout):
             tasks[pipe].compiled()
 
     def _measure(self, tasks: list[Task]) -> None:
-        """Two visits to each contender, one after the other (A B A B)."""
+        """Measures each contender twice, in alternation (A B A B)."""
         known = [task for task in tasks if task.settled]
         for visit in range(2):
             for task in known:
@@ -171,16 +171,16 @@ class Schedule:
                 with self._alone():
                     task.worker.prepare()
                     for _ in range(-(-self._rounds // 2)):
-                        task.worker.turn()
+                        task.worker.measure_round()
                     task.worker.read_peak()
                 if self._compiling():
-                    task.once_more()
+                    task.retry_memory()
                 if visit == 0 and task.settled and task.worker.held() > HELD:
                     task.renew()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Stops those that compile."""
+        """Stops the processes that compile within this context."""
         others = [task.worker for task in self._compiling()]
         for worker in others:
             worker.pause()
@@ -188,4 +188,4 @@ class Schedule:
             yield
         finally:
             for worker in others:
-                worker.go_on()
+                worker.resume()

@@ -1,9 +1,9 @@
-"""Times the scoring of 100 pairs of 480x320 against the same metrics in a plain loop.
+"""Times the scoring of 100 pairs of 480x320 beside the same metrics in a plain loop.
 
     python -m benchmarks.scoring
 
-The plain loop computes the published metrics one image after another with scikit-image and SciPy.
-Both run by turns in one process, both are checked to give the same scores, and the median counts.
+The plain loop computes the metrics image by image with scikit-image and SciPy. Both run in
+alternation in one process and must give the same scores. The table shows medians.
 """
 
 import argparse
@@ -27,7 +27,7 @@ REPEATS = 5
 
 
 class Pairs(Sequence[Example]):
-    """Photos of 480x320 with more and more noise."""
+    """Photos of 480x320 with increasing noise."""
 
     def __init__(self, count: int):
         random = np.random.default_rng(0)
@@ -51,7 +51,7 @@ class Pairs(Sequence[Example]):
 
 
 def plain_luma(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Deraining's scores, as one would write them down."""
+    """Computes the scores of deraining in the plainest way."""
     a, b = (
         np.floor(image @ np.array([65.481, 128.553, 24.966]) / 255 + 16.5)
         for image in (to_uint8(prediction), target)
@@ -69,7 +69,7 @@ def plain_luma(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float
 
 
 def plain_rgb(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Deblurring's scores, as one would write them down."""
+    """Computes the scores of deblurring in the plainest way."""
     a, b = to_uint8(prediction).astype(np.float64), target.astype(np.float64)
 
     def blur(x: np.ndarray) -> np.ndarray:
@@ -85,12 +85,12 @@ def plain_rgb(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]
 
 
 def loop(source: Pairs, score: Callable) -> list[tuple[float, float]]:
-    """The plain loop."""
+    """Scores image by image."""
     return [score(example["degraded"], example["target"]) for example in source]
 
 
 def ours(source: Pairs, key: str) -> list[tuple[float, float]]:
-    """What the evaluate command does once images are restored."""
+    """Scores as the evaluate command does."""
 
     def restore(example: Example) -> np.ndarray:
         return example["degraded"]
@@ -100,8 +100,8 @@ def ours(source: Pairs, key: str) -> list[tuple[float, float]]:
 
 
 def main() -> None:
-    """Prints a table."""
-    argparse.ArgumentParser(description=__doc__).parse_args()  # there is nothing to say but --help
+    """Prints the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # only for --help
     print(heading("Scoring", "python -m benchmarks.scoring"))
     source = Pairs(PAIRS)
     print(f"| scores of {PAIRS} pairs of 480x320 | plain loop, s | ours, s | ours / plain |")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.sizes --against OTHER_CHECKOUT [--rounds 1] [--only '24 photos']
 
-Each run is the whole command in a process of its own with empty caches, and both take turns; their
-results are compared. Programs are counted by JAX's own events.
+Each run is the whole command in a process of its own with empty caches. Both versions run in
+alternation, and their results are compared. Programs are counted by JAX's monitoring events.
 """
 
 import argparse
@@ -49,8 +49,9 @@ CASES = {
 
 
 def photo_sizes(count: int, low: int, high: int) -> list[tuple[int, int]]:
-    """Heights and widths, all different when padded to multiples of 8: photos in usual formats, of
-    which three in ten stand upright.
+    """Returns heights and widths of photos in usual formats, of which 30 % are upright.
+
+    All are different when padded to multiples of 8.
     """
     rng = np.random.default_rng(0)
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
@@ -65,7 +66,7 @@ def photo_sizes(count: int, low: int, high: int) -> list[tuple[int, int]]:
 
 
 def write_photos(folder: Path, sizes: list[tuple[int, int]]) -> None:
-    """Photos of noise as PNG files."""
+    """Writes photos of noise as PNG files."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number, size in enumerate(sizes):
@@ -74,7 +75,7 @@ def write_photos(folder: Path, sizes: list[tuple[int, int]]) -> None:
 
 
 def restore(checkout: Path, weights: Path, photos: Path, output: Path) -> tuple[float, int]:
-    """Seconds of the command of a checkout with empty caches, and the programs it compiled."""
+    """Runs a checkout's command; returns its seconds and the number of programs it compiled."""
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
             [
@@ -96,13 +97,13 @@ def restore(checkout: Path, weights: Path, photos: Path, output: Path) -> tuple[
 
 
 def largest_difference(one: Path, other: Path) -> int:
-    """Of the pixels of two folders of pictures, out of 255."""
+    """Returns the largest difference of pixels of two folders of pictures, out of 255."""
     pairs = [(Image.open(path), Image.open(other / path.name)) for path in sorted(one.iterdir())]
     return max(int(np.abs(np.int16(a) - np.int16(b)).max()) for a, b in pairs)
 
 
 def main() -> None:
-    """Prints a table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser("python -m benchmarks.sizes", description=__doc__)
     parser.add_argument("--against", type=Path, required=True, help="a checkout to compare with")
     parser.add_argument("--rounds", type=int, default=1)
@@ -130,9 +131,9 @@ def main() -> None:
             photos = folder / f"photos{number}"
             write_photos(photos, sizes)
             measured = {}
-            for turn in range(arguments.rounds):
+            for repeat in range(arguments.rounds):
                 for checkout in (arguments.against.absolute(), HERE):
-                    output = folder / f"{number}-{turn}-{checkout == HERE}"
+                    output = folder / f"{number}-{repeat}-{checkout == HERE}"
                     found = restore(checkout, weights, photos, output)
                     measured.setdefault(checkout == HERE, []).append((*found, output))
                     print(title, "this" if checkout == HERE else "other", found, file=sys.stderr)

@@ -2,19 +2,19 @@
 
     python -m benchmarks.soak [--minutes 60] [--kill_every 10] [--width 16]
 
-Goodput is what a step takes on average, for each step that was kept, over all time since the first
-start: what starting, saving and computing lost steps again takes is the rest. The average leaves
-out the steps beside which a checkpoint is written. The compile cache is warm, as for any start but
-a run's first.
+Goodput is the share of all time since the first start that the steps kept in checkpoints took, at
+the average time of a step. The rest went into starting, saving and repeating lost steps. The
+average leaves out steps during which a checkpoint is written. The compile cache is warm, as it is
+for any start but the first of a run.
 
-Memory in use is what glibc's malloc has handed out, seen between two steps halfway between two
-saves. Its slope is the median of those between any two sightings of a process (Theil-Sen), since
-now and then a buffer of a few MB is held for longer; the first minutes, while caches fill, do not
-count. Resident memory, what the system counts, has the heap's free parts too, which move by ten MB
-up and down: its median and its most are told.
+Memory in use is what glibc's malloc has allocated, sampled between two steps halfway between two
+saves. Its slope is the median of the slopes between all pairs of samples of a process (Theil-Sen),
+since a buffer of a few MB is sometimes held for longer. The first minutes, while caches fill, do
+not count. Resident memory also has the free parts of the heap and varies by 10 MB; the table has
+its median and its maximum.
 
-A killed run computes the steps since its last checkpoint again. Where parameters, optimizer, data
-position or random keys came back otherwise than they were, their losses would differ.
+A killed run repeats the steps since its last checkpoint. If parameters, optimizer, data position or
+random keys were not restored exactly, their losses would differ.
 """
 
 import argparse
@@ -36,21 +36,21 @@ import psutil
 from scipy.stats import theilslopes
 
 WARM_SECONDS = 240
-LAST = 60  # seconds too short for another start
+LAST = 60  # seconds before the end without another start
 SAVED_EVERY = 50  # steps
-SIGHTINGS = 5
-WRITING = 5  # steps after a start or a save that are not counted as usual ones
+SAMPLES = 5  # of memory in use, of which the smallest counts
+WRITING = 5  # steps after a start or a save that the average leaves out
 FOREVER = 10_000_000  # steps
 
 
 class Sample(NamedTuple):
-    """What was seen after a step."""
+    """What was measured after a step."""
 
     pid: int
     time: float  # seconds
     step: int
     loss: float
-    in_use: int | None  # bytes, seen at some steps only
+    in_use: int | None  # bytes, measured after some steps only
     resident: int  # bytes
 
 
@@ -67,14 +67,12 @@ class MallInfo(ctypes.Structure):
 
 
 def memory_in_use() -> int:
-    """Bytes that glibc's malloc has handed out, from its heaps and from the system, to all but the
-    steps that were on their way.
-    """
+    """Returns the bytes that glibc's malloc has allocated, without those of running steps."""
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = MallInfo
     jax.block_until_ready(jax.live_arrays())
     seen = []
-    for _ in range(SIGHTINGS):  # a step's buffers are freed a moment after its results are there
+    for _ in range(SAMPLES):  # a step's buffers are freed a moment after its results are ready
         time.sleep(0.01)
         info = mallinfo()
         seen.append(info.uordblks + info.hblkhd)
@@ -82,10 +80,11 @@ def memory_in_use() -> int:
 
 
 def run(workdir: str, log: str, width: int, total: int) -> None:
-    """Trains in this process and writes a sample to `log` after each step."""
+    """Trains in this process; writes a sample to `log` after each step."""
     from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from mprnet_jax.data.batches import end_with_parent
-    from mprnet_jax.training import loop
+    from mprnet_jax.training.loop import train
+    from mprnet_jax.training.progress import Progress
 
     end_with_parent()
     config = TrainConfig(
@@ -104,10 +103,10 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
         log_every=10,
     )
     me = psutil.Process()
-    update = loop.Progress.update
+    update = Progress.update
     with open(log, "a", buffering=1) as file:
 
-        def update_and_log(bar: loop.Progress, values: dict) -> None:
+        def update_and_log(bar: Progress, values: dict) -> None:
             update(bar, values)
             step, loss, resident = bar._bar.n, float(values["loss"]), me.memory_info().rss
             now = time.time()
@@ -117,37 +116,37 @@ def run(workdir: str, log: str, width: int, total: int) -> None:
             if sample.step == total:
                 os.kill(me.pid, signal.SIGTERM)
 
-        loop.Progress.update = update_and_log
-        loop.train(config, workdir)
+        Progress.update = update_and_log
+        train(config, workdir)
 
 
 def by_process(samples: list[Sample]) -> list[list[Sample]]:
-    """The samples of each process."""
+    """Groups the samples by process."""
     pids = dict.fromkeys(sample.pid for sample in samples)
     return [[sample for sample in samples if sample.pid == pid] for pid in pids]
 
 
 def warm(process: list[Sample]) -> list[Sample]:
-    """The samples after the first minutes."""
+    """Returns the samples after the first minutes."""
     return [sample for sample in process if sample.time > process[0].time + WARM_SECONDS]
 
 
-def seen_in_use(process: list[Sample]) -> list[tuple[float, float]]:
-    """Hours and MB in use of each sighting after the first minutes."""
+def used_megabytes(process: list[Sample]) -> list[tuple[float, float]]:
+    """Returns hours and MB in use of each sample after the first minutes."""
     seen = (sample for sample in warm(process) if sample.in_use is not None)
     return [(sample.time / 3600, sample.in_use / 1e6) for sample in seen]
 
 
-def slope(sightings: list[tuple[float, float]]) -> float:
-    """In MB an hour; nan where a process did not run for long enough."""
-    if len(sightings) < 2:
+def slope(samples: list[tuple[float, float]]) -> float:
+    """Returns the slope in MB per hour; NaN if a process did not run for long enough."""
+    if len(samples) < 2:
         return math.nan
-    hours, megabytes = zip(*sightings, strict=True)
+    hours, megabytes = zip(*samples, strict=True)
     return theilslopes(megabytes, hours).slope
 
 
 def computed_again(samples: list[Sample]) -> tuple[int, int]:
-    """How many steps were computed twice, and how many of those had the same loss to the bit."""
+    """Returns how many steps were repeated, and how many of those with exactly the same loss."""
     losses, again, same = {}, 0, 0
     for sample in samples:
         if sample.step in losses:
@@ -158,7 +157,7 @@ def computed_again(samples: list[Sample]) -> tuple[int, int]:
 
 
 def usual_step(processes: list[list[Sample]]) -> float:
-    """The mean of the steps that no start and no save disturb, in seconds."""
+    """Returns the mean seconds of a step that no start and no save disturbs."""
     took = [
         after.time - before.time
         for mine in processes
@@ -169,12 +168,12 @@ def usual_step(processes: list[list[Sample]]) -> float:
 
 
 def report(samples: list[Sample], starts: list[float], end: float, workdir: Path) -> str:
-    """The figures as a table."""
+    """Returns the figures as a table."""
     begin = starts[0]
     kept = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     record = json.loads((workdir / f"checkpoints/{kept}/record/metadata").read_text())
     processes = by_process(samples)
-    step, in_use = usual_step(processes), [seen_in_use(process) for process in processes]
+    step, in_use = usual_step(processes), [used_megabytes(process) for process in processes]
     slopes = [slope(sightings) for sightings in in_use]
     resident = [s.resident / 1e6 for process in processes for s in warm(process)]
     again, same = computed_again(samples)

@@ -1,4 +1,4 @@
-"""The suites `cpu` and `gpu`: time and memory of ours and of peers, in turn."""
+"""The suites `cpu` and `gpu`: time and memory of this package and of its peers."""
 
 import math
 import os
@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable
 from benchmarks.limit import Limit
 from benchmarks.schedule import Schedule
 from benchmarks.tables import table
-from benchmarks.turns import Outcome, measure
 from benchmarks.work import (
     CPU_CONTENDERS,
     CPU_WORK,
@@ -17,17 +16,18 @@ from benchmarks.work import (
     PRESETS,
     Work,
 )
-from mprnet_jax.model.flops import forward_flops
+from benchmarks.workers import Outcome, measure
+from mprnet_jax.model.cost import forward_flops
 
 WORK = {"cpu": CPU_WORK, "gpu": GPU_WORK}
 ENVIRONMENT = {
     "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
-    # What is used is what was needed; by default JAX would stop at three quarters of the memory.
+    # Without preallocation the memory in use is the memory needed. JAX's default limit is 75 %.
     "gpu": {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "XLA_CLIENT_MEM_FRACTION": ".95",
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": "",  # its old name, which JAX refuses beside it
-        "TORCHINDUCTOR_COMPILE_THREADS": "4",  # of each process: several compile at a time
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "",  # the old name, which JAX refuses beside the new one
+        "TORCHINDUCTOR_COMPILE_THREADS": "4",  # per process; several compile at a time
     },
 }
 
@@ -41,16 +41,16 @@ def run(
     limit: Limit,
     peaks: dict[str, float],
 ) -> Generator[str, None, list[Work]]:
-    """The sections of the report, each as soon as it is measured; returns what is missing.
+    """Yields the sections of the report; returns the work that is missing.
 
     Args:
         suite: "cpu" or "gpu".
-        works: what to do, in the order of importance.
-        skip: part of the names of contenders to leave out.
-        rounds: turns of each contender.
-        smoke: tiny sizes instead, on whatever device there is.
-        limit: when to end; of suite "gpu".
-        peaks: FLOP/s of the fastest product of matrices by type of number; completed here.
+        works: to measure, the most important first.
+        skip: leaves out contenders with this in their name.
+        rounds: measurements of each contender.
+        smoke: measures tiny sizes on any device.
+        limit: of time, for suite "gpu".
+        peaks: FLOP/s of the fastest matrix product by dtype; updated here.
     """
     contenders = CPU_CONTENDERS if suite == "cpu" else GPU_CONTENDERS
     contenders = [contender for contender in contenders if skip not in contender.name]
@@ -60,7 +60,7 @@ def run(
     elif suite == "gpu":
         environment = environment | {NEEDS_GPU: "1"}
     if suite == "gpu":
-        # Kernels are tried best on a device of one's own; side by side where time is short.
+        # Autotuning is most reliable alone on a device; side by side only if time is limited.
         at_once = 1 if math.isinf(limit.left()) else os.cpu_count()
         measured = Schedule(works, contenders, rounds, environment, limit, at_once).run()
     else:
@@ -68,7 +68,7 @@ def run(
     dtypes = {contender.name: contender.dtype for contender in contenders}
     missing = []
     for work, outcomes in measured:
-        if all(outcome.failure == limit.told for outcome in outcomes):
+        if all(outcome.failure == limit.message for outcome in outcomes):
             missing.append(work)
         elif work.kind == "matmul":
             peaks |= matmul_peaks(work, dtypes, outcomes)
@@ -79,14 +79,14 @@ def run(
 
 
 def matmul_rate(work: Work) -> Callable[[Outcome], str]:
-    """GFLOP/s of a contender."""
+    """Returns a function that formats a contender's GFLOP/s."""
     return lambda outcome: f"{2 * work.height**3 / outcome.median / 1e9:.0f}"
 
 
 def matmul_peaks(
     work: Work, dtypes: dict[str, str], outcomes: Iterable[Outcome]
 ) -> dict[str, float]:
-    """FLOP/s of the fastest product of matrices, by type of number."""
+    """Returns the FLOP/s of the fastest matrix product by dtype."""
     peaks = {}
     for outcome in outcomes:
         if not outcome.failure:
@@ -98,9 +98,9 @@ def matmul_peaks(
 def share_of_peak(
     work: Work, dtypes: dict[str, str], peaks: dict[str, float]
 ) -> Callable[[Outcome], str]:
-    """What part of the peak a contender reaches, by the arithmetic of the published network.
+    """Returns a function that formats the share of the peak that a contender reaches.
 
-    A training step counts as three forward passes.
+    The arithmetic is that of `forward_flops`; a training step counts as three forward passes.
     """
     flops = work.batch * forward_flops(PRESETS[work.preset], work.height, work.width)
     flops *= 3 if work.kind == "train" else 1
@@ -115,7 +115,7 @@ def share_of_peak(
 def section(
     work: Work, outcomes: list[Outcome], dtypes: dict[str, str], last: Callable[[Outcome], str]
 ) -> str:
-    """A heading and a table. Ratios are to ours of the same type of number, where we take part."""
+    """Returns a heading and a table. Ratios are to this package at the same dtype."""
     ours = {}
     for outcome in outcomes:
         if outcome.contender.startswith("ours"):

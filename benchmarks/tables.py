@@ -1,4 +1,7 @@
-"""Tables in Markdown, and what a report says of the machine."""
+"""Tables in Markdown, and the description of the machine in a report.
+
+Not by a library: GPU machines often have none, and rows are written while they are measured.
+"""
 
 import datetime
 import importlib.metadata
@@ -12,23 +15,23 @@ EXTRAS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "triton", "onnxrun
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Returns a table in Markdown."""
     return "\n".join(line(cells) for cells in (head, ["---"] * len(head), *rows))
 
 
 def line(cells: Sequence[str]) -> str:
-    """A line of a table."""
+    """Returns a line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
 def heading(title: str, command: str) -> str:
-    """The title, the command, the date, the machine and the versions."""
+    """Returns title, command, date, machine and versions."""
     day = datetime.datetime.now(datetime.UTC).date()
     return f"# {title}\n\n`{command}`, {day}, on {device()}.\n\n{versions()}.\n"
 
 
 def device() -> str:
-    """The processor or accelerator that jax uses, in words."""
+    """Describes the processor or accelerator that JAX uses."""
     import jax
 
     first = jax.devices()[0]
@@ -41,7 +44,7 @@ def device() -> str:
 
 
 def versions() -> str:
-    """Python's version, that of each package, and what XLA is told."""
+    """Returns the versions of Python and of each package, and XLA's flags."""
     found = [f"Python {platform.python_version()}"]
     for package in (*PACKAGES, *EXTRAS):
         try:

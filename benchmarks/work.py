@@ -1,11 +1,13 @@
-"""What is measured, and who does it. Plain data, so that it travels to other processes."""
+"""What is measured (`Work`) and by which contenders: plain data that processes can exchange."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mprnet_jax.config import ModelConfig
 
-NEEDS_GPU = "MPRNET_BENCHMARK_NEEDS_GPU"  # environment: peers must not fall back to the CPU
+# Environment variable: contenders must not fall back to the CPU.
+NEEDS_GPU = "MPRNET_BENCHMARK_NEEDS_GPU"
+
 TINY = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
 PRESETS = {
     "derain": ModelConfig.derain(),
@@ -17,7 +19,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to do over and over: "forward", "train" or "matmul" (of square matrices)."""
+    """A computation to time: "forward", "train" or "matmul" (of square matrices)."""
 
     kind: str
     preset: str = "derain"
@@ -32,26 +34,26 @@ class Work:
         return f"{name}, {self.preset}, batch {self.batch}, {self.height}x{self.width}"
 
     def tiny(self) -> "Work":
-        """The same on sizes that take no time, to try the suite itself."""
+        """Returns the same work on tiny sizes, for trying the suite itself."""
         return replace(self, preset="tiny", batch=min(self.batch, 2), height=16, width=16)
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A program that does the work, and its settings."""
+    """An implementation that is measured, with its settings."""
 
     name: str
     framework: str  # "jax", "torch" or "onnx"
-    dtype: str = "float32"  # "bfloat16" means autocast in PyTorch, our compute dtype in JAX
-    remat: str = "none"  # of ours
-    channels_last: bool = False  # of PyTorch
+    dtype: str = "float32"  # "bfloat16" is autocast in PyTorch, the compute dtype in JAX
+    remat: str = "none"  # of this package
+    channels_last: bool = False  # in PyTorch
     compiled: str = ""  # mode of torch.compile; "" means eager
 
     def takes_part(self, work: Work) -> bool:
-        """Whether this kind of work can be given to it."""
+        """Whether it can do this kind of work."""
         if work.kind == "matmul":
             network_only = self.compiled or self.framework == "onnx" or self.remat != "none"
-            same = self.channels_last and self.dtype == "float32"  # as without
+            same = self.channels_last and self.dtype == "float32"  # the same as without it
             return not (network_only or same)
         if self.framework == "onnx" or self.compiled == "reduce-overhead":
             return work.kind == "forward" and (self.framework == "onnx" or work.batch == 1)
@@ -60,12 +62,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Program:
-    """A contender's program for one piece of work, in the process that does it."""
+    """A contender's functions for one piece of work, in the process that runs it."""
 
-    compile: Callable[[], object]  # what can be done before the first call
-    run: Callable[[int], None]  # works so often, and waits for the end
-    peak: Callable[[], int | None]  # bytes that it takes of an accelerator; None on CPUs
-    held: Callable[[], float]  # gives memory back; the share of all that it keeps without need
+    compile: Callable[[], object]  # all that can be done before the first call
+    run: Callable[[int], None]  # runs this many times and waits for the results
+    peak: Callable[[], int | None]  # bytes of an accelerator's memory; None on CPUs
+    held: Callable[[], float]  # frees memory; returns the share that it keeps
 
 
 OURS = Contender("ours", "jax")
@@ -102,7 +104,7 @@ CPU_WORK = (
     Work("train", batch=16, height=64, width=64),
     Work("train", batch=4),
 )
-# The most important first: where time is short, the suite gets no further.
+# The most important work first, in case time is short.
 GPU_FIRST = (
     Work("matmul", height=8192),
     Work("train", "derain", 16, 256, 256),

@@ -1,4 +1,4 @@
-"""Deblurring, as the published weights were trained: GoPro, 256x256 patches, batch 16, 3000 epochs.
+"""Deblurring, as the official weights were trained: GoPro, 256x256 patches, batch 16, 3000 epochs.
 
     python -m mprnet_jax.train --config configs/deblur.py
 
@@ -25,16 +25,22 @@ blur, in a few minutes on two CPU cores. Deblurring learns slowly: expect a few 
 
 from dataclasses import replace
 
-from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, sample_config
 from mprnet_jax.errors import UserError
 
 STEPS_PER_EPOCH = -(-2103 // 16)
 
 
 def get_config(variant: str = "") -> TrainConfig:
-    """The recipe, or with "sample" its small sibling."""
+    """Returns the recipe, or for "sample" a small run without data of your own."""
     if variant == "sample":
-        return sample()
+        return sample_config(
+            "deblur-sample",
+            "sample_blur",
+            350,
+            data=DataConfig(source="sample_blur", saturation=True),
+            note="Deblurring learns slowly: so short a run gains a few tenths of a dB.",
+        )
     if variant:
         raise UserError(f"configs/deblur.py:{variant}: has no such variant; use :sample or none")
     return TrainConfig(
@@ -56,22 +62,4 @@ def get_config(variant: str = "") -> TrainConfig:
         validation_crop=256,
         validate_every=20 * STEPS_PER_EPOCH,
         checkpoint_every=1000,
-    )
-
-
-def sample() -> TrainConfig:
-    """A narrow network, small patches, a few hundred steps."""
-    return TrainConfig(
-        name="deblur-sample",
-        model=ModelConfig(width=16, unet_growth=8, orsnet_growth=8, cabs_per_orb=2),
-        data=DataConfig(source="sample_blur", saturation=True),
-        optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
-        total_steps=350,
-        batch_size=8,
-        patch_size=64,
-        validation_crop=296,
-        validate_every=175,
-        checkpoint_every=50,
-        log_every=10,
-        note="Deblurring learns slowly: a few tenths of a dB are what so short a run can gain.",
     )

@@ -1,4 +1,4 @@
-"""Denoising, as the published weights were trained: SIDD, 128x128 patches, batch 16, 80 epochs.
+"""Denoising, as the official weights were trained: SIDD, 128x128 patches, batch 16, 80 epochs.
 
     python -m mprnet_jax.prepare --benchmark SIDD --source datasets --data_dir prepared
     python -m mprnet_jax.train --config configs/denoise.py
@@ -17,7 +17,14 @@ noise, in a few minutes on two CPU cores.
     python -m mprnet_jax.train --config configs/denoise.py:sample
 """
 
-from mprnet_jax.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from mprnet_jax.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    sample_config,
+)
 from mprnet_jax.errors import UserError
 
 STEPS_PER_EPOCH = 320 * 300 // 16
@@ -27,9 +34,9 @@ LOSS = LossConfig(edge_weight=0, clip=True)
 
 
 def get_config(variant: str = "") -> TrainConfig:
-    """The recipe, or with "sample" its small sibling."""
+    """Returns the recipe, or for "sample" a small run without data of your own."""
     if variant == "sample":
-        return sample()
+        return sample_config("denoise-sample", "sample_noise", 200, loss=LOSS)
     if variant:
         raise UserError(f"configs/denoise.py:{variant}: has no such variant; use :sample or none")
     return TrainConfig(
@@ -58,22 +65,4 @@ def get_config(variant: str = "") -> TrainConfig:
         validation_crop=256,
         validate_every=STEPS_PER_EPOCH // 3,
         checkpoint_every=1000,
-    )
-
-
-def sample() -> TrainConfig:
-    """A narrow network, small patches, a few hundred steps."""
-    return TrainConfig(
-        name="denoise-sample",
-        model=ModelConfig(width=16, unet_growth=8, orsnet_growth=8, cabs_per_orb=2),
-        data=DataConfig(source="sample_noise"),
-        loss=LOSS,
-        optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
-        total_steps=200,
-        batch_size=8,
-        patch_size=64,
-        validation_crop=296,
-        validate_every=100,
-        checkpoint_every=50,
-        log_every=10,
     )

@@ -1,4 +1,4 @@
-"""Deraining, as the published weights were trained: Rain13K, 256x256 patches, batch 16, 250 epochs.
+"""Deraining, as the official weights were trained: Rain13K, 256x256 patches, batch 16, 250 epochs.
 
     python -m mprnet_jax.train --config configs/derain.py
 
@@ -15,16 +15,16 @@ in a few minutes on two CPU cores.
     python -m mprnet_jax.train --config configs/derain.py:sample
 """
 
-from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, sample_config
 from mprnet_jax.errors import UserError
 
 STEPS_PER_EPOCH = 13712 // 16
 
 
 def get_config(variant: str = "") -> TrainConfig:
-    """The recipe, or with "sample" its small sibling."""
+    """Returns the recipe, or for "sample" a small run without data of your own."""
     if variant == "sample":
-        return sample()
+        return sample_config("derain-sample", "sample_rain", 400)
     if variant:
         raise UserError(f"configs/derain.py:{variant}: has no such variant; use :sample or none")
     return TrainConfig(
@@ -45,21 +45,4 @@ def get_config(variant: str = "") -> TrainConfig:
         validation_crop=128,
         validate_every=5 * STEPS_PER_EPOCH,
         checkpoint_every=1000,
-    )
-
-
-def sample() -> TrainConfig:
-    """A narrow network, small patches, a few hundred steps."""
-    return TrainConfig(
-        name="derain-sample",
-        model=ModelConfig(width=16, unet_growth=8, orsnet_growth=8, cabs_per_orb=2),
-        data=DataConfig(source="sample_rain"),
-        optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
-        total_steps=400,
-        batch_size=8,
-        patch_size=64,
-        validation_crop=296,
-        validate_every=200,
-        checkpoint_every=50,
-        log_every=10,
     )

@@ -59,7 +59,8 @@ def exit_with(message: str, error: Exception | None = None) -> None:
     """Ends the process with status 2 and a message of one line."""
     if error and (DEBUG.value if flags.FLAGS.is_parsed() else "--debug" in sys.argv):
         traceback.print_exception(error)
-    program = sys.modules["__main__"].__spec__.name
+    module = sys.modules["__main__"].__spec__
+    program = module.name if module else sys.argv[0]
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

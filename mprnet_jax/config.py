@@ -5,7 +5,7 @@ A config file returns a `TrainConfig`; the command line changes single fields of
 all others decide what is computed, so a changed one needs a new workdir.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from mprnet_jax.errors import UserError
@@ -16,9 +16,20 @@ REMATS = ("none", "elementwise", "cab", "orb")
 SOURCES = ("folders", "prepared", "sample_rain", "sample_blur", "sample_noise")
 
 
-COUNTS = ("total_steps", "batch_size", "accumulate", "checkpoint_every", "validate_every")
+COUNTS: tuple[str, ...] = (
+    "total_steps",
+    "batch_size",
+    "accumulate",
+    "checkpoint_every",
+    "validate_every",
+)
 COUNTS += ("log_every", "optim.max_skipped")
-AMOUNTS = ("data.mixup_from_step", "data.max_unreadable", "optim.weight_decay", "optim.clip_norm")
+AMOUNTS: tuple[str, ...] = (
+    "data.mixup_from_step",
+    "data.max_unreadable",
+    "optim.weight_decay",
+    "optim.clip_norm",
+)
 AMOUNTS += ("optim.ema_decay", "optim.spike_factor", "optim.decay_steps", "data.num_workers")
 AMOUNTS += ("seed", "profile_steps")
 
@@ -67,7 +78,8 @@ class ModelConfig:
     @property
     def level_widths(self) -> tuple[int, int, int]:
         """Channels of the three U-Net levels, full resolution first."""
-        return tuple(self.width + level * self.unet_growth for level in range(3))
+        width, growth = self.width, self.unet_growth
+        return width, width + growth, width + 2 * growth
 
     @classmethod
     def derain(cls) -> "ModelConfig":
@@ -204,9 +216,34 @@ class TrainConfig:
             )
 
 
+def sample_config(name: str, source: str, total_steps: int, **fields: Any) -> TrainConfig:
+    """Returns a run that takes a few minutes on two CPU cores: a narrow network, embedded photos.
+
+    Args:
+        name: of the run.
+        source: of the data, one of the samples in `SOURCES`.
+        total_steps: a few hundred; validated twice.
+        **fields: other fields of the config.
+    """
+    config = TrainConfig(
+        name=name,
+        model=ModelConfig(width=16, unet_growth=8, orsnet_growth=8, cabs_per_orb=2),
+        data=DataConfig(source=source),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=20),
+        total_steps=total_steps,
+        batch_size=8,
+        patch_size=64,
+        validation_crop=296,
+        validate_every=total_steps // 2,
+        checkpoint_every=50,
+        log_every=10,
+    )
+    return replace(config, **fields)
+
+
 def flatten(config: Any, *, fixed_only: bool = False, prefix: str = "") -> dict[str, Any]:
     """The fields of a config by dotted name; with `fixed_only`, without `tunable` ones."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for f in fields(config):
         value, name = getattr(config, f.name), prefix + f.name
         if is_dataclass(value):

@@ -15,8 +15,8 @@ from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import files, names, parity
 
-INPUT = flags.DEFINE_string("input", None, "A .pth file, a .safetensors file or a run folder.")
-OUTPUT = flags.DEFINE_string("output", None, "The .safetensors or .pth file to write.")
+INPUT = flags.DEFINE_string("input", "", "A .pth file, a .safetensors file or a run folder.")
+OUTPUT = flags.DEFINE_string("output", "", "The .safetensors or .pth file to write.")
 VALIDATE = flags.DEFINE_bool(
     "validate",
     False,

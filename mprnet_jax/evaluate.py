@@ -21,10 +21,10 @@ from mprnet_jax.data.opening import open_benchmark
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
-from mprnet_jax.evaluation.efficiency import parameters_used
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.perceptual import load_lpips
 from mprnet_jax.evaluation.scoring import WithRestored, restored_folder, take_restored
+from mprnet_jax.model.cost import parameters_used
 
 WEIGHTS = flags.DEFINE_string("weights", "", "A .pth or .safetensors file, or a run folder.")
 RESTORED = flags.DEFINE_string(

@@ -9,6 +9,8 @@ The same command in the same workdir resumes an interrupted run. On several host
 with --distributed and a workdir that all of them share.
 """
 
+from typing import Any
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -17,22 +19,24 @@ from mprnet_jax.config import TrainConfig
 from mprnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config file, with :VARIANT behind it where it has variants."
+    "config", help_string="Config file, followed by :VARIANT if it has variants."
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run: checkpoints, TensorBoard files, result. Default: runs/NAME.",
+    "Folder for checkpoints, TensorBoard files and the result. Default: runs/NAME.",
 )
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Trains together with the same command on other hosts. On TPU pods and under SLURM they find "
-    "each other; elsewhere give the next three flags.",
+    "Trains together with the same command on other hosts. On TPU pods and under SLURM the hosts "
+    "are found automatically; elsewhere give the next three flags.",
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, a free port.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train.", 1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", 0)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0; the port must be free."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes that train.", 1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", 0)
 
 
 def main() -> None:
@@ -43,17 +47,21 @@ def main() -> None:
     config = CONFIG.value
     if not isinstance(config, TrainConfig):
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        wrong = "gives no TrainConfig"
-        try:
-            getattr(config, "name", None)  # raises OSError if the file could not be read
-        except OSError as error:
-            wrong = str(error.__cause__ or error)
-        raise UserError(f"--config={file}: {wrong}; see configs/")
+        raise UserError(f"--config={file}: {loading_error(config)}; see configs/")
     if DISTRIBUTED.value:
         hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     elif (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value) != (None, None, None):
         raise UserError("--coordinator, --num_processes and --process_id need --distributed")
     train(config, WORKDIR.value or f"runs/{config.name}")
+
+
+def loading_error(config: Any) -> str:
+    """Returns what is wrong with the value of --config if it is not a TrainConfig."""
+    try:
+        getattr(config, "name", None)
+    except OSError as error:  # raised by what stands for a file that could not be read
+        return str(error.__cause__ or error)
+    return "returns no TrainConfig"
 
 
 if __name__ == "__main__":

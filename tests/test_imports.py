@@ -32,10 +32,13 @@ ONLY = {
 }
 # These run where nothing but jax, flax, optax and numpy is installed.
 BARE = ("model", "ops", "training/losses.py", "training/optimizer.py", "training/state.py")
-BARE += ("training/step.py", "training/mixup.py", "devices/compiling.py", "devices/mesh.py")
+BARE += ("training/step.py", "training/mixup.py", "training/build.py")
+BARE += ("devices/compiling.py", "devices/mesh.py")
 
 # Why `except Exception` may stand there: file -> reason. compat/ and these alone.
 BROAD = {
+    "weights/checkpoints.py": "closing after an error, which is raised, may fail because of it",
+    "weights/store.py": "Orbax raises bare `Exception`s for disks; defects are raised again",
     "command.py": "while flags are parsed a config file runs, which is the user's code",
     "weights/torch_reference.py": "--reference names a file that is the user's code",
 }
@@ -123,10 +126,13 @@ def test_broad_handlers_have_a_reason():
     found = set()
     for path, name in sources():
         for node in ast.walk(ast.parse(path.read_text())):
+            caught = ""
             if isinstance(node, ast.ExceptHandler):
                 caught = ast.unparse(node.type) if node.type else "BaseException"
-                if {"Exception", "BaseException"} & set(caught.strip("()").split(", ")):
-                    found.add(name)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+                caught = ", ".join(map(ast.unparse, node.args))
+            if {"Exception", "BaseException"} & set(caught.strip("()").split(", ")):
+                found.add(name)
     assert {name for name in found if not name.startswith("compat/")} == set(BROAD)
 
 

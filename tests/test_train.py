@@ -1,4 +1,4 @@
-"""The command: what users type, and what they are told."""
+"""The command: what users type and what they see."""
 
 import os
 import runpy
@@ -67,7 +67,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
         ),
         ("def get_config(): open('seed.txt')", "No such file or directory: 'seed.txt'"),
         ("def get_configuration(): pass", "has no attribute 'get_config'"),
-        ("def get_config(): return {'a': 1}", "mine.py: gives no TrainConfig"),
+        ("def get_config(): return {'a': 1}", "mine.py: returns no TrainConfig"),
     ],
 )
 def test_a_mistake_in_a_config_file_is_one_line_and_status_2(text, message, tmp_path):
@@ -155,3 +155,61 @@ def test_recipes_of_the_paper(task, width, patch, steps, epochs):
     assert sample.loss == config.loss
     with pytest.raises(UserError, match=f"{task}.py:sampel"):
         get_config("sampel")
+
+
+PLANTED = """
+import runpy, sys
+from mprnet_jax.training import setup
+
+build, calls = setup.build_train_step, []
+
+
+def build_planted(*arguments):
+    init_state, step = build(*arguments)
+
+    def planted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise {error}("planted")
+        return step(*arguments)
+
+    return init_state, planted
+
+
+setup.build_train_step = build_planted
+sys.argv = ["train", *sys.argv[1:]]
+runpy.run_module("mprnet_jax.train", run_name="__main__", alter_sys=True)
+"""
+TINY = ("model.width=4", "model.unet_growth=2", "model.orsnet_growth=3", "model.cabs_per_orb=1")
+TINY += ("batch_size=1", "patch_size=16", "validation_crop=32", "checkpoint_every=1")
+
+
+@pytest.fixture(scope="module")
+def compile_cache(tmp_path_factory):
+    """A folder for the programs of all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("error", ["TypeError", "AttributeError"])
+def test_a_defect_in_the_step_keeps_its_traceback_and_all_checkpoints(
+    error, tmp_path, compile_cache
+):
+    result = subprocess.run(
+        [
+            *(sys.executable, "-c", PLANTED.format(error=error)),
+            *(SAMPLE, f"--workdir={tmp_path}/run", *(f"--config.{flag}" for flag in TINY)),
+        ],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(compile_cache),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Traceback (most recent call last)" in result.stderr
+    assert f"{error}: planted" in result.stderr
+    assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == {"1", "2"}
+    assert not list((tmp_path / "run").glob("damaged-*"))

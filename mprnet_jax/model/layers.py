@@ -1,7 +1,7 @@
 """The blocks of MPRNet: channel attention, CAB, samplers, supervised attention (paper, section 3).
 
 All maps are [batch, height, width, channels]. Parameters are float32; the computation runs in
-`config.dtype`. 1x1 convolutions are `nnx.Linear`, which is what they are on channels-last maps.
+`config.dtype`. A 1x1 convolution of channels-last maps is an `nnx.Linear`.
 """
 
 from collections.abc import Callable
@@ -13,63 +13,57 @@ from flax import nnx
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.model.canvas import Canvas
+from mprnet_jax.model.initializers import uniform
 from mprnet_jax.model.pooling import global_mean
 from mprnet_jax.ops.convolution import convolve
 
-# What PyTorch starts convolutions from: uniform in +-1/sqrt(fan_in).
-kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
 
 class Shared(NamedTuple):
-    """What all CABs of a network have in common, handed down at call time."""
+    """Arguments that are the same for all CABs of a network, passed down at call time."""
 
-    slope: jax.Array  # of PReLU on negative values, shape [1]
-    canvas: Canvas  # that the images lie on
+    slope: jax.Array  # of PReLU for negative values, [1]
+    canvas: Canvas  # of the images
     pool: Callable[[jax.Array, Canvas], jax.Array] = global_mean  # of channel attention
 
 
-def bias_init(fan_in: int) -> Callable:
-    """PyTorch's start for a bias: uniform in +-1/sqrt(fan_in), fan_in being the kernel's."""
-
-    def init(key, shape, dtype=jnp.float32, **_):
-        bound = fan_in**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
-def conv3x3(c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs) -> nnx.Conv:
-    """A 3x3 convolution with zero padding that keeps the size."""
+def conv3x3(
+    c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs, bias: bool | None = None
+) -> nnx.Conv:
+    """Returns a 3x3 convolution with zero padding, which keeps the size; `bias` as of `conv1x1`."""
+    init = uniform((3, 3, c_in, c_out))
     return nnx.Conv(
         c_in,
         c_out,
         (3, 3),
-        use_bias=config.bias,
+        use_bias=config.bias if bias is None else bias,
         dtype=jnp.dtype(config.dtype),
-        kernel_init=kernel_init,
-        bias_init=bias_init(9 * c_in),
+        kernel_init=init,
+        bias_init=init,
         conv_general_dilated=convolve,
         rngs=rngs,
     )
 
 
-def conv1x1(c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs, bias=None) -> nnx.Linear:
-    """A 1x1 convolution; `bias` overrides the config's."""
+def conv1x1(
+    c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs, bias: bool | None = None
+) -> nnx.Linear:
+    """Returns a 1x1 convolution; `bias` overrides that of the config."""
+    init = uniform((c_in, c_out))
     return nnx.Linear(
         c_in,
         c_out,
         use_bias=config.bias if bias is None else bias,
         dtype=jnp.dtype(config.dtype),
-        kernel_init=kernel_init,
-        bias_init=bias_init(c_in),
+        kernel_init=init,
+        bias_init=init,
         rngs=rngs,
     )
 
 
-def chain(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
-    """Applies 1x1 convolutions in a row as the one that their kernels multiply to.
+def fused_conv1x1(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
+    """Applies 1x1 convolutions in sequence as a single one, whose kernel is their matrix product.
 
-    Only the last may have a bias.
+    Only the last convolution may have a bias.
     """
     kernel = convs[0].kernel[...]
     for conv in convs[1:]:
@@ -79,28 +73,32 @@ def chain(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
     return y if bias is None else y + bias[...].astype(x.dtype)
 
 
-def weighted_sum(x: jax.Array, conv: nnx.Linear) -> jax.Array:
-    """`conv(x)` in float32 of a single pixel an image, but not as a product of matrices: of these a
-    GPU's compiler makes and tries a kernel each.
+def conv_of_means(x: jax.Array, conv: nnx.Linear) -> jax.Array:
+    """Computes `conv(x)` of maps with a single pixel, in float32 and without a matrix product.
+
+    For every matrix product of another shape, XLA generates and times kernels on a GPU, which takes
+    longer to compile than all else here.
     """
     y = jnp.sum(x[..., None] * conv.kernel[...], axis=-2)
     return y if conv.bias is None else y + conv.bias[...]
 
 
 def scale(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """`x` times a factor for many pixels, which is spread out in float32: so its gradient is summed
-    up in float32, for a sum of so many terms in bfloat16 would lose its digits.
+    """Multiplies `x` by a factor that many pixels share.
+
+    The factor is broadcast in float32, so that its gradient, a sum over all of these pixels, is
+    summed in float32: in bfloat16 it would lose most of its digits.
     """
     return x * jnp.broadcast_to(factor.astype(jnp.float32), x.shape).astype(x.dtype)
 
 
 def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
-    """x where positive, slope * x elsewhere."""
+    """Returns x where it is positive and slope * x elsewhere."""
     return jnp.where(x > 0, x, scale(x, slope))
 
 
 def downsample2x(x: jax.Array) -> jax.Array:
-    """Bilinear x0.5 with half-pixel centres: the mean of each 2x2 block."""
+    """Resizes by 1/2, bilinear with half-pixel centres: the mean of each 2x2 block."""
     b, h, w, c = x.shape
     blocks = x.astype(jnp.float32).reshape(b, h // 2, 2, w // 2, 2 * c)
     rows = blocks[:, :, 0] + blocks[:, :, 1]
@@ -108,33 +106,42 @@ def downsample2x(x: jax.Array) -> jax.Array:
 
 
 def upsample2x(x: jax.Array, canvas: Canvas) -> jax.Array:
-    """Bilinear x2 with half-pixel centres and clamped edges: weights 1/4 and 3/4 on each axis."""
+    """Resizes by 2, bilinear with half-pixel centres and clamped edges.
+
+    The weights along each axis are 1/4 and 3/4.
+    """
     for axis in (1, 2):
         size = x.shape[axis]
         first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
         last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
         before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
         after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
-        after = canvas.clamp(after, x, axis)
+        after = canvas.clamp_last(after, x, axis)
         pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
         x = pairs.reshape((*x.shape[:axis], 2 * size, *x.shape[axis + 1 :]))
-    return canvas.clear(x)
+    return canvas.mask(x)
 
 
-def remat(block: Callable[[jax.Array], jax.Array], kind: str, chosen: str) -> Callable:
-    """`block`, computed anew by backpropagation where `config.remat`, the `chosen`, asks for it.
+def remat(block: Callable[[jax.Array], jax.Array], kind: str, mode: str) -> Callable:
+    """Applies `jax.checkpoint` to a block where the config asks for it.
 
-    `kind` is the block's: "cab", or "orb" for a row of CABs.
+    Args:
+        block: the function to wrap.
+        kind: "cab", or "orb" for a sequence of CABs.
+        mode: `config.remat`.
+
+    Returns:
+        The block; backpropagation recomputes its inside where `mode` asks for that.
     """
-    if chosen == kind:
+    if mode == kind:
         return jax.checkpoint(block)
-    if chosen == "elementwise" and kind == "cab":
+    if mode == "elementwise" and kind == "cab":
         return jax.checkpoint(block, policy=jax.checkpoint_policies.dots_saveable)
     return block
 
 
 class ChannelAttention(nnx.Module):
-    """Scales each channel by what a small network makes of all channels' means."""
+    """Scales each channel by a factor in (0, 1), computed from the means of all channels."""
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         squeezed = channels // config.reduction
@@ -145,12 +152,12 @@ class ChannelAttention(nnx.Module):
         means = shared.pool(x, shared.canvas)
         if means.shape[1:3] != (1, 1):
             return scale(x, nnx.sigmoid(self.excite(nnx.relu(self.squeeze(means)))))
-        squeezed = nnx.relu(weighted_sum(means.astype(jnp.float32), self.squeeze))
-        return scale(x, nnx.sigmoid(weighted_sum(squeezed, self.excite)))
+        squeezed = nnx.relu(conv_of_means(means.astype(jnp.float32), self.squeeze))
+        return scale(x, nnx.sigmoid(conv_of_means(squeezed, self.excite)))
 
 
 class CAB(nnx.Module):
-    """Channel attention block: two 3x3 convolutions, channel attention, and the input added."""
+    """Channel attention block: two 3x3 convolutions and channel attention, with a residual."""
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.conv1 = conv3x3(channels, channels, config, rngs)
@@ -159,33 +166,33 @@ class CAB(nnx.Module):
         self.remat = config.remat
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
-        clear = shared.canvas.clear
+        mask = shared.canvas.mask
 
         def block(x: jax.Array) -> jax.Array:
-            y = prelu(clear(self.conv1(x)), shared.slope)
-            return self.attention(clear(self.conv2(y)), shared) + x
+            y = prelu(mask(self.conv1(x)), shared.slope)
+            return self.attention(mask(self.conv2(y)), shared) + x
 
         return remat(block, "cab", self.remat)(x)
 
 
 class CABs(nnx.Module):
-    """CABs in a row."""
+    """A sequence of CABs."""
 
     def __init__(self, count: int, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.cabs = nnx.List([CAB(channels, config, rngs=rngs) for _ in range(count)])
         self.remat = config.remat
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
-        def row(x: jax.Array) -> jax.Array:
+        def sequence(x: jax.Array) -> jax.Array:
             for cab in self.cabs:
                 x = cab(x, shared)
             return x
 
-        return remat(row, "orb", self.remat)(x)
+        return remat(sequence, "orb", self.remat)(x)
 
 
 class Down(nnx.Module):
-    """To the next coarser level: bilinear x0.5, then a 1x1 convolution."""
+    """Goes to the next coarser level: bilinear resizing by 1/2, then a 1x1 convolution."""
 
     def __init__(self, c_in: int, c_out: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.conv = conv1x1(c_in, c_out, config, rngs, bias=False)
@@ -195,9 +202,9 @@ class Down(nnx.Module):
 
 
 class Up(nnx.Module):
-    """To the next finer level: bilinear x2 and a 1x1 convolution.
+    """Goes to the next finer level: bilinear resizing by 2, then a 1x1 convolution.
 
-    The two commute, so the convolution runs first, on a quarter of the pixels.
+    The two commute. The convolution runs first here, on a quarter of the pixels.
     """
 
     def __init__(self, c_in: int, c_out: int, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -208,7 +215,7 @@ class Up(nnx.Module):
 
 
 class SAM(nnx.Module):
-    """Supervised attention module (paper, figure 4): a stage's image, and features gated by it."""
+    """Supervised attention module (paper, figure 4): restores an image and gates features by it."""
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.features = conv1x1(channels, channels, config, rngs)
@@ -218,8 +225,8 @@ class SAM(nnx.Module):
     def __call__(
         self, x: jax.Array, degraded: jax.Array, shared: Shared
     ) -> tuple[jax.Array, jax.Array]:
-        """Features [B, H, W, C] and images [B, H, W, 3] -> attended features, restored images."""
-        clear = shared.canvas.clear
-        restored = clear(self.residual(x).astype(jnp.float32) + degraded)
+        """Returns attended features [B, H, W, C] and restored images [B, H, W, 3], float32."""
+        mask = shared.canvas.mask
+        restored = mask(self.residual(x).astype(jnp.float32) + degraded)
         attended = self.features(x) * nnx.sigmoid(self.gate(restored)) + x
-        return clear(attended), restored
+        return mask(attended), restored

@@ -1,23 +1,23 @@
 """MPRNet: encoder-decoders on patches, then a network at full resolution (paper, figure 2).
 
-The patches of stages 1 and 2 ride on the batch axis: an image cut in two becomes two images. Where
-the paper's text and the published weights disagree, this follows the weights (bilinear resizing in
-place of max pooling).
+The patches of stages 1 and 2 follow each other on the batch axis: an image split in two becomes two
+images. Where the paper's text and the official weights disagree, this follows the weights (bilinear
+resizing instead of max pooling).
 """
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
+from dataclasses import astuple
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from mprnet_jax.config import SIZE_MULTIPLE, ModelConfig
 from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas
+from mprnet_jax.model.initializers import SLOPE, init_params
 from mprnet_jax.model.layers import (
     CAB,
     SAM,
@@ -25,30 +25,30 @@ from mprnet_jax.model.layers import (
     Down,
     Shared,
     Up,
-    chain,
     conv1x1,
     conv3x3,
+    fused_conv1x1,
     upsample2x,
 )
 from mprnet_jax.model.pooling import global_mean
 
-Levels = tuple[jax.Array, jax.Array, jax.Array]  # features at 1, 1/2 and 1/4 of the resolution
+Levels = tuple[jax.Array, ...]  # three: features at 1, 1/2 and 1/4 of the resolution
 
 
 def unconstrained(maps: jax.Array, pieces: int) -> jax.Array:
-    """Leaves it to the compiler where maps lie."""
+    """Leaves the sharding of maps to the compiler."""
     return maps
 
 
 class ShallowFeatures(nnx.Module):
-    """From an image to features: one 3x3 convolution and one CAB."""
+    """Computes features of an image: one 3x3 convolution and one CAB."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.conv = conv3x3(3, config.width, config, rngs)
         self.cab = CAB(config.width, config, rngs=rngs)
 
     def __call__(self, images: jax.Array, shared: Shared) -> jax.Array:
-        return self.cab(shared.canvas.clear(self.conv(images)), shared)
+        return self.cab(shared.canvas.mask(self.conv(images)), shared)
 
 
 class CSFF(nnx.Module):
@@ -63,7 +63,7 @@ class CSFF(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The contracting half of a U-Net; with `fuses`, cross-stage features join at each level."""
+    """The contracting half of a U-Net; with `fuses`, it adds cross-stage features at each level."""
 
     def __init__(self, config: ModelConfig, *, fuses: bool = False, rngs: nnx.Rngs):
         c1, c2, c3 = widths = config.level_widths
@@ -77,13 +77,13 @@ class Encoder(nnx.Module):
     def __call__(
         self, x: jax.Array, shared: Shared, earlier: tuple[Levels, Levels] | None = None
     ) -> Levels:
-        """Features [B, H, W, f] -> three levels; `earlier` is what stage 1 encoded and decoded."""
+        """Encodes features [B, H, W, f]; `earlier` are stage 1's encoded and decoded levels."""
 
         def fuse(x: jax.Array, level: int) -> jax.Array:
             if earlier is None:
                 return x
             encoded, decoded = earlier
-            return x + shared.canvas.clear(self.csff[level](encoded[level], decoded[level]))
+            return x + shared.canvas.mask(self.csff[level](encoded[level], decoded[level]))
 
         e1 = fuse(self.level1(x, shared), 0)
         e2 = fuse(self.level2(self.down12(e1), shared), 1)
@@ -113,25 +113,26 @@ class Decoder(nnx.Module):
 
 
 class ORB(nnx.Module):
-    """Original-resolution block: CABs in a row, a 3x3 convolution, and the input added.
+    """Original-resolution block: a sequence of CABs and a 3x3 convolution, with a residual.
 
     The convolution never has a bias.
     """
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.body = CABs(config.cabs_per_orb, channels, config, rngs=rngs)
-        self.conv = conv3x3(channels, channels, dataclasses.replace(config, bias=False), rngs)
+        self.conv = conv3x3(channels, channels, config, rngs, bias=False)
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
-        return shared.canvas.clear(self.conv(self.body(x, shared))) + x
+        return shared.canvas.mask(self.conv(self.body(x, shared))) + x
 
 
 class Lift(nnx.Module):
-    """Carries one level of an earlier stage to full resolution and to the width of ORSNet.
+    """Converts one level of stage 2 to the width of ORSNet, ready to be resized.
 
-    Level 2 is resized once, level 3 twice; each resize has a 1x1 convolution, and one more follows.
-    Convolutions commute with resizing and collapse, so `__call__` is one product with a matrix at
-    the low resolution; the resizes are left to the caller, who does them once for a sum of lifts.
+    In the paper level 2 is resized by 2 once and level 3 twice, each time followed by a 1x1
+    convolution, and one more 1x1 convolution follows. Since 1x1 convolutions commute with resizing,
+    `__call__` applies all of them as a single one at the low resolution. The caller resizes, once
+    for a sum of lifts.
     """
 
     def __init__(self, level: int, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -145,11 +146,11 @@ class Lift(nnx.Module):
         self.conv = conv1x1(config.width, config.width + config.orsnet_growth, config, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return chain(x, *self.ups, self.conv)
+        return fused_conv1x1(x, *self.ups, self.conv)
 
 
 class ORSNet(nnx.Module):
-    """Original-resolution subnetwork: three ORBs that take in the levels of stage 2 one by one."""
+    """Original-resolution subnetwork: three ORBs; one level of stage 2 is added after each."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         channels = config.width + config.orsnet_growth
@@ -161,7 +162,7 @@ class ORSNet(nnx.Module):
         for level in range(3):
             lifted = self.encoder_lifts[level](encoded[level])
             lifted += self.decoder_lifts[level](decoded[level])
-            lifted = shared.canvas.clear(lifted)
+            lifted = shared.canvas.mask(lifted)
             for _ in range(level):
                 lifted = upsample2x(lifted, shared.canvas)
             x = self.orbs[level](x, shared) + lifted
@@ -175,9 +176,8 @@ class MPRNet(nnx.Module):
         config.validate()
         f, f3 = config.width, config.width + config.orsnet_growth
         self.config = config
-        self.slope = nnx.Param(
-            jnp.full((1,), 0.25, jnp.float32)
-        )  # of every PReLU: one number for all CABs
+        # One slope for the PReLUs of all CABs.
+        self.slope = nnx.Param(jnp.full((1,), SLOPE, jnp.float32))
         self.shallow1 = ShallowFeatures(config, rngs=rngs)
         self.shallow2 = ShallowFeatures(config, rngs=rngs)
         self.shallow3 = ShallowFeatures(config, rngs=rngs)
@@ -204,30 +204,31 @@ class MPRNet(nnx.Module):
 
         Args:
             images: [B, H, W, 3] floats in [0, 1]; H and W multiples of 8.
-            stages: how many stages to compute: 1, 2 or 3.
-            pool: `pool(maps, canvas)` is what channel attention averages maps [b, h, w, c] with.
-            constrain: `constrain(maps, pieces)` lays out maps on several devices that were just
-                split or joined, so that there are so many pieces of each image.
-            sizes: int32 [B, 2], height and width of each image, multiples of 8, where images lie in
-                the upper left corner of larger arrays; so one program serves all sizes. Elsewhere
-                the arrays may hold any finite numbers, and the results mean nothing.
+            stages: number of stages to compute, 1 to 3.
+            pool: `pool(maps, canvas)` averages maps [b, h, w, c] for channel attention.
+            constrain: `constrain(maps, pieces)` constrains the sharding of maps after a split or
+                join; `pieces` is the number of patches that an image now consists of.
+            sizes: int32 [B, 2], height and width of each image, multiples of 8, if images lie in
+                the upper left corner of larger arrays; see `Canvas`. Outside of the images, arrays
+                may hold any finite numbers, and the results are meaningless.
 
         Returns:
-            The stages' images, each [B, H, W, 3] float32 and not clipped, the last stage first.
+            The stages' images, last stage first, each [B, H, W, 3] float32 and not clipped.
 
         Raises:
-            ValueError: for another shape or number of stages.
+            ValueError: if the images' shape or dtype or the number of stages is not as above.
         """
         check_images(images)
         if stages not in (1, 2, 3):
             raise ValueError(f"stages={stages}: must be 1, 2 or 3")
-        canvas = Canvas(*images.shape[1:3], sizes)
+        height, width = images.shape[1:3]
+        canvas = Canvas(height, width, sizes)
         shared = Shared(self.slope[...], canvas, pool)
-        images = constrain(canvas.clear(images.astype(jnp.float32)), 1)
+        images = constrain(canvas.mask(images.astype(jnp.float32)), 1)
         halves = constrain(canvas.split(images, ROWS), 2)
         quadrants = constrain(canvas.split(halves, COLUMNS), 4)
 
-        # Stage 1: encodes quadrants, decodes halves.
+        # Stage 1 encodes quadrants and decodes halves.
         encoded = self.encoder1(self.shallow1(quadrants, shared), shared)
         encoded1 = tuple(constrain(canvas.join(e, COLUMNS), 2) for e in encoded)
         decoded1 = self.decoder1(encoded1, shared)
@@ -236,83 +237,66 @@ class MPRNet(nnx.Module):
         if stages == 1:
             return [restored1]
 
-        # Stage 2: encodes halves, decodes the whole.
+        # Stage 2 encodes halves and decodes the whole image.
         x = jnp.concatenate([self.shallow2(halves, shared), attended], axis=-1)
-        encoded = self.encoder2(
-            canvas.clear(self.concat12(x)), shared, earlier=(encoded1, decoded1)
-        )
+        encoded = self.encoder2(canvas.mask(self.concat12(x)), shared, earlier=(encoded1, decoded1))
         encoded2 = tuple(constrain(canvas.join(e, ROWS), 1) for e in encoded)
         decoded2 = self.decoder2(encoded2, shared)
         attended, restored2 = self.sam23(decoded2[0], images, shared)
         if stages == 2:
             return [restored2, restored1]
 
-        # Stage 3: the whole at full resolution.
+        # Stage 3 works on the whole image at full resolution.
         x = jnp.concatenate([self.shallow3(images, shared), attended], axis=-1)
-        x = canvas.clear(self.concat23(x))
+        x = canvas.mask(self.concat23(x))
         x = self.orsnet(x, encoded2, decoded2, shared)
         restored3 = self.tail(x).astype(jnp.float32) + images
         return [restored3, restored2, restored1]
 
 
 def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, dict]:
-    """The network without numbers: its graph, and the shapes of its parameters, a nested dict."""
+    """Returns the network's graph and the shapes of its parameters, a nested dict."""
+    graph, shapes = _abstract(astuple(config))
+    return graph, jax.tree.map(lambda shape: shape, shapes)  # a new dict for each caller
 
+
+@functools.cache
+def _abstract(fields: tuple) -> tuple[nnx.GraphDef, dict]:
     def model() -> MPRNet:
-        # Only shapes count, so one key does for all: counting keys in a trace takes seconds.
+        # The values do not matter, so all parameters get one key: tracing a new key for each would
+        # take seconds.
         key = jax.random.key(0)
-        return MPRNet(config, rngs=SimpleNamespace(params=lambda: key))
+        rngs: Any = SimpleNamespace(params=lambda: key)
+        return MPRNet(ModelConfig(*fields), rngs=rngs)
 
     graph, variables = nnx.split(nnx.eval_shape(model), nnx.Param)
     return graph, nnx.to_pure_dict(variables)
 
 
 def with_params(config: ModelConfig, params: dict) -> MPRNet:
-    """The network with these parameters, a nested dict of float32 arrays."""
-    return nnx.merge(abstract(config)[0], params)
+    """Returns the network with these parameters, a nested dict of float32 arrays."""
+    model = nnx.merge(abstract(config)[0], params)
+    model.config = config  # not the one that all networks of the cached graph would share
+    return model
 
 
 def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
-    """The network as functions of its parameters, a nested dict of float32 arrays.
+    """Returns the network as pure functions of its parameters, a nested dict of float32 arrays.
 
     Returns:
-        `init(seed) -> params`, drawn on the host, and
-        `apply(params, images, **options)`, which returns the stages' images; see `MPRNet.__call__`.
+        `init(seed) -> params`, drawn on the host, and `apply(params, images, **options)`, which
+        returns the stages' images; see `MPRNet.__call__`.
     """
-
     graph, shapes = abstract(config)
 
-    def apply(params: dict, images: jax.Array, **options):
+    def apply(params: dict, images: jax.Array, **options) -> list[jax.Array]:
         return nnx.merge(graph, params)(images, **options)
 
     return functools.partial(init_params, shapes), apply
 
 
-def init_params(shapes: dict, seed: int) -> dict:
-    """Random parameters, as PyTorch starts them: uniform in +-1/sqrt(fan_in), the slope at 0.25.
-
-    Drawn on the host, since compiling a generator for each of them takes most of a minute, and so
-    that a seed means the same on every kind of device.
-    """
-    rng = np.random.default_rng(seed)
-
-    def draw(node: dict) -> dict:
-        drawn = {}
-        for name, child in node.items():
-            if isinstance(child, dict):
-                drawn[name] = draw(child)
-            elif name == "slope":
-                drawn[name] = np.full(child.shape, 0.25, np.float32)
-            else:  # A kernel, or a bias with the fan-in of the kernel beside it.
-                bound = math.prod(node["kernel"].shape[:-1]) ** -0.5
-                drawn[name] = rng.uniform(-bound, bound, child.shape).astype(np.float32)
-        return drawn
-
-    return draw(shapes)
-
-
 def check_images(images: jax.Array) -> None:
-    """Raises ValueError unless images are [B, H, W, 3] floats with H and W multiples of 8."""
+    """Raises ValueError unless the images are [B, H, W, 3] floats with H and W multiples of 8."""
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images have shape {images.shape}: must be [batch, height, width, 3]")
     if not jnp.issubdtype(images.dtype, jnp.floating):

@@ -1,31 +1,35 @@
-"""How channel attention gathers its statistics: the mean over a whole map, or around each pixel.
+"""The pooling of channel attention: the mean of a whole map, or a local mean around each pixel.
 
-Maps are [batch, height, width, channels]; sums run in float32 whatever the type of the map.
+Maps are [batch, height, width, channels]. Sums are float32 whatever the dtype of the maps.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax.lax import slice_in_dim
 
-from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas, positions, slices
+from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas, slices
+from mprnet_jax.ops.masking import positions
 
-LOCAL_WINDOW = 384  # pixels of the image that a local mean spans: 1.5 x the training patch of 256
+# Side of a local mean's window, in pixels of the image: 1.5 x 256, the size of training patches.
+LOCAL_WINDOW = 384
 
 
 def global_mean(x: jax.Array, canvas: Canvas) -> jax.Array:
-    """Mean over rows and columns: [B, H, W, C] -> [B, 1, 1, C]."""
+    """Computes the mean over rows and columns: [B, H, W, C] -> [B, 1, 1, C]."""
     return canvas.mean(x).astype(x.dtype)
 
 
 def local_mean(x: jax.Array, canvas: Canvas) -> jax.Array:
-    """The mean around each pixel, test-time local conversion: [B, h, w, C] -> [B, h, w, C].
+    """Computes the mean around each pixel: [B, h, w, C] -> [B, h, w, C].
 
-    The network trains on patches, so whole photos have other statistics than it knows; means over
-    windows of about the patches' size restore better (Chu et al., "Improving Image Restoration by
-    Revisiting Global Information Aggregation", ECCV 2022).
+    The network is trained on patches, whose statistics differ from those of whole photos. Means
+    over windows of about the patches' size restore photos better (test-time local conversion; Chu
+    et al., "Improving Image Restoration by Revisiting Global Information Aggregation", ECCV 2022).
 
-    The window spans 384 pixels of the image, or the whole map where that is smaller; a side of the
-    result may then be 1. Where the window would leave the map, the nearest one inside stands in.
+    The window spans 384 pixels of the image, or the whole map if that is smaller; that side of the
+    result is then 1. At the borders, the nearest window that lies inside of the map is used.
     """
     means = x.astype(jnp.float32)
     for axis, image_size in ((ROWS, canvas.height), (COLUMNS, canvas.width)):
@@ -36,10 +40,10 @@ def local_mean(x: jax.Array, canvas: Canvas) -> jax.Array:
 
 
 def window_means(x: jax.Array, window: int, axis: int, lengths: int | jax.Array) -> jax.Array:
-    """Means of `window` neighbours along an axis, each where its window is centred.
+    """Computes means of `window` neighbours along an axis, each at the centre of its window.
 
-    Maps end at their `lengths`, an int or int32 [B, 1, 1, 1], and are zero beyond. A map shorter
-    than the window has one mean.
+    Images end at their `lengths`, an int or int32 [B, 1, 1, 1]; maps are zero beyond. An image
+    shorter than the window has one mean.
     """
     size = x.shape[axis]
     if window == size:
@@ -49,27 +53,29 @@ def window_means(x: jax.Array, window: int, axis: int, lengths: int | jax.Array)
     means = jnp.pad(window_sums(x, window, axis), margins, mode="edge") / window
     if isinstance(lengths, int):
         return means
-    last = before + lengths - window  # where the last window is centred that ends with the map
+    last = before + lengths - window  # centre of the last window inside of the image
     at_last = slices(means, jnp.maximum(last, 0), 1, axis)
     means = jnp.where(positions(x, axis) <= last, means, at_last)
     return jnp.where(lengths > window, means, jnp.sum(x, axis, keepdims=True) / lengths)
 
 
 def window_sums(x: jax.Array, window: int, axis: int) -> jax.Array:
-    """Sums of `window` neighbours along an axis, at all n - window + 1 places that hold them.
+    """Computes sums of `window` neighbours along an axis of length n, at n - window + 1 positions.
 
-    Sums over 1, 2, 4, ... neighbours come from adding two of half the length; those that the binary
-    digits of `window` name make up the whole. At most 17 additions a pixel for the windows used
-    here, whatever the size of the map, and never a difference of large sums: no digits are lost.
+    A sum over 2, 4, 8, ... neighbours is that of two sums of half the length. The binary digits of
+    `window` say which of them add up to the whole. That takes at most 17 additions a pixel for the
+    windows used here, whatever the size of the map, and never subtracts large sums, which would
+    lose digits.
     """
-    places = x.shape[axis] - window + 1
-    sums, length, total, done = x, 1, None, 0
+    count = x.shape[axis] - window + 1
+    sums, length, done = x, 1, 0
+    parts: list[jax.Array] = []
     while True:
         if window & length:
-            part = slice_in_dim(sums, done, done + places, axis=axis)
-            total, done = part if total is None else total + part, done + length
+            parts.append(slice_in_dim(sums, done, done + count, axis=axis))
+            done += length
         if done == window:
-            return total
+            return functools.reduce(jnp.add, parts)
         half = sums.shape[axis] - length
         sums = slice_in_dim(sums, 0, half, axis=axis) + slice_in_dim(
             sums, length, length + half, axis=axis

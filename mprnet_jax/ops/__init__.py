@@ -1,1 +1,1 @@
-"""Operations of the network in the order that is fast on each kind of device."""
+"""Operations of the network, each computed in the way that is fastest on the device."""

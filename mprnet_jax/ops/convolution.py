@@ -1,4 +1,7 @@
-"""3x3 convolutions in the way that is fast on the device; all ways compute the same function."""
+"""3x3 convolutions, computed in the way that is fastest on the device.
+
+All ways compute the same function. Maps are [B, H, W, C], kernels [3, 3, C, D].
+"""
 
 import functools
 import itertools
@@ -7,30 +10,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.lax import conv_general_dilated
 
-LANES = 128  # channels that a TPU works on at a time
-IMAGES = 8  # that a CPU wants for a kernel's gradient
-CONVOLVED = (1, 2, 0, 3)  # axes of [B, H, W, C] as a TPU's convolutions lay them out, major first
+LANES = 128  # channels that a TPU processes at a time
+MIN_IMAGES = 8  # images from which a CPU computes a kernel's gradient fast
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of maps [B, H, W, C] and a 3x3 kernel, with zero padding, and
-    without strides or dilation.
+    """Computes `jax.lax.conv_general_dilated` of maps [B, H, W, C] and a 3x3 kernel.
 
-    On a TPU, maps of few channels would leave most lanes empty, so pixels go through in pairs. On a
-    CPU, the kernel's gradient from few images is computed in another order; there is no
-    forward-mode derivative then.
+    On a TPU, maps of few channels would leave most lanes empty, so two pixels of a row are
+    convolved as one with twice the channels. On a CPU, the kernel's gradient for few images is
+    computed in another way, which has no forward-mode derivative.
+
+    Args:
+        x: the maps.
+        kernel: [3, 3, C, D].
+        *arguments: passed on to `jax.lax.conv_general_dilated`; zero padding, no strides, no
+            dilation.
+        **options: likewise.
+
+    Returns:
+        [B, H, W, D].
     """
-    # An image's three channels are not worth it.
-    if min(kernel.shape[2:]) < 8:
+    if min(kernel.shape[2:]) < 8:  # the three channels of images gain nothing
         return conv_general_dilated(x, kernel, *arguments, **options)
     return _by_platform(x, kernel, arguments, tuple(options.items()))
 
 
-# Traced once for each shape: a choice costs far more to trace than a convolution.
+# Jitted so that it is traced once for each shape: tracing `platform_dependent` is slow.
 @functools.partial(jax.jit, static_argnames=("arguments", "options"), inline=True)
 def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tuple) -> jax.Array:
     def pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -41,54 +50,26 @@ def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tup
         y = pixels(x.reshape(b, h, w // 2, 2 * c), kernel_for_pairs(kernel))
         return y.reshape(b, h, w, kernel.shape[3])
 
-    ways = {}
+    branches = {}
     narrow = x.shape[2] % 2 == 0 and 2 * max(kernel.shape[2:]) <= LANES
     if narrow:
-        ways["tpu"] = pairs
-    count = IMAGES // max(1, len(x))  # bands of an image
+        branches["tpu"] = pairs
+    count = MIN_IMAGES // max(1, len(x))  # bands to cut each image into
     if x.size and count > 1:
         if narrow:
-            ways["cpu"] = with_kernel_gradient(pixels, gradient_from_pairs)
+            branches["cpu"] = with_kernel_gradient(pixels, gradient_from_pairs)
         elif x.shape[1] % count == 0:
             from_bands = functools.partial(gradient_from_bands, count=count)
-            ways["cpu"] = with_kernel_gradient(pixels, from_bands)
-    if not ways:
+            branches["cpu"] = with_kernel_gradient(pixels, from_bands)
+    if not branches:
         return pixels(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, **ways, default=pixels)
-
-
-# Traced once for each shape, as above.
-@functools.partial(jax.jit, inline=True)
-def mask(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
-    """Maps [B, H, W, C] with zeros beyond the heights and widths, int32 [B or 1, 1, 1, 1]."""
-    return jax.lax.platform_dependent(x, heights, widths, tpu=mask_pairs, default=mask_pixels)
-
-
-def mask_pixels(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
-    """`mask` of maps as they are."""
-    rows = jax.lax.broadcasted_iota(jnp.int32, (1, x.shape[1], 1, 1), 1)
-    columns = jax.lax.broadcasted_iota(jnp.int32, (1, 1, x.shape[2], 1), 2)
-    # Factors, not a condition: compilers fuse them with the convolution before.
-    return x * (rows < heights).astype(x.dtype) * (columns < widths).astype(x.dtype)
-
-
-def mask_pairs(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
-    """`mask` of the pairs of pixels that a TPU's convolutions of narrow maps give."""
-    b, h, w, c = x.shape
-    if w % 2 or not 8 <= c <= LANES // 2:
-        return mask_pixels(x, heights, widths)
-    rows = jax.lax.broadcasted_iota(jnp.int32, (1, h, 1, 1), 1)
-    columns = 2 * jax.lax.broadcasted_iota(jnp.int32, (1, 1, w // 2, 2 * c), 2)
-    columns += jax.lax.broadcasted_iota(jnp.int32, columns.shape, 3) >= c
-    x = x.reshape(b, h, w // 2, 2 * c)
-    x = x * (rows < heights).astype(x.dtype) * (columns < widths).astype(x.dtype)
-    if b == 1:  # else the compiler would lay out maps of large images anew before and after this
-        x = with_layout_constraint(x, Layout(major_to_minor=CONVOLVED))
-    return x.reshape(b, h, w, c)
+    return jax.lax.platform_dependent(x, kernel, **branches, default=pixels)
 
 
 def with_kernel_gradient(convolution: Callable, kernel_gradient: Callable) -> Callable:
-    """A convolution of maps and a kernel, with another way to the kernel's gradient."""
+    """Returns `convolution(x, kernel)` with `kernel_gradient(x, gradient)` as its derivative by the
+    kernel.
+    """
 
     def backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
         x, kernel = saved
@@ -101,10 +82,10 @@ def with_kernel_gradient(convolution: Callable, kernel_gradient: Callable) -> Ca
 
 
 def kernel_for_pairs(kernel: jax.Array) -> jax.Array:
-    """What a kernel [3, 3, C, D] becomes for maps with two pixels of a row in one: [3, 3, 2C, 2D].
+    """Returns the kernel [3, 3, 2C, 2D] for maps that hold two pixels of a row as one.
 
-    Half of it is zeros. Pixel `i` of a pair of results sees pixels `i - 1` to `i + 1` of the pair
-    in its place, or of the pairs beside it.
+    Half of it is zeros. Pixel `i` of an output pair depends on pixels `i - 1` to `i + 1` of the
+    input pair at the same position, or of its neighbours.
     """
     height, _, c, d = kernel.shape
     shifted = [
@@ -115,28 +96,34 @@ def kernel_for_pairs(kernel: jax.Array) -> jax.Array:
 
 
 def gradient_from_pairs(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient of a 3x3 kernel, [3, 3, C, D], for maps [B, H, W, C] and their convolution's
-    gradient [B, H, W, D], with two pixels of a row in one.
+    """Computes the gradient of a 3x3 kernel from maps that hold two pixels of a row as one.
 
-    It is a convolution itself: of the map by the gradient, with the images as channels, and with C
-    times D results for each of the kernel's places. A CPU wants more of these than narrow maps
-    have. In pairs they are four times as many, for two thirds of the places.
+    The gradient is itself a convolution: of the maps by the output's gradient, with the images as
+    channels and C x D results for each of the 9 positions of the kernel. On a CPU that is slow for
+    narrow maps. In pairs there are four times as many results, for two thirds of the positions.
+
+    Args:
+        x: the maps, [B, H, W, C]; W even.
+        gradient: of the convolution's output, [B, H, W, D].
+
+    Returns:
+        [3, 3, C, D].
     """
     b, h, w, c = x.shape
     # Pixels -1 and 0, 1 and 2, ... of the map, but 0 and 1, 2 and 3, ... of the gradient.
     pairs = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))).reshape(b, h, w // 2 + 1, 2 * c)
-    # Without the barrier, what follows would be one loop that branches for every number.
+    # Without the barrier XLA would fuse all of this into one loop with a branch for every number.
     pairs = jax.lax.optimization_barrier(pairs.transpose(3, 1, 2, 0))
     gradient = gradient.reshape(b, h, w // 2, 2 * gradient.shape[3]).transpose(1, 2, 0, 3)
     padding = ((1, 1), (0, 0))
-    found = conv_general_dilated(pairs, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
-    found = found.reshape(2, c, 3, 2, 2, -1)
-    # Pixel i of the pair that comes `place` after pixel j's, is 2 place + i - j - 1 after it.
+    result = conv_general_dilated(pairs, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
+    result = result.reshape(2, c, 3, 2, 2, -1)
+    # Pixel i of the pair at `offset` from that of pixel j is 2 * offset + i - j - 1 pixels after j.
     columns = [
         sum(
-            found[i, :, :, place, j]
-            for i, place, j in itertools.product(range(2), repeat=3)
-            if 2 * place + i - j == column
+            result[i, :, :, offset, j]
+            for i, offset, j in itertools.product(range(2), repeat=3)
+            if 2 * offset + i - j == column
         )
         for column in range(3)
     ]
@@ -144,9 +131,10 @@ def gradient_from_pairs(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def gradient_from_bands(x: jax.Array, gradient: jax.Array, count: int) -> jax.Array:
-    """The same from `count` bands of H / count rows of each image, as if they were more images.
+    """Computes the gradient of a 3x3 kernel from bands of rows, treated as separate images.
 
-    A row of each neighbouring band belongs to them.
+    Each of the `count` bands of an image has H / count rows, and one row of each neighbouring band.
+    Arguments and result are those of `gradient_from_pairs`, but H must be a multiple of `count`.
     """
     b, h, w, c = x.shape
     rows = h // count
@@ -159,5 +147,5 @@ def gradient_from_bands(x: jax.Array, gradient: jax.Array, count: int) -> jax.Ar
     gradient = gradient.reshape(b, count, rows, w, -1).transpose(2, 3, 0, 1, 4)
     gradient = gradient.reshape(rows, w, b * count, -1)
     padding = ((0, 0), (1, 1))
-    found = conv_general_dilated(bands, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
-    return found.transpose(1, 2, 0, 3)
+    result = conv_general_dilated(bands, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
+    return result.transpose(1, 2, 0, 3)

@@ -12,7 +12,7 @@ import jax
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.devices import compiling, records
-from mprnet_jax.model.flops import forward_flops
+from mprnet_jax.model.cost import forward_flops
 
 Size = tuple[int, int]
 

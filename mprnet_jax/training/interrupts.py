@@ -1,49 +1,52 @@
-"""Ends a run between two steps when a signal asks for it, on all hosts after the same step."""
+"""Stops a run between two steps when a signal asks for it, on all hosts after the same step."""
 
 import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 
 class Interrupts:
-    """Turns SIGTERM and Ctrl-C into a wish that the loop asks for: `with Interrupts() as asked:`.
+    """Turns SIGTERM and Ctrl-C into a stop request that the loop polls.
 
-    A second Ctrl-C interrupts at once. Several hosts agree on when they stop: one that gets the
-    signal, or a notice of preemption where the platform gives one, stops all.
+    Used as `with Interrupts() as interrupts:`. A second Ctrl-C raises KeyboardInterrupt at once. If
+    one of several hosts gets a signal, or a preemption notice of its platform, all of them stop.
     """
 
-    def __init__(self):
-        self._asked = False
-        self._questions = 0
-        self._several = jax.process_count() > 1
-        self._before = {}
+    def __init__(self) -> None:
+        self._requested = False
+        self._polls = 0
+        self._several_hosts = jax.process_count() > 1
+        self._previous: dict[signal.Signals, Any] = {}  # handlers
 
     def __enter__(self) -> "Interrupts":
-        # Only the main thread may; and among several hosts SIGTERM is JAX's own, which tells all.
-        if threading.current_thread() is threading.main_thread():
-            signals = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
-            self._before = {number: signal.signal(number, self._ask) for number in signals}
+        if threading.current_thread() is threading.main_thread():  # other threads must not
+            signals = [signal.SIGINT]
+            # With several hosts JAX handles SIGTERM, and informs all of them.
+            if not self._several_hosts:
+                signals.append(signal.SIGTERM)
+            self._previous = {number: signal.signal(number, self._request) for number in signals}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
+    def _request(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
-        if self._several:
+        if self._several_hosts:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
-            self._asked = True
+            self._requested = True
 
-    def stop(self) -> bool:
-        """Whether to stop now; all hosts must ask equally often."""
-        self._questions += 1
-        if self._several and multihost_utils.reached_preemption_sync_point(self._questions):
-            self._asked = True
-        return self._asked
+    def should_stop(self) -> bool:
+        """Whether to stop now. All hosts must call this the same number of times."""
+        self._polls += 1
+        if self._several_hosts and multihost_utils.reached_preemption_sync_point(self._polls):
+            self._requested = True
+        return self._requested

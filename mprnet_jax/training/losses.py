@@ -1,4 +1,4 @@
-"""The losses of the paper, section 3, on [B, H, W, 3] float32 images in [0, 1]."""
+"""The losses of the paper, section 3. Images are [B, H, W, 3], float32 in [0, 1]."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,37 +13,38 @@ GAUSSIAN = (0.05, 0.25, 0.4, 0.25, 0.05)  # of the pyramid of Burt and Adelson, 
 
 
 def charbonnier(difference: jax.Array) -> jax.Array:
-    """Mean of sqrt(d^2 + eps^2), a smooth absolute value (paper, equation 2)."""
+    """Returns the mean of sqrt(d^2 + eps^2), a smooth absolute value (paper, equation 2)."""
     return jnp.mean(jnp.sqrt(jnp.square(difference) + EPSILON**2))
 
 
 def _blur(x: jax.Array) -> jax.Array:
-    """Gaussian of 5x5, borders replicated."""
+    """Applies a 5x5 Gaussian; borders are replicated."""
     for axis in (1, 2):
         size = x.shape[axis]
         pad = [(2, 2) if i == axis else (0, 0) for i in range(4)]
         padded = jnp.pad(x, pad, mode="edge")
-        x = sum(
+        blurred = sum(
             weight * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
             for i, weight in enumerate(GAUSSIAN)
         )
+        x = jnp.asarray(blurred)
     return x
 
 
 def laplacian_pyramid(x: jax.Array) -> jax.Array:
-    """What one step of a Laplacian pyramid leaves: the image less its blurred half-size version.
+    """Returns the finest level of a Laplacian pyramid, the edge map of the official weights.
 
-    This is the edge map that the published weights were trained with.
+    That is the image minus its blurred half-size version.
     """
     even = 4 * _blur(x)[:, ::2, ::2]
-    # Zeros between the pixels, and after the last where the size is even.
+    # Zeros between the pixels, and after the last one if the size is even.
     gaps = [(0, (size + 1) % 2, 1) for size in x.shape[1:3]]
     spread = jax.lax.pad(even, jnp.zeros((), x.dtype), [(0, 0, 0), *gaps, (0, 0, 0)])
     return x - _blur(spread)
 
 
 def laplacian_operator(x: jax.Array) -> jax.Array:
-    """Second differences summed, borders replicated: the edge map that the paper's text names."""
+    """Returns the Laplacian of an image, borders replicated: the edge map of the paper's text."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     vertical = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
     horizontal = padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
@@ -57,9 +58,9 @@ LAPLACIANS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def stage_loss(restored: jax.Array, target: jax.Array, config: LossConfig) -> jax.Array:
-    """Charbonnier plus weighted edge loss of one stage (paper, equations 1 to 3), a scalar.
+    """Returns the Charbonnier plus weighted edge loss of one stage (paper, equations 1 to 3).
 
-    The Laplacian is linear, so the edge loss takes it of the difference, once.
+    The Laplacian is linear, so the edge loss applies it once, to the difference.
     """
     difference = (jnp.clip(restored, 0, 1) if config.clip else restored) - target
     loss = charbonnier(difference)
@@ -72,6 +73,6 @@ def stage_loss(restored: jax.Array, target: jax.Array, config: LossConfig) -> ja
 def stage_losses(
     stages: Sequence[jax.Array], target: jax.Array, config: LossConfig
 ) -> list[jax.Array]:
-    """The loss of each stage's images, in the order given; training minimises their sum."""
+    """Returns the loss of each stage's images; training minimises their sum."""
     loss = functools.partial(stage_loss, target=target, config=config)
     return list(jax.vmap(loss)(jnp.stack(stages)))

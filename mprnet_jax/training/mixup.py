@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al., 2018), on the device: pairs blended with other pairs of their batch."""
+"""Mixup (Zhang et al., 2018) on the device: blends pairs with other pairs of their batch."""
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,19 @@ ALPHA = 0.6  # of the Beta distribution of the weights
 def mixup(
     degraded: jax.Array, target: jax.Array, step: jax.Array, *, seed: int, from_step: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Blends each pair with a random other one, input and target with one weight.
+    """Blends each pair with a random pair of the batch, input and target with the same weight.
 
-    What is drawn is a function of `seed` and `step` alone, so a resumed run draws the same.
+    The random numbers depend on `seed` and `step` alone, so a resumed run draws the same.
 
     Args:
         degraded: [B, H, W, 3], uint8 or floats in [0, 1].
-        target: likewise.
-        step: optimizer steps taken so far.
+        target: of the same shape and range.
+        step: number of optimizer steps so far.
         seed: of the run.
-        from_step: before this step the pairs stay as they are.
+        from_step: before this step nothing is blended.
 
     Returns:
-        The blends of both, floats.
+        The blended images of both, floats in [0, 1].
     """
     pairing, weighing = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
     count = len(degraded)
@@ -32,7 +32,7 @@ def mixup(
     weight = jnp.where(step >= from_step, drawn, 1)
 
     def blend(images: jax.Array) -> jax.Array:
-        # Partners are exchanged between devices as the uint8 that they are.
+        # Indexed before the conversion, so that devices exchange uint8.
         return weight * to_float(images) + (1 - weight) * to_float(images[partner])
 
     return blend(degraded), blend(target)

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a progress bar, its speed, and a trace for the profiler."""
+"""What a run shows on its way: a progress bar, its speed, and a trace for the profiler."""
 
 import sys
 import time
@@ -11,17 +11,17 @@ from absl import logging
 from tqdm import tqdm
 
 from mprnet_jax.config import TrainConfig
-from mprnet_jax.model.flops import forward_flops
+from mprnet_jax.model.cost import forward_flops
 
-WARM_STEPS = 3  # of a command before its trace begins: the first compiles
+WARM_STEPS = 3  # before a trace begins: the first one compiles
 
 
 class Progress:
-    """The progress bar: steps/s, time left, loss, learning rate, images/s."""
+    """A progress bar with steps/s, time left, loss, learning rate and images/s."""
 
     def __init__(self, config: TrainConfig, first: int, *, enabled: bool):
         self._batch_size = config.batch_size
-        # Forward and backward passes take three times what the forward pass does.
+        # The backward pass takes twice the arithmetic of the forward pass.
         self._image_flops = 3 * forward_flops(config.model, config.patch_size, config.patch_size)
         self._bar = tqdm(
             total=config.total_steps,
@@ -32,16 +32,17 @@ class Progress:
             mininterval=0.5 if sys.stderr.isatty() else 10,
             disable=not enabled,
         )
-        self._steps, self._time = 0, None
+        self._steps = 0
+        self._time: float | None = None  # when the clock of images/s started
 
     def restart(self) -> None:
-        """Starts the clock of images/s: validating and saving do not count."""
+        """Restarts the clock of images/s, so that validating and saving do not count."""
         self._steps, self._time = 0, time.perf_counter()
 
     def update(self, values: Mapping[str, float]) -> None:
-        """Counts a step with the values of its metrics."""
+        """Counts a step and shows its metrics."""
         if self._time is None:
-            self.restart()  # the first step waited for the compiler
+            self.restart()  # the first step included compiling
         else:
             self._steps += 1
         self._bar.set_postfix_str(
@@ -53,25 +54,27 @@ class Progress:
 
     @property
     def speed(self) -> dict[str, float]:
-        """Since the last `restart`: images/s, and TFLOP/s of the network's nominal arithmetic."""
+        """Images/s since the last `restart`, and the TFLOP/s of `forward_flops` in them."""
         images = self._images_per_second
         return {"images_per_second": images, "model_tflops": images * self._image_flops / 1e12}
 
     @property
     def _images_per_second(self) -> float:
+        if self._time is None:
+            return 0.0
         return self._steps * self._batch_size / (time.perf_counter() - self._time)
 
-    def tell(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints a line above the bar, on every host."""
         self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Stops the bar, which stays on the screen."""
         self._bar.close()
 
 
 class Trace:
-    """A trace of a few steps of a command in its run folder, for TensorBoard's profiler."""
+    """Writes a trace of a few steps into a run folder, for TensorBoard's profiler."""
 
     def __init__(self, run_folder: Path, first: int, steps: int):
         self._folder = run_folder
@@ -79,8 +82,8 @@ class Trace:
         self._end = self._begin + steps
         self._running = False
 
-    def before(self, step: int, state: Any) -> None:
-        """Starts or ends the trace where step number `step` is the one to do so."""
+    def update(self, step: int, state: Any) -> None:
+        """Starts or ends the trace if that is due before step number `step` from `state`."""
         if self._begin == step < self._end:
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(self._folder))
@@ -90,10 +93,10 @@ class Trace:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that is running."""
+        """Ends the trace if it is running."""
         if self._running:
             self._running = False
             try:
                 jax.profiler.stop_trace()
-            except (OSError, RuntimeError) as error:  # no reason to end a run
+            except (OSError, RuntimeError) as error:  # a run goes on without
                 logging.warning("%s: the trace cannot be written (%s)", self._folder, error)

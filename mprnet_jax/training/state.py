@@ -9,29 +9,47 @@ import optax
 
 from mprnet_jax.config import OptimConfig
 
-SPIKE_WINDOW = 64  # steps whose gradient norms tell what is usual
+SPIKE_WINDOW = 64  # number of gradient norms that spikes are compared with
 
 
 @flax.struct.dataclass
 class TrainState:
-    """A point of a training run; a pytree."""
+    """The state of a training run at one step; a pytree."""
 
     step: jax.Array  # updates so far, int32
     params: Any  # float32: one vector (`weights.packing.join`), or a pytree of arrays
     opt_state: optax.OptState
-    ema: Any = None  # moving average of `params`, where the config asks for one
-    norms: jax.Array | None = None  # of the last gradients; where spikes are skipped
+    ema: Any = None  # moving average of `params`, if the config asks for one
+    norms: jax.Array | None = None  # norms of the last gradients, if spikes are skipped
 
     @property
-    def weights(self) -> Any:
-        """What is validated and exported: the moving average if there is one."""
+    def eval_params(self) -> Any:
+        """The parameters that are validated and exported: the moving average if there is one."""
         return self.params if self.ema is None else self.ema
+
+    def without_eval_params(self) -> dict[str, Any]:
+        """Returns all fields in use but `eval_params`: a checkpoint's training state."""
+        left_out = "params" if self.ema is None else "ema"
+        fields = {name: value for name, value in vars(self).items() if name != left_out}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @classmethod
+    def with_eval_params(cls, eval_params: Any, fields: dict[str, Any]) -> "TrainState":
+        """Returns the state from `eval_params` and the fields of `without_eval_params`."""
+        name = "ema" if "params" in fields else "params"
+        return cls(**{name: eval_params}, **fields)
 
 
 def create_state(
     params: Any, optimizer: optax.GradientTransformation, config: OptimConfig | None = None
 ) -> TrainState:
-    """The state before the first step; `config` says whether it has a moving average and norms."""
+    """Returns the state before the first step.
+
+    Args:
+        params: to start from.
+        optimizer: whose state is created.
+        config: says whether the state has a moving average and norms; by default it has neither.
+    """
     config = config or OptimConfig()
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import aot, first, speed
 from benchmarks.limit import SPARED, Limit
 from benchmarks.tables import table
-from benchmarks.turns import Outcome
 from benchmarks.work import Work
+from benchmarks.workers import Outcome
 from mprnet_jax.devices.compiling import V5E, V5E_OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_commands_are_timed_beside_pytorch(tmp_path):
     assert all(0 < s < 100 for s in seconds)
 
 
-def test_a_command_that_cannot_run_is_told(tmp_path):
+def test_a_command_that_cannot_run_says_why(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     for name, code in {"torch": "import no_such_package", "cv2": "raise OSError('a | b')"}.items():
         (tmp_path / f"{name}.py").write_text(code)
@@ -57,7 +57,7 @@ def test_a_command_that_cannot_run_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--minutes=9"], "--minutes: is for --suite gpu"),
+        (["--minutes=9"], "--minutes: only for --suite gpu"),
         (["--only", "snow"], "--only 'snow': is in none of the names matrix product"),
         (["--output=nowhere/report.md"], "--output=nowhere/report.md: there is no such folder"),
         (["--output=old.md"], "--output=old.md: exists"),
@@ -153,6 +153,6 @@ def test_collectives_are_counted():
     assert aot.exchanges(text) == "1 all-reduce, 1 all-gather"
 
 
-def test_a_target_that_cannot_be_had_is_told():
-    told = aot.row(aot.Case("H100", "tiny"), None)[7]
-    assert "--h100 gives no description" in told
+def test_a_target_that_cannot_be_had_says_why():
+    message = aot.row(aot.Case("H100", "tiny"), None)[7]
+    assert "--h100 gives no description" in message

@@ -45,7 +45,7 @@ def test_join_undoes_split(images, axis):
 @pytest.mark.parametrize("axis", [ROWS, COLUMNS])
 def test_join_undoes_split_of_images_on_a_canvas(images, sizes, axis):
     canvas = Canvas(HEIGHT, WIDTH, sizes)
-    images = canvas.clear(images)
+    images = canvas.mask(images)
     parts = canvas.split(images, axis)
     for number, image in enumerate(images):
         length = sizes[number, axis - 1]
@@ -59,7 +59,7 @@ def test_join_undoes_split_of_images_on_a_canvas(images, sizes, axis):
 
 def test_means_are_those_of_the_images(images, sizes):
     canvas = Canvas(HEIGHT, WIDTH, sizes)
-    means = canvas.mean(canvas.clear(images))
+    means = canvas.mean(canvas.mask(images))
     for mean, image, (height, width) in zip(means, images, sizes):
         expected = image[:height, :width].mean(axis=(0, 1))
         np.testing.assert_allclose(mean[0, 0], expected, rtol=1e-5)  # another order of summing
@@ -76,9 +76,9 @@ def test_one_program_restores_images_of_all_sizes(tiny_model, images, pool, bias
     for size in SIZES:
         pair = [images[0, : size[0], : size[1]], images[1, :32, :48]]
         found = shared(*on_canvas(pair, HEIGHT, WIDTH))
-        for place, image in enumerate(pair):
+        for index, image in enumerate(pair):
             for stage, expected in zip(found, alone(image[None])):
-                stage = stage[place, : image.shape[0], : image.shape[1]]
+                stage = stage[index, : image.shape[0], : image.shape[1]]
                 # Rounding of float32 in other orders of summing.
                 np.testing.assert_allclose(stage, expected[0], atol=1e-5)
     assert shared._cache_size() == 1
@@ -117,10 +117,10 @@ def test_images_on_a_canvas_spread_over_devices(tiny_model, images, shape):
         out_shardings=image_sharding(mesh),
     )
     found = restore(jax.device_put(arrays, image_sharding(mesh)), sizes)
-    for place, image in enumerate(pair):
+    for index, image in enumerate(pair):
         expected = jax.jit(lambda x: apply(params, x))(image[None])
         for stage, other in zip(found, expected):
-            stage = stage[place, : image.shape[0], : image.shape[1]]
+            stage = stage[index, : image.shape[0], : image.shape[1]]
             np.testing.assert_allclose(stage, other[0], atol=1e-5)  # other orders of summing
 
 

@@ -51,13 +51,15 @@ def test_up_convolves_after_resizing_whatever_the_order_inside(maps, tiny_model)
     )  # float32 roundings of values near 1
 
 
-def test_chain_equals_its_convolutions_one_by_one(maps, tiny_model):
+def test_fused_convolutions_equal_its_convolutions_one_by_one(maps, tiny_model):
     tiny_model.bias = True
     rngs = nnx.Rngs(0)
     first = layers.conv1x1(3, 4, tiny_model, rngs, bias=False)
     last = layers.conv1x1(4, 5, tiny_model, rngs)
     # 1e-6: the products are summed in another order.
-    np.testing.assert_allclose(layers.chain(maps, first, last), last(first(maps)), atol=1e-6)
+    np.testing.assert_allclose(
+        layers.fused_conv1x1(maps, first, last), last(first(maps)), atol=1e-6
+    )
 
 
 def test_prelu_scales_negative_values_only():

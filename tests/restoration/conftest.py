@@ -21,7 +21,7 @@ class Stub(nnx.Module):
         check_images(images)
         canvas = Canvas(*images.shape[1:3], sizes)
         slope = 0.001 * jnp.arange(images.shape[2])[:, None]
-        means = pool(canvas.clear(images), canvas)
+        means = pool(canvas.mask(images), canvas)
         return [images + slope + means / (2 + i) for i in range(stages)]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from mprnet_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
 from mprnet_jax.training.interrupts import Interrupts
+from mprnet_jax.training.loop import train_run
 
 TIMEOUT = 300  # seconds for a process that is about to end, or to reach a step
 
@@ -123,11 +124,11 @@ def start(run_cache, started, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def go_on():
-    """Trains a `loop.Run` in this process to its end, or until a signal comes."""
+    """Trains a `Run` in this process to its end, or until a signal comes."""
 
     def train(run):
         with Interrupts() as interrupts:
-            return run.train(interrupts)
+            return train_run(run, interrupts)
 
     return train
 

@@ -10,10 +10,10 @@ from mprnet_jax.training.interrupts import Interrupts
 def test_a_signal_is_a_wish_to_stop(number):
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
-        assert not interrupts.stop()
+        assert not interrupts.should_stop()
         signal.raise_signal(number)
-        assert interrupts.stop()
-        assert interrupts.stop()
+        assert interrupts.should_stop()
+        assert interrupts.should_stop()
     assert signal.getsignal(number) is before
 
 
@@ -27,7 +27,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 def test_signals_of_other_threads_stay_as_they_are():
     def use():
         with Interrupts() as interrupts:
-            assert not interrupts.stop()
+            assert not interrupts.should_stop()
         done.append(True)
 
     done = []

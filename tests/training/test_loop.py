@@ -7,9 +7,10 @@ from PIL import Image
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
-from mprnet_jax.training import loop
+from mprnet_jax.training import build, loop, monitor, setup, validation
 from mprnet_jax.training.progress import WARM_STEPS, Trace
-from mprnet_jax.training.summaries import Validation
+from mprnet_jax.training.setup import Run
+from mprnet_jax.training.validation import Validation
 from mprnet_jax.weights import files, run_folder
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
 from mprnet_jax.weights.packing import join
@@ -49,13 +50,13 @@ def test_accelerators_compile_the_validation_while_training_runs(tiny_run, tmp_p
     """Tried on a CPU, where training would wait for the compiler."""
     tiny_run.total_steps, tiny_run.optim.decay_steps = 3, 0
     expected = loop.train(tiny_run, tmp_path / "usual")
-    begun, begin = [], loop.compile_in_background
+    begun, begin = [], validation.compile_in_background
 
     def begin_and_note(*arguments):
         begun.append(arguments)
         return begin(*arguments)
 
-    monkeypatch.setattr(loop, "compile_in_background", begin_and_note)
+    monkeypatch.setattr(validation, "compile_in_background", begin_and_note)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     result = loop.train(tiny_run, tmp_path / "in advance")
     assert len(begun) == 1
@@ -63,7 +64,7 @@ def test_accelerators_compile_the_validation_while_training_runs(tiny_run, tmp_p
 
 
 def test_another_config_is_refused_with_the_field_that_differs(tiny_run, tmp_path):
-    run = loop.Run(tiny_run, tmp_path)
+    run = Run(tiny_run, tmp_path)
     run.claim_workdir()
     tiny_run.log_every = 5  # free to change
     check_same_run(tmp_path, tiny_run)
@@ -88,23 +89,23 @@ def test_steps_that_are_not_finite_end_the_run_and_leave_its_checkpoints(
 
 def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkeypatch, capsys):
     tiny_run.optim.ema_decay = 0.9
-    place = loop.meshes.put_batch
-    placed = 0
+    put = setup.meshes.put_batch
+    batches_put = 0
 
     def put_batch(batch, *arguments):
-        nonlocal placed
+        nonlocal batches_put
         if "unreadable" in batch:
-            placed += 1
+            batches_put += 1
             batch = batch | {"degraded": np.float32(batch["degraded"]) / 255}
-            if placed == 3:
+            if batches_put == 3:
                 batch["degraded"][0, 5, 5] = np.nan
-        return place(batch, *arguments)
+        return put(batch, *arguments)
 
-    monkeypatch.setattr(loop.meshes, "put_batch", put_batch)
+    monkeypatch.setattr(setup.meshes, "put_batch", put_batch)
     loop.train(tiny_run, tmp_path)
     printed = capsys.readouterr().err
     assert printed.count("is skipped") == 1
-    run = loop.Run(tiny_run, tmp_path)
+    run = Run(tiny_run, tmp_path)
     batches = run.batches(2)
     assert (
         f"step 3 is skipped: loss nan, gradient norm nan; its images: {', '.join(batches.names(2))}"
@@ -112,7 +113,7 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkey
     )
     batches.close()
     with Checkpoints(tmp_path) as checkpoints:
-        state, record = run.first_state(checkpoints)
+        state, record = run.restore_or_init(checkpoints)
         # What was due at the skipped step waited for the next one.
         assert checkpoints.score(3) == UNSCORED < checkpoints.score(4)
         checkpoints.set_score(6, 1000.0)
@@ -126,24 +127,24 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     tiny_run, tmp_path, monkeypatch, capsys, final_hash, go_on
 ):
     tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 6, 6, 6
-    run = loop.Run(tiny_run, tmp_path / "whole")
+    run = Run(tiny_run, tmp_path / "whole")
     whole = go_on(run)
     run.workdir = tmp_path / "stopped"
-    look = loop.Guard.log_unreadable
+    log = monitor.Guard.log_unreadable
 
-    def look_and_signal(guard, batch):
+    def log_and_signal(guard, batch):
         signal.raise_signal(signals.pop()) if signals else None
-        return look(guard, batch)
+        return log(guard, batch)
 
-    monkeypatch.setattr(loop.Guard, "log_unreadable", look_and_signal)
+    monkeypatch.setattr(monitor.Guard, "log_unreadable", log_and_signal)
     for number in (signal.SIGTERM, signal.SIGINT):
         signals = [number]
         handler = signal.getsignal(number)
         assert go_on(run) is None
         assert signal.getsignal(number) is handler
-    told = capsys.readouterr().out
-    assert "Stopped after step 1; the same command goes on" in told
-    assert "Stopped after step 2; the same command goes on" in told
+    printed = capsys.readouterr().out
+    assert "Stopped after step 1; the same command goes on" in printed
+    assert "Stopped after step 2; the same command goes on" in printed
     resumed = go_on(run)
     np.testing.assert_array_equal(resumed.psnr, whole.psnr)
     hashes = {str(final_hash(tmp_path / name, tiny_run)) for name in ("whole", "stopped")}
@@ -153,7 +154,7 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
 def test_a_signal_while_validating_costs_no_score_and_no_point(
     tiny_run, tmp_path, monkeypatch, go_on
 ):
-    batches, signals = loop.validation_batches, []
+    batches, signals = validation.validation_batches, []
 
     def validate_and_signal(*arguments):
         for batch in batches(*arguments):
@@ -161,8 +162,8 @@ def test_a_signal_while_validating_costs_no_score_and_no_point(
                 signal.raise_signal(signals.pop())
             yield batch
 
-    monkeypatch.setattr(loop, "validation_batches", validate_and_signal)
-    best, points, run = [], [], loop.Run(tiny_run, tmp_path)
+    monkeypatch.setattr(validation, "validation_batches", validate_and_signal)
+    best, points, run = [], [], Run(tiny_run, tmp_path)
     for workdir in (tmp_path / "whole", tmp_path / "stopped"):
         run.workdir = workdir
         while go_on(run) is None:
@@ -185,7 +186,7 @@ def test_a_trace_for_the_profiler_spans_the_steps_asked_for(tiny_run, tmp_path):
 
 def test_a_trace_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
     trace = Trace(tmp_path, first=0, steps=2)
-    trace.before(WARM_STEPS, None)
+    trace.update(WARM_STEPS, None)
     stop = jax.profiler.stop_trace
 
     def stop_and_fail():
@@ -203,83 +204,89 @@ def test_fine_tuning_starts_from_weights_of_the_same_network(tiny_run, tmp_path)
     params = pure_functions(tiny_run.model)[0](seed=7)
     files.write(path, tiny_run.model, params)
     tiny_run.init_from = str(path)
-    start = loop.Run(tiny_run, tmp_path / "run").fresh()
+    start = Run(tiny_run, tmp_path / "run").init_state()
     np.testing.assert_array_equal(start.params, join(params))
 
     # Once there is a checkpoint, the weights need not be there any more.
     path.rename(tmp_path / "elsewhere.safetensors")
     with pytest.raises(UserError, match="there is no such file"):
-        loop.Run(tiny_run, tmp_path / "run")
+        Run(tiny_run, tmp_path / "run")
     (tmp_path / "run/checkpoints/2").mkdir(parents=True)
-    loop.Run(tiny_run, tmp_path / "run")
+    Run(tiny_run, tmp_path / "run")
     (tmp_path / "elsewhere.safetensors").rename(path)
 
     tiny_run.model.orsnet_growth = 5
     with pytest.raises(UserError, match=r"init_from=.*orsnet_growth=3.*--config.model.orsnet"):
-        loop.Run(tiny_run, tmp_path / "another")
+        Run(tiny_run, tmp_path / "another")
 
 
 def test_checkpoints_are_the_same_where_training_keeps_arrays(tiny_run, tmp_path, monkeypatch):
     tiny_run.optim.ema_decay = 0.9
-    joined = loop.Run(tiny_run, tmp_path)
+    joined = Run(tiny_run, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(jax, "default_backend", lambda: "tpu")
-        apart = loop.Run(tiny_run, tmp_path)
-    assert len(jax.tree.leaves(joined.fresh())) < 10 < len(jax.tree.leaves(apart.fresh()))
+        patched.setattr(build, "joins_params", lambda mesh: False)
+        apart = Run(tiny_run, tmp_path)
+    assert len(jax.tree.leaves(joined.init_state())) < 10 < len(jax.tree.leaves(apart.init_state()))
     for name, saver, loader in (("a", joined, apart), ("b", apart, joined)):
         with Checkpoints(tmp_path / name) as checkpoints:
-            saver.save(checkpoints, 1, saver.fresh(), {}, validates=False)
+            saver.save(checkpoints, 1, saver.init_state(), {}, validation_due=False)
             checkpoints.wait()
-            state, _ = loader.first_state(checkpoints)
-        jax.tree.map(np.testing.assert_array_equal, state, loader.fresh())
+            state, _ = loader.restore_or_init(checkpoints)
+        jax.tree.map(np.testing.assert_array_equal, state, loader.init_state())
 
 
-def test_too_little_memory_is_told_with_what_takes_less(tiny_run, tmp_path, monkeypatch):
+def test_too_little_memory_is_reported_with_what_takes_less(tiny_run, tmp_path, monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying")
 
-    monkeypatch.setattr(loop, "jit", lambda *_, **__: fail)
+    built = setup.build_train_step
+
+    def build_failing_step(*arguments):
+        init_state, _ = built(*arguments)
+        return init_state, fail
+
+    monkeypatch.setattr(setup, "build_train_step", build_failing_step)
     with pytest.raises(UserError, match=r"memory is too small .*Out of memory.*accumulate=2"):
         loop.train(tiny_run, tmp_path)
 
 
-def test_workdir_that_is_a_file_is_told(tiny_run, tmp_path):
+def test_workdir_that_is_a_file_is_refused(tiny_run, tmp_path):
     path = tmp_path / "file"
     path.write_text("")
     with pytest.raises(UserError, match="cannot be made a folder"):
-        loop.Run(tiny_run, path).claim_workdir()
+        Run(tiny_run, path).claim_workdir()
 
 
-def test_a_result_that_cannot_be_drawn_is_told(tiny_run, tmp_path):
+def test_a_result_that_cannot_be_drawn_is_reported(tiny_run, tmp_path):
     (tmp_path / "before_after.png").mkdir()
-    validation = Validation(["name"], np.zeros((4, 1)), [[np.zeros((8, 8, 3), np.uint8)] * 5])
+    result = Validation(["name"], np.zeros((4, 1)), [[np.zeros((8, 8, 3), np.uint8)] * 5])
     with pytest.raises(UserError, match=r"before_after.png: cannot be written"):
-        loop.Run(tiny_run, tmp_path).show(validation, 6)
+        Run(tiny_run, tmp_path).show(result, 6)
 
 
 def test_a_signal_while_a_run_starts_stops_it_too(tiny_run, tmp_path, monkeypatch, capsys):
-    find = loop.training_source
+    find = setup.training_source
 
     def find_and_signal(config):
         signal.raise_signal(signal.SIGTERM)
         return find(config)
 
-    monkeypatch.setattr(loop, "training_source", find_and_signal)
+    monkeypatch.setattr(setup, "training_source", find_and_signal)
     assert loop.train(tiny_run, tmp_path) is None
     assert "Stopped after step 0; the same command goes on" in capsys.readouterr().out
     assert (tmp_path / "checkpoints/0").is_dir()
 
 
 def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(tiny_run, tmp_path, go_on):
-    class Spoilt(type(loop.Run(tiny_run, tmp_path).held_out)):
+    class Spoilt(type(Run(tiny_run, tmp_path).validator.held_out)):
         def __getitem__(self, index):
             if index == 0 or self.empty:
                 raise UserError("spoilt.png: cannot be read")
             return super().__getitem__(index)
 
-    run = loop.Run(tiny_run, tmp_path)
-    names = run.held_out.names
-    run.held_out.__class__, run.held_out.empty = Spoilt, False
+    run = Run(tiny_run, tmp_path)
+    names = run.validator.held_out.names
+    run.validator.held_out.__class__, run.validator.held_out.empty = Spoilt, False
     tiny_run.total_steps = 1
     result = go_on(run)
     assert list(result.names) == list(names[1:])
@@ -287,11 +294,11 @@ def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(tiny_run, tmp_path,
     assert len(result.shown) == 1
     with Checkpoints(tmp_path, reading=True) as checkpoints:
         assert checkpoints.score(1) == UNSCORED  # not to be compared with scores of all pairs
-    run.held_out.empty = True
+    run.validator.held_out.empty = True
     with pytest.raises(UserError, match="no held-out pair can be read"):
         go_on(run)
 
 
 def test_things_happen_when_due():
-    happens = [step for step in range(10, 26) if loop.due(step, 6, first=12, last=25)]
+    happens = [step for step in range(10, 26) if loop.is_due(step, 6, first=12, last=25)]
     assert happens == [18, 24, 25]

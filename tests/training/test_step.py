@@ -5,15 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from mprnet_jax.config import LossConfig, OptimConfig
+from mprnet_jax.config import DataConfig, OptimConfig, TrainConfig
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model.mprnet import pure_functions
-from mprnet_jax.training.mixup import mixup
-from mprnet_jax.training.optimizer import make_optimizer
-from mprnet_jax.training.state import SPIKE_WINDOW, create_state
-from mprnet_jax.training.step import of_vector, psnr, train_step, validation_step
-from mprnet_jax.weights.packing import join
+from mprnet_jax.training.build import build_train_step
+from mprnet_jax.training.state import SPIKE_WINDOW
+from mprnet_jax.training.step import psnr, validation_step
 
 OPTIM = OptimConfig(learning_rate=1e-3)
 
@@ -23,30 +21,29 @@ def batches():
     rng = np.random.default_rng(0)
     return [
         {name: rng.integers(0, 256, (4, 16, 16, 3), np.uint8) for name in ("degraded", "target")}
+        | {"unreadable": np.zeros(4, bool)}
         for _ in range(5)
     ]
 
 
-def make(config, mesh, optim=OPTIM, **options):
+def make(model, mesh, optim=OPTIM, mixup_from_step=0, accumulate=1):
     """A compiled step and the state before it."""
-    init, apply = pure_functions(config)
-    params = init(0)
-    apply = of_vector(functools.partial(apply, constrain=meshes.sharding_constraint(mesh)), params)
-    optimizer = make_optimizer(optim, total_steps=10)
-    copies, images = meshes.replicated(mesh), meshes.image_sharding(mesh)
-    step = jit(
-        functools.partial(
-            train_step,
-            apply=apply,
-            optimizer=optimizer,
-            loss=LossConfig(),
-            optim=optim,
-            **options,
-        ),
-        in_shardings=(copies, images),
-        out_shardings=copies,
+    config = TrainConfig(
+        name="test",
+        model=model,
+        data=DataConfig(mixup_from_step=mixup_from_step),
+        optim=optim,
+        total_steps=10,
+        accumulate=accumulate,
     )
-    return step, jax.device_put(create_state(join(params), optimizer, optim), copies)
+    init, _ = pure_functions(model)
+    # Without donation, since tests go back to earlier states.
+    init_state, step = build_train_step(config, mesh, init(0), jit=jit_without_donation)
+    return step, init_state()
+
+
+def jit_without_donation(function, donate_argnums, **options):
+    return jit(function, **options)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +65,8 @@ def run(made, batches, mesh):
 
 
 def test_eight_devices_train_as_one_does(tiny_model, batches):
-    mix = functools.partial(mixup, seed=0, from_step=2)
     single, sharded = (
-        run(make(tiny_model, mesh, mix=mix), batches, mesh)
+        run(make(tiny_model, mesh, mixup_from_step=2), batches, mesh)
         for mesh in (meshes.make_mesh(1, 1), meshes.make_mesh(4, 2))
     )
     for one, eight in zip(single, sharded):
@@ -83,7 +79,9 @@ def test_no_maps_are_gathered_where_patches_are_joined(tiny_model):
     patches = np.zeros((8, 32, 32, 3), np.uint8)  # the compiler gathered 5 times by itself
     mesh = meshes.make_mesh(4, 2)
     step, state = make(tiny_model, mesh)
-    batch = meshes.put_batch({"degraded": patches, "target": patches}, mesh)
+    batch = meshes.put_batch(
+        {"degraded": patches, "target": patches, "unreadable": np.zeros(8, bool)}, mesh
+    )
     text = step.lower(state, batch).compile().as_text()
     assert "all-reduce" in text  # of the gradients
     assert "all-gather" not in text
@@ -108,13 +106,17 @@ def test_parts_of_a_batch_in_turn_train_as_the_whole_does(tiny_model, one_device
             assert two[name] == pytest.approx(one[name], rel=1e-5 if "loss" in name else 1e-4)
 
 
+def as_floats(batch):
+    return {k: np.float32(v) / 255 if k != "unreadable" else v for k, v in batch.items()}
+
+
 def as_bytes(state):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
 def test_a_step_that_is_not_finite_changes_nothing(one_device, batches):
     step, state = one_device
-    floats = [{k: np.float32(v) / 255 for k, v in batch.items()} for batch in batches]
+    floats = [as_floats(batch) for batch in batches]
     state, metrics = step(state, floats[0])
     assert metrics["skipped"] == 0
     before = as_bytes(state)
@@ -131,7 +133,7 @@ def test_a_step_that_is_not_finite_changes_nothing(one_device, batches):
 
 def test_a_spike_is_skipped_once_the_usual_norm_is_known(one_device, batches):
     step, state = one_device
-    floats = [{k: np.float32(v) / 255 for k, v in batch.items()} for batch in batches]
+    floats = [as_floats(batch) for batch in batches]
     spike = floats[0] | {"degraded": 1e4 * floats[0]["degraded"]}
     _, early = step(state, spike)
     assert early["skipped"] == 0  # nothing to compare with yet
@@ -154,8 +156,10 @@ def test_moving_average_follows_the_parameters(one_device, batches):
         decay = min(0.25, (1 + number) / (10 + number))
         expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, state.params)
     # 1e-6: float32 against float64 on values below 1.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.weights, expected)
-    assert state.weights is state.ema
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.eval_params, expected
+    )
+    assert state.eval_params is state.ema
 
 
 def test_psnr():

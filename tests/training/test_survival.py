@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.training import loop
+from mprnet_jax.training import monitor, setup
 from mprnet_jax.weights import run_folder
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
@@ -97,17 +97,17 @@ def test_resumes_in_a_row_change_nothing(
 ):
     resumes = 20 if exhaustive else 4
     long_run.total_steps = long_run.validate_every = resumes + 1
-    run = loop.Run(long_run, tmp_path / "whole")
+    run = setup.Run(long_run, tmp_path / "whole")
     go_on(run)
     run.workdir = tmp_path / "resumed"
-    look = loop.Guard.log_unreadable
+    log = monitor.Guard.log_unreadable
 
-    def look_and_signal(guard, batch):
+    def log_and_signal(guard, batch):
         signal.raise_signal(signal.SIGTERM)
-        return look(guard, batch)
+        return log(guard, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Guard, "log_unreadable", look_and_signal)
+        patch.setattr(monitor.Guard, "log_unreadable", log_and_signal)
         for _ in range(resumes):
             assert go_on(run) is None
     assert (tmp_path / f"resumed/checkpoints/{resumes}").is_dir()
@@ -217,7 +217,7 @@ def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, t
     tiny_run.data.source, tiny_run.data.root = "folders", str(tmp_path / "data")
     tiny_run.data.max_unreadable = 0.3
     (tmp_path / "data/train/input/5.png").write_bytes(b"no picture")
-    run = loop.Run(tiny_run, tmp_path / "a")
+    run = setup.Run(tiny_run, tmp_path / "a")
     first = go_on(run)
     run.workdir = tmp_path / "b"
     again = go_on(run)

@@ -1,4 +1,4 @@
-"""Contenders in turn, on matrices of 16x16."""
+"""Contenders in alternation, on matrices of 16x16."""
 
 import time
 
@@ -6,15 +6,15 @@ import pytest
 
 from benchmarks.limit import SPARED, Limit
 from benchmarks.schedule import Schedule
-from benchmarks.turns import Outcome, Worker, measure
 from benchmarks.work import EAGER, NEEDS_GPU, OURS, Contender, Work
+from benchmarks.workers import Outcome, Worker, measure
 
 CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 MATMUL = Work("matmul", height=16)
 RUNTIME = Contender("ONNX Runtime", "onnx")
 
 
-def by_turns(work, contenders, rounds, environment):
+def one_by_one(work, contenders, rounds, environment):
     return measure(work, contenders, rounds, environment)
 
 
@@ -24,8 +24,8 @@ def by_schedule(work, contenders, rounds, environment):
     return outcomes
 
 
-@pytest.mark.parametrize("measured", [by_turns, by_schedule])
-def test_each_contender_has_its_turns_and_a_peak(measured):
+@pytest.mark.parametrize("measured", [one_by_one, by_schedule])
+def test_each_contender_has_its_rounds_and_a_peak(measured):
     outcomes = measured(MATMUL, [OURS, EAGER], 2, CPU)
     assert [outcome.contender for outcome in outcomes] == ["ours", "PyTorch eager"]
     for outcome in outcomes:
@@ -36,7 +36,7 @@ def test_each_contender_has_its_turns_and_a_peak(measured):
         assert outcome.peak > 10**7  # bytes: more than Python alone
 
 
-def test_what_fails_is_told_and_the_others_go_on():
+def test_what_fails_is_shown_and_the_others_go_on():
     wrong = Contender("wrong", "jax", dtype="float31")
     failed, sound = by_schedule(MATMUL, [wrong, OURS], 1, CPU)
     assert "float31" in failed.failure
@@ -50,7 +50,7 @@ def test_who_finds_no_gpu_does_not_use_the_cpu_instead():
         assert not outcome.seconds
 
 
-def test_a_contender_that_is_not_installed_is_told(tmp_path, monkeypatch):
+def test_a_contender_that_is_not_installed_is_named(tmp_path, monkeypatch):
     (tmp_path / "onnxruntime.py").write_text("import no_such_package")
     monkeypatch.syspath_prepend(tmp_path)  # which processes of ours inherit
     (outcome,) = measure(Work("forward").tiny(), [RUNTIME], 1, CPU)
@@ -98,7 +98,7 @@ def test_who_compiles_can_be_stopped_for_a_while(beats):
         worker.pause()
         wait_until(lambda: not beats())
         assert not beats()
-        worker.go_on()
+        worker.resume()
         assert beats()
     finally:
         worker.kill()
@@ -121,7 +121,7 @@ def test_time_is_over_when_it_is_over(beats):
 def test_a_part_of_the_time_ends_earlier():
     limit = Limit((100 + SPARED) / 60)
     assert 39 < limit.part(0.4).left() < 41
-    assert limit.part(0.4).told == limit.told
+    assert limit.part(0.4).message == limit.message
     assert Limit().part(0.4).left() == float("inf")
     assert Limit(0).left() < 0
     assert Limit(0).part(0.4).left() < 0

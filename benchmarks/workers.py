@@ -1,7 +1,7 @@
-"""Measures contenders in turn (A B A B), each in a process of its own.
+"""Measures contenders in alternation (A B A B), each in a process of its own.
 
-Own processes keep one framework's threads and memory out of another's figures, and tell the peak of
-each. Those that wait for their turn sleep.
+So the threads and memory of one framework do not affect another's figures, and each peak of memory
+is known. Processes that wait sleep.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from unittest.mock import patch
 from benchmarks.limit import Limit
 from benchmarks.work import Contender, Program, Work
 
-TURN_SECONDS = 0.5  # a turn calls quick work as often as fits
-END_SECONDS = 5  # that a process may take to end by itself
+ROUND_SECONDS = 0.5  # a round repeats short work for as long
+END_SECONDS = 5  # after which a process that does not end by itself is killed
 CACHES = (
     "JAX_COMPILATION_CACHE_DIR",
     "TORCHINDUCTOR_CACHE_DIR",
@@ -34,24 +34,24 @@ CACHES = (
 
 @dataclass
 class Outcome:
-    """What came of one contender at one piece of work."""
+    """The figures of one contender for one piece of work."""
 
     contender: str
-    failure: str = ""  # why there are no figures
-    first: float = math.nan  # seconds of the first call, compiling included
-    seconds: list[float] = field(default_factory=list)  # of a call, one for each turn
-    peak: int = 0  # bytes: of the device, or of the process on CPUs
+    failure: str = ""  # why there are none
+    first: float = math.nan  # seconds of the first call, including compiling
+    seconds: list[float] = field(default_factory=list)  # of a call, one for each round
+    peak: int = 0  # bytes of the device, on CPUs of the process
 
     @property
     def median(self) -> float:
-        """Seconds of a call."""
+        """Median seconds of a call."""
         return statistics.median(self.seconds) if self.seconds else math.nan
 
 
 def measure(
     work: Work, contenders: Iterable[Contender], rounds: int, environment: dict[str, str]
 ) -> list[Outcome]:
-    """Lets all contenders do the work in turn, `rounds` times; for CPUs, where all fit at once."""
+    """Measures all contenders `rounds` times in alternation, on CPUs, where all fit into memory."""
     workers = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for contender in contenders:
@@ -59,12 +59,12 @@ def measure(
                 caches = compile_caches(f"{folder}/{len(workers)}")
                 worker = Worker(contender, work, environment | caches, Outcome(contender.name))
                 worker.start_compiling()
-                worker.compiled()  # one after another: they compile on all cores
+                worker.compiled()  # one after another, since each compiles on all cores
                 worker.prepare()
                 workers.append(worker)
         for _ in range(rounds):
             for worker in workers:
-                worker.turn()
+                worker.measure_round()
         for worker in workers:
             worker.read_peak()
             worker.end()
@@ -72,14 +72,14 @@ def measure(
 
 
 def compile_caches(folder: str) -> dict[str, str]:
-    """Environment by which compilers keep what they compile in a folder: empty for a first call."""
+    """Returns the environment variables that put all compile caches into a folder."""
     return {name: f"{folder}/{name.lower()}" for name in CACHES}
 
 
 class Worker:
-    """A process that does one contender's work when told to.
+    """A process that does one contender's work on request.
 
-    After a failure, or when the limit's time is over, the process is gone and nothing more happens.
+    After a failure or the time limit the process has ended, and all methods do nothing.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, contender, work), daemon=True)
-        with patch.dict(os.environ, environment):  # malloc reads its part before Python starts
+        with patch.dict(os.environ, environment):  # malloc reads its variables before Python starts
             self._process.start()
         other.close()
 
     def start_compiling(self) -> None:
-        """Lets the process import, build and compile; `compiled` waits for it."""
+        """Starts to import, build and compile; `compiled` waits for the end."""
         self._send("compile")
 
     def compiled(self) -> None:
@@ -111,18 +111,18 @@ class Worker:
             self.outcome.first = seconds
 
     def prepare(self) -> None:
-        """The first call, a second since some compilers go on, and one to find out how many fit."""
+        """Calls once, again since some compilers go on, and a third time to size a round."""
         first, _, again = (self._ask(1) for _ in range(3))
         if again is not None:
             if not self.outcome.seconds:
                 self.outcome.first += first
-            self._calls = max(1, int(TURN_SECONDS / again))
+            self._calls = max(1, int(ROUND_SECONDS / again))
 
-    def turn(self) -> None:
+    def measure_round(self) -> None:
         """Takes one measurement, after a call that does not count.
 
-        While others had their turns, the system took caches and freed memory away, and threads of
-        the last one may still spin: work that goes on and on does not know of that.
+        While others were measured, caches and freed memory were lost, and threads of the last
+        contender may still spin. Work that is repeated all the time would not suffer from that.
         """
         if self._ask(1) is not None:
             seconds = self._ask(self._calls)
@@ -130,31 +130,31 @@ class Worker:
                 self.outcome.seconds.append(seconds / self._calls)
 
     def held(self) -> float:
-        """The share of an accelerator's memory that the process keeps while it waits."""
+        """Returns the share of an accelerator's memory that the process keeps while it waits."""
         return self._ask("held") or 0.0
 
     def read_peak(self) -> None:
-        """Asks for the peak of memory."""
+        """Reads the peak of memory."""
         peak = self._ask("peak")
         if peak is not None:
             self.outcome.peak = int(peak)
 
     def pause(self) -> None:
-        """Stops the process and those that it started, until `go_on`."""
+        """Stops the process and its children until `resume`."""
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        """Undoes `pause`."""
+    def resume(self) -> None:
+        """Continues after `pause`."""
         self._signal(signal.SIGCONT)
 
     def end(self) -> None:
-        """Ends the process, which gives its memory back."""
+        """Ends the process, which frees its memory."""
         self.pipe.close()
         self._process.join(END_SECONDS if self.alive else 0)
         self.kill()
 
     def kill(self) -> None:
-        """Ends the process, and those that it started, whatever they are doing."""
+        """Kills the process and its children."""
         self.alive = False
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -164,12 +164,12 @@ class Worker:
     def _signal(self, number: int) -> None:
         try:
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:  # it is about to make its group, or has ended
+        except ProcessLookupError:  # it has not made its group yet, or has ended
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
     def _ask(self, message: int | str) -> float | None:
-        """Sends a message, see `serve`, and returns the answer; None after a failure."""
+        """Sends a message of `serve` and returns the answer; None after a failure."""
         self._send(message)
         return self._receive()
 
@@ -186,27 +186,27 @@ class Worker:
             if not self.pipe.poll(None if math.isinf(seconds) else max(0.0, seconds)):
                 self.kill()
                 if not self.outcome.seconds:
-                    self.outcome.failure = self._limit.told
+                    self.outcome.failure = self._limit.message
                 return None
             answer = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            answer = f"ended with status {self._process.exitcode}"  # -9: out of memory, mostly
+            answer = f"ended with status {self._process.exitcode}"  # -9 is mostly a lack of memory
         if isinstance(answer, str):
             self.outcome.failure = answer
-            self.kill()  # its memory is for others
+            self.kill()  # frees its memory for others
             return None
         return answer
 
 
 def serve(pipe: Connection, contender: Contender, work: Work) -> None:
-    """The worker's process: answers messages with a number, or with why it failed.
+    """Runs in the worker's process: answers each message with a number, or with an error message.
 
-    "compile" and a number of calls are answered with the seconds that they took, "peak" with bytes,
-    and "held" with the share of the device's memory that is kept.
+    The answer to "compile" and to a number of calls is the seconds that they took, to "peak" bytes,
+    and to "held" the share of the device's memory that is kept.
     """
-    os.setpgrp()  # so that signals reach those that it starts
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # exporters are talkative
+    os.setpgrp()  # so that signals reach its children
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # exporters print a lot
     from benchmarks.contenders import build
 
     program = None
@@ -220,12 +220,12 @@ def serve(pipe: Connection, contender: Contender, work: Work) -> None:
             pipe.send(answer(program, message))
         except ImportError as error:
             pipe.send(f"{error.name} is not installed")
-        except Exception as error:  # a peer may fail in any way: the table tells it
+        except Exception as error:  # peers fail in all ways; the table shows it
             pipe.send(" ".join(f"{type(error).__name__}: {error}".split())[:120])
 
 
 def answer(program: Program, message: int | str) -> float:
-    """Does what a message asks for; see `serve`."""
+    """Does what a message of `serve` asks for."""
     if message == "held":
         return program.held()
     if message == "peak":

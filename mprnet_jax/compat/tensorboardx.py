@@ -1,0 +1,89 @@
+"""Patches of tensorboardX: it is imported without PyTorch, and events are written at once.
+
+Tried with tensorboardX 2.6.2 to 2.6.5.
+"""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from mprnet_jax.compat import warn_once
+
+LIBRARY = "tensorboardX"  # on PyPI
+
+
+def open_event_file(prefix: str, first_step: int) -> "EventFile | None":
+    """Creates an event file; returns None if tensorboardX has changed.
+
+    Args:
+        prefix: path and beginning of the file's name.
+        first_step: TensorBoard hides this and later steps of earlier files in the folder.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    try:
+        return EventFile(prefix, first_step)
+    except (ImportError, AttributeError, TypeError) as error:
+        warn_once(LIBRARY, f"no event files for TensorBoard are written ({error})")
+        return None
+
+
+def import_without_torch() -> None:
+    """Imports tensorboardX as if PyTorch were not installed.
+
+    tensorboardX imports PyTorch, which takes seconds, only to accept its tensors. There is no
+    upstream issue. This can go when tensorboardX imports PyTorch when it is given a tensor. If it
+    does not help any more, starting to train takes these seconds longer.
+    """
+    hidden = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
+    try:
+        import tensorboardX  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+
+
+class EventFile:
+    """An event file that is written by the calling thread.
+
+    The public `SummaryWriter` writes in a thread of its own, where the error of a full disk is
+    lost, so this uses the classes that it is made of. It can go when `SummaryWriter` raises the
+    errors of its thread. There is no upstream issue.
+    """
+
+    def __init__(self, prefix: str, first_step: int):
+        import_without_torch()
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._summary, self._event = summary, Event
+        # Tried here, where a library that has changed costs no more than a warning.
+        summary.scalar("", 0.0)
+        summary.image("", np.zeros((1, 1, 3), np.uint8), dataformats="HWC")
+        # Without a suffix, two files created in the same second would have the same name.
+        self._writer = EventsWriter(prefix, f".{time.time_ns()}")
+        self._write(first_step, session_log=SessionLog(status=SessionLog.START))
+        self.flush()
+
+    def scalar(self, step: int, name: str, value: float) -> None:
+        """Adds a point to a curve."""
+        self._write(step, summary=self._summary.scalar(name, value))
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds an image, uint8 [H, W, 3]."""
+        self._write(step, summary=self._summary.image(name, image, dataformats="HWC"))
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
+
+    def flush(self) -> None:
+        """Writes all that is buffered."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()

@@ -1,0 +1,62 @@
+"""What the network costs: multiply-adds, and the parameters that its first stages use.
+
+Sizes come from the network's own parameters. Two facts do not, and stand here: at which level of
+the U-Nets the paper has each convolution, and with which stage each part is first used.
+"""
+
+import math
+from collections.abc import Iterator
+
+import jax
+from flax import nnx
+
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.model.mprnet import MPRNet, abstract
+
+# Convolutions below full resolution, by the end of their module's path, and their level. Resizing
+# comes before the convolution in the paper, so `down12` is at level 2 and `up32` as well.
+LEVELS = {
+    **dict.fromkeys(("level2", "skip2", "down12", "up32", "csff.1"), 2),
+    **dict.fromkeys(("level3", "down23", "csff.2"), 3),
+    # From level 3 up to level 2; the lifts' other convolutions are at full resolution.
+    **dict.fromkeys(("encoder_lifts.2.ups.0", "decoder_lifts.2.ups.0"), 2),
+}
+# Parts that no earlier stage uses. Of SAM, the last stage computes the image alone.
+STAGE_PARTS = {
+    2: ("sam12.features", "sam12.gate", "shallow2", "concat12", "encoder2", "decoder2", "sam23"),
+    3: ("sam23.features", "sam23.gate", "shallow3", "concat23", "orsnet", "tail"),
+}
+
+
+def forward_flops(config: ModelConfig, height: int, width: int) -> float:
+    """Returns the floating-point operations that restoring one image takes.
+
+    Counts two for each multiply-add of a convolution. Each counts at the resolution where the paper
+    has it, although this package runs some at a lower one. Backpropagation takes twice as much.
+    Channel attention's convolutions are left out: they see one pixel.
+    """
+    multiply_adds = 0.0  # for each pixel of the image
+    for path, shape in named_shapes(abstract(config)[1]):
+        if path.endswith(".kernel") and ".attention." not in path:
+            multiply_adds += math.prod(shape) / 4 ** (level_of(path) - 1)
+    return 2 * multiply_adds * height * width
+
+
+def parameters_used(model: MPRNet, stages: int) -> int:
+    """Returns how many of the model's parameters its first `stages` stages (1 to 3) use."""
+    unused = tuple(
+        f"{part}." for stage, parts in STAGE_PARTS.items() if stage > stages for part in parts
+    )
+    shapes = named_shapes(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    return sum(math.prod(shape) for path, shape in shapes if not path.startswith(unused))
+
+
+def level_of(path: str) -> int:
+    """Returns the level at which a kernel's convolution runs in the paper: 1 is full resolution."""
+    return next((level for part, level in LEVELS.items() if f".{part}." in path), 1)
+
+
+def named_shapes(params: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the dotted path and the shape of each parameter."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        yield ".".join(str(key.key) for key in path), leaf.shape

@@ -1,0 +1,47 @@
+"""Sets maps to zero outside of their images, in the layout that is fast on the device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from mprnet_jax.ops.convolution import LANES
+
+# Axes of [B, H, W, C] from major to minor, in the layout of a TPU's convolutions.
+CONVOLUTION_LAYOUT = (1, 2, 0, 3)
+
+
+# Jitted so that it is traced once for each shape: tracing `platform_dependent` is slow.
+@functools.partial(jax.jit, inline=True)
+def mask(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
+    """Sets maps [B, H, W, C] to zero beyond the heights and widths, int32 [B or 1, 1, 1, 1]."""
+    return jax.lax.platform_dependent(x, heights, widths, tpu=mask_pairs, default=mask_pixels)
+
+
+def mask_pixels(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
+    """Computes `mask` on maps as they are."""
+    rows, columns = positions(x, 1), positions(x, 2)
+    # Factors instead of `where`: compilers fuse them with the convolution before.
+    return x * (rows < heights).astype(x.dtype) * (columns < widths).astype(x.dtype)
+
+
+def mask_pairs(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
+    """Computes `mask` on pairs of pixels, as a TPU's convolutions of narrow maps return them."""
+    b, h, w, c = x.shape
+    if w % 2 or not 8 <= c <= LANES // 2:
+        return mask_pixels(x, heights, widths)
+    rows = positions(x, 1)
+    columns = 2 * jax.lax.broadcasted_iota(jnp.int32, (1, 1, w // 2, 2 * c), 2)
+    columns += jax.lax.broadcasted_iota(jnp.int32, columns.shape, 3) >= c
+    x = x.reshape(b, h, w // 2, 2 * c)
+    x = x * (rows < heights).astype(x.dtype) * (columns < widths).astype(x.dtype)
+    if b == 1:  # otherwise the compiler changes the layout of large maps before and after this
+        x = with_layout_constraint(x, Layout(major_to_minor=CONVOLUTION_LAYOUT))
+    return x.reshape(b, h, w, c)
+
+
+def positions(x: jax.Array, axis: int) -> jax.Array:
+    """Returns 0, 1, 2, ... along an axis of `x`, int32 of size 1 along all other axes."""
+    shape = [size if a == axis else 1 for a, size in enumerate(x.shape)]
+    return jax.lax.broadcasted_iota(jnp.int32, shape, axis)

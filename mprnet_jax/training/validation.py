@@ -1,0 +1,173 @@
+"""Validation: restores the held-out pairs of a run and scores them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tabulate import tabulate
+
+from mprnet_jax.config import TrainConfig
+from mprnet_jax.data.batches import validation_batches
+from mprnet_jax.devices import hosts
+from mprnet_jax.devices import mesh as meshes
+from mprnet_jax.devices.compiling import compile_in_background
+from mprnet_jax.devices.records import announced
+from mprnet_jax.errors import UserError
+from mprnet_jax.imageio.sheets import make_sheet, write_png
+from mprnet_jax.training.build import build_validation_step
+from mprnet_jax.weights.packing import pack, unpack
+
+IMAGES = ("degraded", "stage1", "stage2", "stage3")  # that are scored
+SHEET_ROWS = 4
+TABLE_ROWS = 8
+
+
+@dataclass
+class Validation:
+    """The result of a validation.
+
+    Attributes:
+        names: of the pairs.
+        psnr: [4, N] in dB, of the degraded images and of stages 1, 2, 3.
+        shown: images of the first few pairs: degraded, stage 1, stage 2, stage 3, target.
+        complete: whether all held-out pairs were read.
+    """
+
+    names: Sequence[str]
+    psnr: np.ndarray
+    shown: list[list[np.ndarray]]
+    complete: bool = True
+
+    @property
+    def mean_psnr(self) -> np.ndarray:
+        """Means over the pairs, [4] in dB."""
+        return self.psnr.mean(axis=1)
+
+    @property
+    def score(self) -> float:
+        """Mean PSNR of the last stage in dB, by which the best checkpoint is chosen."""
+        return float(self.mean_psnr[-1])
+
+    def table(self) -> str:
+        """Returns PSNR before and after, of the first few images and on average, as Markdown."""
+        rows = [
+            table_row(name, scores) for name, scores in zip(self.names[:TABLE_ROWS], self.psnr.T)
+        ]
+        if len(self.names) > TABLE_ROWS:
+            rows.append([f"({len(self.names) - TABLE_ROWS} more)"])
+        rows.append(table_row("mean", self.mean_psnr))
+        head = ["held-out PSNR, dB", "before", "stage 1", "stage 2", "stage 3", "gain"]
+        align = ("left", *["right"] * 5)
+        return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+    def sheet(self) -> np.ndarray:
+        """Returns degraded | stage 1 | stage 2 | stage 3 | target of the pairs shown, uint8."""
+        return make_sheet(
+            [
+                [
+                    (f"{title} {score:.2f} dB", image)
+                    for title, score, image in zip(IMAGES, scores, images[:-1])
+                ]
+                + [("target", images[-1])]
+                for images, scores in zip(self.shown, self.psnr.T)
+            ]
+        )
+
+    def write_before_after(self, path: Path) -> None:
+        """Writes degraded | restored | target of the pairs shown as a PNG."""
+        rows = [
+            [
+                (f"before, {scores[0]:.2f} dB", images[0]),
+                (f"after, {scores[3]:.2f} dB", images[3]),
+                ("target", images[4]),
+            ]
+            for images, scores in zip(self.shown, self.psnr.T)
+        ]
+        write_png(path, make_sheet(rows))
+
+
+def table_row(name: str, psnr: np.ndarray) -> list[str]:
+    """Returns a row of the table of scores."""
+    return [name, *(f"{score:.2f}" for score in psnr), f"{psnr[-1] - psnr[0]:+.2f}"]
+
+
+class Validator:
+    """Validates parameters on the held-out pairs of a run."""
+
+    def __init__(self, config: TrainConfig, mesh: Mesh, held_out: Any, param_shapes: Any):
+        """Builds the validation.
+
+        Args:
+            config: of the run.
+            mesh: the devices to validate on.
+            held_out: the pairs, with `.names`.
+            param_shapes: shapes, dtypes and shardings of the parameters, a nested dict.
+        """
+        self._config, self._mesh, self._shapes = config, mesh, param_shapes
+        self.held_out = held_out
+        self._step: Any = build_validation_step(config, mesh)
+        data = mesh.shape["data"]
+        self._batch_size = min(config.batch_size, -(-len(held_out) // data) * data)
+
+    def compile_in_background(self) -> None:
+        """Compiles while training runs, if that takes nothing from it."""
+        # A CPU would compile and train on the same cores. Hosts must compile in the same order.
+        if jax.default_backend() == "cpu" or jax.process_count() > 1:
+            return
+        crop = self._config.validation_crop
+        sharding = meshes.image_sharding(self._mesh)
+        images = jax.ShapeDtypeStruct(
+            (self._batch_size, crop, crop, 3), jnp.uint8, sharding=sharding
+        )
+        batch = {"degraded": images, "target": images}
+        self._step = compile_in_background(self._step, self._shapes, batch)
+
+    def validate(self, params: Any, should_stop: Callable[[], bool]) -> Validation | None:
+        """Restores the centre crops of the held-out pairs.
+
+        Args:
+            params: a nested dict of arrays, or the vector that they are joined into.
+            should_stop: asked before each batch.
+
+        Returns:
+            The result, or None if it was asked to stop.
+
+        Raises:
+            UserError: if no pair can be read.
+        """
+        if isinstance(params, jax.Array):
+            params = unpack(pack(params), self._shapes)
+        scores: list[np.ndarray] = []  # [4, b] of each batch
+        read: list[np.ndarray] = []
+        shown: list[list[np.ndarray]] = []
+        crop = self._config.validation_crop
+        for batch, readable in validation_batches(self.held_out, self._batch_size, crop):
+            if should_stop():
+                return None
+            readable = hosts.on_all(readable)
+            on_devices = meshes.put_batch(batch, self._mesh)
+            if scores:
+                result = self._step(params, on_devices)
+            else:
+                with announced(f"the validation of {self._config.name}"):
+                    result = self._step(params, on_devices)
+            scores.append(np.asarray(result["psnr"])[:, : len(readable)])
+            read.append(readable)
+            for i in np.flatnonzero(readable)[: SHEET_ROWS - len(shown)]:
+                stages = np.asarray(result["images"][:, i])
+                shown.append([batch["degraded"][i], *stages, batch["target"][i]])
+        return self._result(np.hstack(scores), np.hstack(read), shown)
+
+    def _result(self, psnr: np.ndarray, read: np.ndarray, shown: list) -> Validation:
+        """Returns the result without the pairs that could not be read."""
+        names = self.held_out.names
+        if not read.any():
+            raise UserError("no held-out pair can be read: replace those named above")
+        if not read.all():
+            names, psnr = [names[i] for i in np.flatnonzero(read)], psnr[:, read]
+        return Validation(names, psnr, shown, complete=bool(read.all()))
