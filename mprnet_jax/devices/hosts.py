@@ -39,6 +39,9 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
     Raises:
         UserError: if the other processes cannot be found or reached.
     """
+    advice = "give --coordinator=HOST:PORT of process 0, --num_processes and --process_id to each"
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"--coordinator={coordinator}: has no port; {advice}")
     try:
         jax.distributed.initialize(
             coordinator,
@@ -49,8 +52,7 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
         )
     except (ValueError, KeyError, RuntimeError, OSError) as error:  # KeyError: SLURM's variables
         raise UserError(
-            f"--distributed: the processes cannot join each other ({error}); give "
-            "--coordinator=HOST:PORT of process 0, --num_processes and --process_id to each"
+            f"--distributed: the processes cannot join each other ({error}); {advice}"
         ) from error
 
 

@@ -111,7 +111,8 @@ def train_here(params, batches, loss, optim):
 )
 def test_twenty_steps_as_in_pytorch(recipe, torch_loss, batches):
     loss, optim = RECIPES[recipe]
-    torch.manual_seed(0)
+    # With seed 0 a PReLU's input is so close to zero that rounding decides on which side it is.
+    torch.manual_seed(1)
     model = torch_reference.build(MODEL)
     weights = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     _, params = names.from_official(weights)
