@@ -57,4 +57,4 @@ def check_output(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, needed=(INPUT, OUTPUT))
+    command.run(main, required=(INPUT, OUTPUT))
