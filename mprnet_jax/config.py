@@ -3,6 +3,7 @@
 A config file returns a `TrainConfig`; the command line changes single fields of it
 (`--config.optim.learning_rate=1e-4`). A resumed run may change the fields marked
 `changeable()`. All others decide what is computed, so changing one needs a new workdir.
+The default of a new field must be what earlier versions did: their runs are resumed with it.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
