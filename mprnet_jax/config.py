@@ -110,7 +110,7 @@ class DataConfig:
     """Where image pairs come from, and how training varies them."""
 
     # "folders"; "prepared": sets that mprnet_jax.prepare wrote; or "sample_rain", "sample_blur",
-    # "sample_noise": embedded photos that are degraded anew at each use.
+    # "sample_noise": embedded photos that are degraded again at each use.
     source: str = "folders"
     root: str = changeable("")  # folder of `train` and `validation`; --data_dir of prepare
     train: str = "train"  # folder of training pairs: `input` and `target` in it; or prepared set

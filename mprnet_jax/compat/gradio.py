@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import Any
 
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 
 
 def refuse_addresses(gradio: ModuleType) -> None:
@@ -35,7 +35,8 @@ def refuse_addresses(gradio: ModuleType) -> None:
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"gradio {gradio.__version__}: cannot be kept from fetching addresses that visitors "
-            f"name ({error}); install one that can: pip install 'gradio==6.31.*' 'safehttpx==0.1.7'"
+            f"name ({one_line(error)}); install one that can: pip install 'gradio==6.31.*' "
+            "'safehttpx==0.1.7'"
         ) from error
     safehttpx.async_validate_url = _refuse
     allowed.clear()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mprnet_jax.compat import warn_once
+from mprnet_jax.errors import one_line
 
 LIBRARY = "tensorboardX"  # on PyPI
 
@@ -24,7 +25,7 @@ def open_event_file(prefix: str, first_step: int) -> "EventFile | None":
     try:
         return EventFile(prefix, first_step)
     except (ImportError, AttributeError, TypeError) as error:
-        warn_once(LIBRARY, f"no event files for TensorBoard are written ({error})")
+        warn_once(LIBRARY, f"no event files for TensorBoard are written ({one_line(error)})")
         return None
 
 
