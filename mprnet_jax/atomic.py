@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and folders that can be written to."""
+"""Writes files completely or not at all, and checks that folders can be written to."""
 
 import contextlib
 import os
@@ -7,14 +7,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Gives a temporary name beside `path`, with its extension, to write to.
+    """Yields a temporary path beside `path`, with the same extension, for the block to write to.
 
-    When the block ends, the file takes `path`'s place in one step; when it raises, the file goes.
+    At the end of the block the file is renamed to `path`; if the block raises, it is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
@@ -27,19 +27,27 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path | str) -> Iterator[Path]:
-    """`replacing`, for a block that only writes: raises UserError if that fails."""
+    """As `replacing`, for a block that does nothing but write the file.
+
+    Raises:
+        UserError: for any OSError of the block.
+    """
     try:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or one_line(error)})"
+        ) from error
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder that can be written to; raises UserError if that is impossible."""
+    """Creates a folder if it is missing; raises UserError if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made a folder to write to ({error})") from error
+        raise UserError(
+            f"{folder}: cannot be made a folder to write to ({one_line(error)})"
+        ) from error

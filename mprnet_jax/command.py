@@ -1,6 +1,6 @@
-"""What all commands share: they parse flags, report a user's mistake in one line, and exit.
+"""Runs a command: parses its flags, reports the user's mistakes in one line, and exits.
 
-Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 1 a defect, with its
+Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 1 a bug, with its
 traceback. `--debug` prints the traceback behind a `UserError` too.
 """
 
@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -20,12 +21,12 @@ PACKAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "")
 DEBUG = flags.DEFINE_bool("debug", False, "Prints the traceback behind an error message.")
 
 
-def run(main: Callable[[], None], needed: Sequence[flags.FlagHolder] = ()) -> None:
+def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> None:
     """Parses sys.argv into absl flags, calls `main` and exits.
 
     Args:
         main: the command.
-        needed: flags that must be given and not be empty.
+        required: flags that must be given and not be empty.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -40,10 +41,11 @@ def run(main: Callable[[], None], needed: Sequence[flags.FlagHolder] = ()) -> No
             if message := flag_error(error, config_file(argv)):
                 exit_with(message, error)
             raise
-        check_flags(needed)
+        check_flags(required)
         if arguments[1:]:
             exit_with(f"unexpected argument {arguments[1]!r}; every argument is a flag, see --help")
-        logging.set_verbosity(logging.WARNING)
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # else `app.run` sets INFO
         return arguments
 
     def call(_: list[str]) -> None:
@@ -55,7 +57,7 @@ def run(main: Callable[[], None], needed: Sequence[flags.FlagHolder] = ()) -> No
     app.run(call, flags_parser=parse)
 
 
-def exit_with(message: str, error: Exception | None = None) -> None:
+def exit_with(message: str, error: Exception | None = None) -> NoReturn:
     """Ends the process with status 2 and a message of one line."""
     if error and (DEBUG.value if flags.FLAGS.is_parsed() else "--debug" in sys.argv):
         traceback.print_exception(error)
@@ -68,15 +70,15 @@ def exit_with(message: str, error: Exception | None = None) -> None:
     os._exit(2)
 
 
-def check_flags(needed: Sequence[flags.FlagHolder]) -> None:
-    """Exits if a flag that is needed is missing or one has a value that no flag can have."""
+def check_flags(required: Sequence[flags.FlagHolder]) -> None:
+    """Exits if a required flag is missing, or if a flag has a value that no flag can have."""
     missing = [
         f"--{flag.name}"
-        for flag in needed
+        for flag in required
         if not flags.FLAGS[flag.name].present or flag.value in ("", [])
     ]
     if missing:
-        exit_with(f"{', '.join(missing)}: needed, see --help")
+        exit_with(f"{', '.join(missing)}: required, see --help")
     for name in flags.FLAGS:
         value = flags.FLAGS[name].value
         if isinstance(value, float) and not math.isfinite(value):
@@ -86,7 +88,7 @@ def check_flags(needed: Sequence[flags.FlagHolder]) -> None:
 
 
 def flag_error(error: Exception, config: str | None) -> str | None:
-    """Returns what is wrong with a flag or in the config file; None if neither is to blame.
+    """Returns what is wrong with a flag or in the config file; None if the error has another cause.
 
     Args:
         error: raised while flags were parsed, during which the config file runs.
@@ -94,13 +96,13 @@ def flag_error(error: Exception, config: str | None) -> str | None:
     """
     cause: BaseException | None = error
     while cause and config and not isinstance(error, UserError):
-        # Libraries raise errors of their own from that of the config file.
+        # absl and ml_collections wrap the config file's error, so look at each error in the chain.
         for frame, line in [*traceback.walk_tb(cause.__traceback__)][::-1]:
             file = os.path.realpath(frame.f_code.co_filename)
             if file == os.path.realpath(config):
                 return f"{file}, line {line}: {type(cause).__name__}: {cause}"
             if file.startswith(PACKAGE) and file != os.path.realpath(__file__):
-                return None  # a defect
+                return None  # a bug
         cause = cause.__context__
     if isinstance(error, UserError | OSError | flags.Error):
         return str(error)

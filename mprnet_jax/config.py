@@ -1,8 +1,9 @@
-"""Every knob of a run, as typed dataclasses, and the three published model sizes.
+"""The settings of a training run as typed dataclasses, and the presets of the network.
 
 A config file returns a `TrainConfig`; the command line changes single fields of it
-(`--config.optim.learning_rate=1e-4`). Fields marked `tunable()` may differ when a run is resumed;
-all others decide what is computed, so a changed one needs a new workdir.
+(`--config.optim.learning_rate=1e-4`). A resumed run may change the fields marked
+`changeable()`. All others decide what is computed, so changing one needs a new workdir.
+The default of a new field must be what earlier versions did: their runs are resumed with it.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -10,33 +11,39 @@ from typing import Any
 
 from mprnet_jax.errors import UserError
 
-SIZE_MULTIPLE = 8  # of an image's sides: the network halves a half of it twice
-MAX_PATCH = 1024  # pixels a side; beyond it a training step fits no device
+SIZE_MULTIPLE = 8  # of an image's sides: the network downsamples halves of the image twice
+MAX_PATCH = 1024  # pixels a side; a training step on larger patches fits on no device
 REMATS = ("none", "elementwise", "cab", "orb")
 SOURCES = ("folders", "prepared", "sample_rain", "sample_blur", "sample_noise")
 
-
-COUNTS: tuple[str, ...] = (
+AT_LEAST_ONE = (
     "total_steps",
     "batch_size",
     "accumulate",
     "checkpoint_every",
     "validate_every",
+    "log_every",
+    "optim.max_skipped",
 )
-COUNTS += ("log_every", "optim.max_skipped")
-AMOUNTS: tuple[str, ...] = (
+NOT_NEGATIVE = (
     "data.mixup_from_step",
     "data.max_unreadable",
+    "data.num_workers",
+    "loss.edge_weight",
+    "optim.final_learning_rate",
     "optim.weight_decay",
     "optim.clip_norm",
+    "optim.ema_decay",
+    "optim.spike_factor",
+    "optim.decay_steps",
+    "seed",
+    "profile_steps",
 )
-AMOUNTS += ("optim.ema_decay", "optim.spike_factor", "optim.decay_steps", "data.num_workers")
-AMOUNTS += ("seed", "profile_steps")
 
 
-def tunable(default: Any) -> Any:
-    """A field that does not decide what is computed: a resumed run may change it."""
-    return field(default=default, metadata={"tunable": True})
+def changeable(default: Any) -> Any:
+    """Returns a field that does not decide what is computed: a resumed run may change it."""
+    return field(default=default, metadata={"changeable": True})
 
 
 @dataclass(slots=True)
@@ -48,17 +55,18 @@ class ModelConfig:
     orsnet_growth: int = 16  # channels that the last stage has besides `width` (scale_orsnetfeats)
     reduction: int = 4  # channel attention squeezes c channels to c // reduction
     cabs_per_orb: int = 8  # channel attention blocks in an original-resolution block
-    bias: bool = False  # whether convolutions add a bias; samplers never do
+    bias: bool = False  # of convolutions, but for those beside a resize or last in an ORB
     dtype: str = "float32"  # of the computation, or "bfloat16"; parameters stay float32
-    # What backpropagation computes anew instead of keeping it in memory: "none"; "elementwise", all
-    # between convolutions; "cab", the inside of each CAB; "orb", the inside of each row of CABs.
-    remat: str = tunable("none")
+    # What backpropagation computes again instead of keeping it in memory: "none"; "elementwise",
+    # everything between convolutions; "cab", the inside of each CAB; "orb", the inside of each
+    # sequence of CABs, in U-Nets and ORBs.
+    remat: str = changeable("none")
 
     def __post_init__(self) -> None:
         self.validate()
 
     def validate(self) -> None:
-        """Raises UserError for sizes that make no network."""
+        """Raises UserError if a field has a value that no network can have."""
         for name in ("width", "reduction", "cabs_per_orb"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}: must be 1 or more")
@@ -102,19 +110,18 @@ class DataConfig:
     """Where image pairs come from, and how training varies them."""
 
     # "folders"; "prepared": sets that mprnet_jax.prepare wrote; or "sample_rain", "sample_blur",
-    # "sample_noise": embedded photos that are degraded anew at each use.
+    # "sample_noise": embedded photos that are degraded again at each use.
     source: str = "folders"
-    root: str = tunable("")  # the folder that holds `train` and `validation`; prepare's --data_dir
+    root: str = changeable("")  # folder of `train` and `validation`; --data_dir of prepare
     train: str = "train"  # folder of training pairs: `input` and `target` in it; or prepared set
     validation: str = "test"  # folder of held-out pairs; or prepared set
-    published: str = ""  # name of the data set, for messages
-    num_workers: int = tunable(
-        0
-    )  # reading processes; 0 reads with threads, enough for small pictures
+    published: str = changeable("")  # name of the data set, for messages
+    num_workers: int = changeable(0)  # reading processes; 0: threads, enough for small pictures
     saturation: bool = False  # changes the saturation of a third of the pairs by up to 20 %
     mixup_from_step: int = 0  # mixes the pairs of each batch after so many steps; 0: never
-    # A picture that cannot be read is replaced by the next one; more than this share stops the run.
-    max_unreadable: float = tunable(0.01)
+    # A picture that cannot be read is replaced by the next one; the run stops if more than this
+    # share of the pictures cannot be read.
+    max_unreadable: float = changeable(0.01)
 
 
 @dataclass(slots=True)
@@ -122,7 +129,8 @@ class LossConfig:
     """The loss, summed over the three stages (paper, section 3, equations 1 to 3)."""
 
     edge_weight: float = 0.05  # of the edge loss beside the Charbonnier loss; 0 leaves it out
-    laplacian: str = "pyramid"  # of the edge loss: "pyramid" as trained, "operator" as written
+    # Of the edge loss: "pyramid" as in the authors' code, "operator" as in the paper's equation.
+    laplacian: str = "pyramid"
     clip: bool = False  # clips predictions to [0, 1] first, as for denoising
 
 
@@ -141,22 +149,22 @@ class OptimConfig:
     # Skips steps whose gradient norm exceeds so many times its running median; 0: none. Steps whose
     # loss or gradient is not finite are always skipped.
     spike_factor: float = 0.0
-    max_skipped: int = tunable(10)  # so many skipped steps in a row stop the run
+    max_skipped: int = changeable(10)  # the run stops after so many skipped steps in a row
 
 
 @dataclass(slots=True)
 class MeshConfig:
     """How devices share the work: images over `data`, rows of images over `height`."""
 
-    data: int = tunable(-1)  # -1: all devices that `height` leaves
-    height: int = tunable(1)
+    data: int = changeable(-1)  # -1: all devices that `height` leaves
+    height: int = changeable(1)
 
 
 @dataclass(slots=True)
 class TrainConfig:
     """A training run."""
 
-    name: str
+    name: str = field(metadata={"changeable": True})  # for messages and the default workdir
     model: ModelConfig
     data: DataConfig
     loss: LossConfig = field(default_factory=LossConfig)
@@ -164,33 +172,31 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     total_steps: int = 0
     batch_size: int = 16
-    accumulate: int = tunable(
-        1
-    )  # parts of a batch that are computed in turn, which takes less memory
+    accumulate: int = changeable(1)  # gradient accumulation: number of microbatches of a batch
     patch_size: int = 256  # side of the training patches, in pixels
     validation_crop: int = 256  # side of the centre crops that validation restores, in pixels
     seed: int = 0
     init_from: str = ""  # weights to start from: .pth, .safetensors or a run folder; "": random
-    checkpoint_every: int = tunable(1000)  # steps
-    validate_every: int = tunable(1000)  # steps
-    log_every: int = tunable(50)  # steps
-    profile_steps: int = tunable(
-        0
-    )  # steps that a trace for TensorBoard's profiler spans; 0: no trace
-    note: str = tunable("")  # printed with the result
+    checkpoint_every: int = changeable(1000)  # steps
+    validate_every: int = changeable(1000)  # steps
+    log_every: int = changeable(50)  # steps
+    profile_steps: int = changeable(0)  # steps in a trace for TensorBoard's profiler; 0: no trace
+    note: str = changeable("")  # printed with the result
 
     def validate(self) -> None:
-        """Raises UserError for a field whose value makes no sense."""
+        """Raises UserError if a field has a value that it cannot have."""
         self.model.validate()
         values = flatten(self)
-        for name in COUNTS:
+        for name in AT_LEAST_ONE:
             if values[name] < 1:
                 raise UserError(f"{name}={values[name]}: must be 1 or more")
-        for name in AMOUNTS:
+        for name in NOT_NEGATIVE:
             if values[name] < 0:
                 raise UserError(f"{name}={values[name]}: must not be negative")
         if self.optim.learning_rate <= 0:
             raise UserError(f"optim.learning_rate={self.optim.learning_rate}: must be above 0")
+        if self.data.max_unreadable > 1:
+            raise UserError(f"data.max_unreadable={self.data.max_unreadable}: must be at most 1")
         if self.optim.ema_decay >= 1:
             raise UserError(f"optim.ema_decay={self.optim.ema_decay}: must be below 1")
         if 0 < self.optim.spike_factor <= 1:
@@ -242,12 +248,12 @@ def sample_config(name: str, source: str, total_steps: int, **fields: Any) -> Tr
 
 
 def flatten(config: Any, *, fixed_only: bool = False, prefix: str = "") -> dict[str, Any]:
-    """The fields of a config by dotted name; with `fixed_only`, without `tunable` ones."""
+    """Returns the fields by dotted name; with `fixed_only`, without the `changeable` ones."""
     flat: dict[str, Any] = {}
     for f in fields(config):
         value, name = getattr(config, f.name), prefix + f.name
         if is_dataclass(value):
             flat |= flatten(value, fixed_only=fixed_only, prefix=f"{name}.")
-        elif not (fixed_only and f.metadata.get("tunable")):
+        elif not (fixed_only and f.metadata.get("changeable")):
             flat[name] = value
     return flat

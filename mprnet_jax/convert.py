@@ -1,4 +1,4 @@
-"""Converts weights between PyTorch and JAX, and checks that the network computes the same.
+"""Converts weights between PyTorch and JAX, and checks that both networks compute the same.
 
 Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth.
 
@@ -39,17 +39,20 @@ def main() -> None:
     if VALIDATE.value or REFERENCE.value:
         use_compile_cache()
         official = files.read_official(INPUT.value)
-        report = parity.validate(weights, official, REFERENCE.value)
+        report = parity.compare(weights, official, REFERENCE.value)
         print(report)
-        report.check_agreement()
+        try:
+            report.check_agreement()
+        except UserError as error:
+            raise UserError(f"{error}; nothing was written") from error
     files.write(output, weights.config, weights.params, weights.origin)
-    tensors = len(names.table(weights.config))
+    tensors = len(names.name_table(weights.config))
     print(f"{output}: {tensors} tensors, {output.stat().st_size / 1e6:.1f} MB")
 
 
 def check_output(output: Path) -> None:
     """Raises UserError if the output cannot be written, before any work is done."""
-    files.check_extension(output)
+    files.check_output(output)
     if output.exists() and not OVERWRITE.value:
         raise UserError(f"--output={output}: exists; use another name, or --overwrite")
     if not output.absolute().parent.is_dir():
@@ -57,4 +60,4 @@ def check_output(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, needed=(INPUT, OUTPUT))
+    command.run(main, required=(INPUT, OUTPUT))

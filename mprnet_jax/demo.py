@@ -224,4 +224,4 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
 
 
 if __name__ == "__main__":
-    command.run(main, needed=(WEIGHTS,))
+    command.run(main, required=(WEIGHTS,))

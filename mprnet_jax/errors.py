@@ -1,8 +1,8 @@
-"""The one exception that stands for a mistake in what the user gave, and others in short."""
+"""The exception for errors that the user can act on, and the text of other exceptions."""
 
 
 class UserError(Exception):
-    """Bad input, told in one line: which file or flag, what is wrong with it, what to do.
+    """An error the user can act on; one line: which file or flag, what is wrong, what to do.
 
     Commands print the message on stderr and exit with status 2; from Python it is an exception like
     any other.
@@ -10,5 +10,5 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception of a library says, in one line of at most 200 characters."""
+    """Returns an exception's text in one line of at most 200 characters, or else its type."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -128,4 +128,4 @@ def networks(weights: str, compare_stages: bool) -> list[Candidate]:
 
 
 if __name__ == "__main__":
-    run(main, needed=(NAMES, DATA_ROOT, OUTPUT))
+    run(main, required=(NAMES, DATA_ROOT, OUTPUT))

@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, needed=(BENCHMARK, SOURCE, DATA_DIR))
+    run(main, required=(BENCHMARK, SOURCE, DATA_DIR))

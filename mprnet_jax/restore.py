@@ -148,4 +148,4 @@ def make_restorer() -> Restorer:
 
 
 if __name__ == "__main__":
-    command.run(main, needed=(WEIGHTS, INPUT, OUTPUT))
+    command.run(main, required=(WEIGHTS, INPUT, OUTPUT))

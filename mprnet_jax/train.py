@@ -65,4 +65,4 @@ def loading_error(config: Any) -> str:
 
 
 if __name__ == "__main__":
-    run(main, needed=(CONFIG,))
+    run(main, required=(CONFIG,))

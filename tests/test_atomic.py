@@ -23,7 +23,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, opened):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_told_with_its_path(tmp_path):
+def test_what_cannot_be_written_is_reported_with_its_path(tmp_path):
     with (
         pytest.raises(UserError, match=r"absent/a\.txt: cannot be written \(No such file"),
         writing(tmp_path / "absent/a.txt") as temporary,

@@ -31,13 +31,16 @@ from mprnet_jax.errors import UserError
         ("accumulate", 3),
         ("profile_steps", -1),
         ("data.max_unreadable", -0.1),
+        ("data.max_unreadable", 1.5),
+        ("loss.edge_weight", -0.05),
+        ("optim.final_learning_rate", -1e-6),
         ("model.remat", "all"),
         ("model.dtype", "float16"),
         ("model.width", 2),
         ("model.orsnet_growth", -1),
     ],
 )
-def test_senseless_values_are_told_with_their_field(tiny_run, field, value):
+def test_senseless_values_are_reported_with_their_field(tiny_run, field, value):
     tiny_run.validate()
     owner, name = tiny_run, field
     if "." in field:
@@ -57,11 +60,13 @@ def test_level_widths():
     assert ModelConfig.derain().level_widths == (40, 60, 80)
 
 
-def test_flatten_names_all_fields_and_can_leave_the_free_ones_out(tiny_run):
+def test_flatten_names_all_fields_and_can_leave_the_changeable_ones_out(tiny_run):
     everything, fixed_only = flatten(tiny_run), flatten(tiny_run, fixed_only=True)
     assert everything["model.width"] == 4
     assert everything["data.root"] == ""
     assert set(everything) - set(fixed_only) == {
+        "name",
+        "data.published",
         "data.root",
         "data.num_workers",
         "data.max_unreadable",

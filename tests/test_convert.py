@@ -77,6 +77,7 @@ def test_failed_validation_writes_nothing(tmp_path, official_file, convert):
     done = convert(official_file, tmp_path / "a.safetensors", "--reference", str(clone))
     assert done.returncode == 2
     assert "stage 1: differs from PyTorch's by" in done.stderr
+    assert done.stderr.strip().endswith("; nothing was written")
     assert done.stderr.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"MPRNet.py", "model_denoising.pth"}
 

@@ -39,7 +39,7 @@ TWO = ("--distributed", "--num_processes=2", "--process_id=0")
         ([SAMPLE, "--config.batchsize=8"], "batchsize"),
         ([SAMPLE, "--config.batch_size=many"], "batch_size"),
         ([SAMPLE, "--config.patch_size=60"], "patch_size=60"),
-        ([], "--config: needed, see --help"),
+        ([], "--config: required, see --help"),
         ([SAMPLE, "extra"], "extra"),
         ([SAMPLE, *TWO, "--coordinator=host"], "--coordinator=HOST:PORT"),
         ([SAMPLE, "--num_processes=2"], "need --distributed"),
@@ -110,6 +110,23 @@ def test_a_defect_while_flags_are_parsed_keeps_its_traceback(kind, place, tmp_pa
     assert result.returncode == 1, result.stderr
     assert "Traceback" in result.stderr
     assert "planted" in result.stderr
+
+
+@pytest.mark.parametrize(("flag", "level"), [([], "-1"), (["--verbosity=0"], "0"), (["-v=1"], "1")])
+def test_the_users_verbosity_is_kept(flag, level):
+    code = (
+        "from absl import logging\n"
+        "from mprnet_jax import command\n"
+        "command.run(lambda: print(logging.get_verbosity()))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *flag],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == level
 
 
 def test_help_shows_an_example():

@@ -1,24 +1,23 @@
 """All use of other libraries' private parts: one module for each library.
 
-The docstring of each patch says why it is needed, which versions it was tried with, the upstream
-issue where there is one, and when it can go. A library that has changed is used without the patch,
-and `warn_once` says what that costs.
+The docstring of each patch has the same four entries: Reason, Tried with, Upstream, Remove when. If
+a library has changed, it is used without the patch, and `warn_once` names the consequence.
 """
 
 from absl import logging
 
-_warned: set[str] = set()
+_warned: set[tuple[str, str]] = set()
 
 
 def warn_once(library: str, consequence: str) -> None:
-    """Logs, once per process, that a patch no longer applies to a library.
+    """Logs a warning that a patch does not fit a library; once per process and consequence.
 
     Args:
-        library: its name on PyPI.
+        library: name of the library.
         consequence: what the user will notice without the patch.
     """
-    if library not in _warned:
-        _warned.add(library)
+    if (library, consequence) not in _warned:
+        _warned.add((library, consequence))
         logging.warning(
             "%s has changed in a way that mprnet_jax does not know yet: %s", library, consequence
         )

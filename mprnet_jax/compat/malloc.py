@@ -1,4 +1,4 @@
-"""glibc's malloc, set through ctypes."""
+"""A setting of glibc's malloc, made through ctypes."""
 
 import ctypes
 
@@ -8,16 +8,15 @@ M_ARENA_MAX = -8  # from malloc.h
 
 
 def limit_arenas(count: int = 2) -> None:
-    """Limits the number of heaps (arenas) that threads share from now on, where malloc is glibc's.
+    """Limits the number of heaps (arenas) that malloc creates from now on; only glibc has them.
 
-    Why: glibc makes up to eight arenas for each core. Threads that come and go, as for every
-    checkpoint, leave each of them a little fuller, so that a process grows for hours (measured in
-    benchmarks/NOTES.md). `mallopt` is documented, but Python has no call for it, and the
-    environment variable MALLOC_ARENA_MAX would have to be set before the process starts.
-
-    Tried with: glibc 2.36. Without glibc (musl, macOS) there are no arenas, and nothing is done.
-    Upstream: no issue, glibc means it so.
-    Can go: when saving a checkpoint starts no threads.
+    Reason: glibc creates up to eight arenas for each core. The threads that Orbax starts for each
+        checkpoint fragment all of them, so that the memory of a process grows for hours (measured
+        in benchmarks/NOTES.md). `mallopt` is documented, but Python cannot call it otherwise, and
+        the environment variable MALLOC_ARENA_MAX must be set before the process starts.
+    Tried with: glibc 2.36. Without glibc (musl, macOS) nothing is done.
+    Upstream: no issue; glibc is designed so.
+    Remove when: saving a checkpoint starts no threads.
 
     Args:
         count: the number of arenas.

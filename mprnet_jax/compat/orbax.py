@@ -1,9 +1,10 @@
 """Patches of Orbax and TensorStore: less memory, prompt errors, quiet logs.
 
-All were tried with orbax-checkpoint 0.12.6 to 0.12.8 and tensorstore 0.1.71 to 0.1.86. Orbax's
-`experimental.v1` needs them too: it saves through the same manager and the same private modules.
+Orbax's `experimental.v1` needs them too: it saves through the same manager and private modules.
 """
 
+import asyncio
+import copy
 import functools
 import json
 import os
@@ -27,10 +28,11 @@ FOLDER = os.path.dirname(ocp.__file__)
 class Manager(ocp.CheckpointManager):
     """Orbax's manager, which raises the error of a failed save at once and ignores preemption.
 
-    Orbax raises the error of a save in the background after all hosts have met at a barrier. Those
-    that wait for a file of the failed host get there after ten minutes. There is no upstream issue
-    (google/orbax#605 is about one host, and solved). This can go when `wait_until_finished` raises
-    before the barrier.
+    Reason: Orbax raises the error of a save in the background only after a barrier of all hosts.
+        Hosts that wait for a file of the failed host reach the barrier after ten minutes.
+    Tried with: orbax-checkpoint 0.12.6 to 0.12.8.
+    Upstream: no issue (google/orbax#605 is about one host, and fixed).
+    Remove when: `wait_until_finished` raises before the barrier.
     """
 
     failure: Exception | None = None  # of the save in the background on this host
@@ -45,12 +47,12 @@ class Manager(ocp.CheckpointManager):
     def _wait_for_checkpointers(self) -> None:
         try:
             super()._wait_for_checkpointers()
-        except Exception as error:  # reason: kept for `wait_until_finished`, and raised again
+        except Exception as error:  # reason: `wait_until_finished` needs it; raised again
             self.failure = error
             raise
 
     def wait_until_finished(self) -> None:
-        """Waits until the save in progress is on disk; raises what it failed with."""
+        """Waits until the save in progress is on disk; raises the error if it fails."""
         while jax.process_count() > 1 and self.is_saving_in_progress():
             if self.failure:
                 raise self.failure
@@ -60,14 +62,14 @@ class Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
         """Returns False: `training.interrupts` handles preemption.
 
-        Orbax would ask JAX at other steps than training does, and then the hosts do not agree on
-        the step to stop after. A public method: this may stay.
+        Orbax asks JAX at other steps than training does, and then the hosts do not agree on the
+        step after which to stop. A public method: nothing to remove.
         """
         return False
 
 
 def apply_patches() -> None:
-    """Applies what is not a subclass; may be called again."""
+    """Applies the patches that are not subclasses; further calls change nothing."""
     cache_resolved_specs()
     hide_logs()
     hide_abandoned_writes()
@@ -76,10 +78,13 @@ def apply_patches() -> None:
 def cache_resolved_specs() -> None:
     """Keeps the memory of training constant over any number of saves.
 
-    For each array Orbax calls TensorStore's `KvStore.Spec.to_json`, which leaks the strings that it
-    returns: 700 bytes a call, 0.4 MB in a save of 800 arrays. So Orbax gets a stand-in that calls
-    it once for each folder. There is no upstream issue. This can go when
-    `tests/weights/test_checkpoints.py::test_saves_leave_no_memory_behind` passes without it.
+    Reason: for each array Orbax calls TensorStore's `KvStore.Spec.to_json`, which leaks the strings
+        that it returns: 700 bytes a call, 0.4 MB in a save of 800 arrays. Orbax is given a class
+        that calls it once for each folder.
+    Tried with: orbax-checkpoint 0.12.6 to 0.12.8, tensorstore 0.1.71 to 0.1.86.
+    Upstream: none known.
+    Remove when: `tests/weights/test_checkpoints.py::test_saves_leave_no_memory_behind` passes
+        without it.
     """
     try:
         from orbax.checkpoint._src.serialization import tensorstore_utils
@@ -93,14 +98,14 @@ def cache_resolved_specs() -> None:
 
 
 class CachedSpec:
-    """Stands in for `tensorstore.KvStore.Spec` where Orbax uses it."""
+    """Replaces `tensorstore.KvStore.Spec` in Orbax."""
 
     def __init__(self, spec: dict[str, Any]):
         self.spec = spec
 
     def to_json(self) -> dict[str, Any]:
         """Returns the spec with TensorStore's defaults filled in."""
-        return dict(_resolve(json.dumps(self.spec)))
+        return copy.deepcopy(_resolve(json.dumps(self.spec)))  # Orbax may change it
 
     def __getattr__(self, name: str) -> Any:
         return getattr(tensorstore.KvStore.Spec(self.spec), name)
@@ -112,16 +117,18 @@ def _resolve(spec: str) -> dict[str, Any]:
 
 
 def _open_kvstore(spec: CachedSpec, **kwargs: Any) -> Any:
-    """Stands in for `tensorstore.KvStore.open`."""
+    """Replaces `tensorstore.KvStore.open` in Orbax."""
     return tensorstore.KvStore.open(spec.spec, **kwargs)
 
 
 def hide_logs() -> None:
     """Drops Orbax's log records.
 
-    Orbax logs the traceback of a failed save several times, which buries our one line. It has no
-    logger of its own that could be silenced. This can go when it has one. Nothing breaks if Orbax
-    changes: its logs appear again.
+    Reason: Orbax logs the traceback of a failed save several times, which hides our one line. It
+        has no logger of its own that could be disabled.
+    Tried with: orbax-checkpoint 0.12.6 to 0.12.8. If Orbax changes, its logs appear again.
+    Upstream: none known.
+    Remove when: Orbax has a logger of its own.
     """
     logging.get_absl_logger().addFilter(_is_not_from_orbax)
 
@@ -133,20 +140,32 @@ def _is_not_from_orbax(record: LogRecord) -> bool:
 def hide_abandoned_writes() -> None:
     """Drops TensorStore's reports of writes that a failed save has abandoned.
 
-    For each such array TensorStore raises "Event loop is closed" in a thread of its own, where only
-    `sys.unraisablehook` sees it. There is no upstream issue. This can go when a save to a full disk
-    prints nothing. Nothing breaks if TensorStore changes: its reports appear again.
+    Reason: for each such array a thread of TensorStore calls a method of the event loop that has
+        been closed. The error reaches nobody but `sys.unraisablehook`, which prints it.
+    Tried with: tensorstore 0.1.71 to 0.1.86. If TensorStore changes, its reports appear again.
+    Upstream: none known.
+    Remove when: a save to a full disk prints nothing without it.
     """
     if not isinstance(sys.unraisablehook, _UnraisableHook):
         sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
 
 
 class _UnraisableHook:
-    """Passes all but reports of abandoned writes on to the hook that was set before."""
+    """Calls the previous hook, except for reports of abandoned writes."""
 
-    def __init__(self, before: Any):
-        self.before = before
+    def __init__(self, previous: Any):
+        self.previous = previous
 
     def __call__(self, unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self.before(unraisable)
+        if not _is_abandoned_write(unraisable):
+            self.previous(unraisable)
+
+
+def _is_abandoned_write(unraisable: Any) -> bool:
+    """Returns whether native code has called a closed event loop, without Python in between."""
+    outermost = unraisable.exc_traceback
+    return (
+        str(unraisable.exc_value) == "Event loop is closed"
+        and outermost is not None
+        and outermost.tb_frame.f_code is asyncio.BaseEventLoop.call_soon_threadsafe.__code__
+    )

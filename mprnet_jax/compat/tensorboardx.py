@@ -1,7 +1,4 @@
-"""Patches of tensorboardX: it is imported without PyTorch, and events are written at once.
-
-Tried with tensorboardX 2.6.2 to 2.6.5.
-"""
+"""Patches of tensorboardX: an import without PyTorch, and errors of the disk where they occur."""
 
 import sys
 import time
@@ -10,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mprnet_jax.compat import warn_once
+from mprnet_jax.errors import one_line
 
 LIBRARY = "tensorboardX"  # on PyPI
 
@@ -19,7 +17,7 @@ def open_event_file(prefix: str, first_step: int) -> "EventFile | None":
 
     Args:
         prefix: path and beginning of the file's name.
-        first_step: TensorBoard hides this and later steps of earlier files in the folder.
+        first_step: TensorBoard ignores this and later steps in earlier files of the folder.
 
     Raises:
         OSError: if it cannot be written.
@@ -27,16 +25,18 @@ def open_event_file(prefix: str, first_step: int) -> "EventFile | None":
     try:
         return EventFile(prefix, first_step)
     except (ImportError, AttributeError, TypeError) as error:
-        warn_once(LIBRARY, f"no event files for TensorBoard are written ({error})")
+        warn_once(LIBRARY, f"no event files for TensorBoard are written ({one_line(error)})")
         return None
 
 
 def import_without_torch() -> None:
     """Imports tensorboardX as if PyTorch were not installed.
 
-    tensorboardX imports PyTorch, which takes seconds, only to accept its tensors. There is no
-    upstream issue. This can go when tensorboardX imports PyTorch when it is given a tensor. If it
-    does not help any more, starting to train takes these seconds longer.
+    Reason: tensorboardX imports PyTorch, which takes seconds, only to accept its tensors.
+    Tried with: tensorboardX 2.6.2 to 2.6.5. If the patch has no effect any more, training starts
+        these seconds later.
+    Upstream: none known.
+    Remove when: tensorboardX imports PyTorch only when it is given a tensor.
     """
     hidden = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
     try:
@@ -49,9 +49,11 @@ def import_without_torch() -> None:
 class EventFile:
     """An event file that is written by the calling thread.
 
-    The public `SummaryWriter` writes in a thread of its own, where the error of a full disk is
-    lost, so this uses the classes that it is made of. It can go when `SummaryWriter` raises the
-    errors of its thread. There is no upstream issue.
+    Reason: the public `SummaryWriter` writes in a thread of its own, where the error of a full disk
+        is lost. So this uses the classes of which it consists.
+    Tried with: tensorboardX 2.6.2 to 2.6.5.
+    Upstream: none known.
+    Remove when: `SummaryWriter` raises the errors of its thread.
     """
 
     def __init__(self, prefix: str, first_step: int):
@@ -61,7 +63,7 @@ class EventFile:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._summary, self._event = summary, Event
-        # Tried here, where a library that has changed costs no more than a warning.
+        # Called here so that, if tensorboardX has changed, `open_event_file` notices and warns.
         summary.scalar("", 0.0)
         summary.image("", np.zeros((1, 1, 3), np.uint8), dataformats="HWC")
         # Without a suffix, two files created in the same second would have the same name.
@@ -81,7 +83,7 @@ class EventFile:
         self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
 
     def flush(self) -> None:
-        """Writes all that is buffered."""
+        """Writes the buffered events to the file."""
         self._writer.flush()
 
     def close(self) -> None:

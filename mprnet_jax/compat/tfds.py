@@ -1,4 +1,4 @@
-"""TFDS's behaviour around a set that exists on this machine only."""
+"""Patches of TFDS for data sets that exist on this machine only."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from mprnet_jax.compat import warn_once
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
-    """Information on a set that TFDS's bucket cannot know."""
+    """Information on a data set that is not in TFDS's bucket."""
 
     def initialize_from_bucket(self) -> None:
         """Does nothing."""
@@ -18,13 +18,13 @@ class _LocalInfo(tfds.core.DatasetInfo):
 def local_info(
     builder: tfds.core.DatasetBuilder, features: tfds.features.FeaturesDict
 ) -> tfds.core.DatasetInfo:
-    """Returns the information on a set without looking it up in TFDS's bucket.
+    """Returns the information on a data set without looking it up in TFDS's bucket.
 
-    Reason: builders ask a bucket for information on the set, which takes a connection or the time
-        to find out that there is none, and leaves a temporary folder behind each time.
+    Reason: builders look the data set up in a bucket, which needs a connection or takes until a
+        timeout, and leaves a temporary folder behind each time.
     Tried with: tensorflow-datasets 4.9.10.
     Upstream: tensorflow/datasets#5719, open.
-    Can go: when builders have an option against the lookup.
+    Remove when: builders have an option against the lookup.
     """
     if not hasattr(tfds.core.DatasetInfo, "initialize_from_bucket"):
         warn_once(
@@ -36,12 +36,12 @@ def local_info(
 
 
 def remove_incomplete(folder: Path) -> None:
-    """Removes what a killed preparation left in the folder of a set.
+    """Removes what a killed preparation left in the folder of a data set.
 
     Reason: TFDS writes to a folder `incomplete.*` and renames it, but never removes old ones.
-    Tried with: tensorflow-datasets 4.9.10. Where the name has changed, they stay and do no harm.
+    Tried with: tensorflow-datasets 4.9.10. If the name has changed, they stay and do no harm.
     Upstream: none known.
-    Can go: when TFDS removes them.
+    Remove when: TFDS removes them.
     """
     for incomplete in folder.glob("incomplete.*"):
         shutil.rmtree(incomplete)

@@ -1,10 +1,10 @@
 """Checkpoints of any pytree in a run folder.
 
-They are in `checkpoints/STEP/`, their scores in `scores.json`. Each checkpoint has the parameters,
-the rest of the training state as one vector per dtype, and a small record. The record also has
-hashes of the arrays and of itself, since Orbax restores flipped bits silently, and the layout of
-the arrays. The newest two checkpoints and the best one are kept; an old one is deleted only when a
-newer one is complete on disk.
+They are in `checkpoints/STEP/`, their scores in `scores.json`. Each checkpoint holds the
+parameters, the training state as one vector per dtype, and a record. The record includes the
+structure of both trees, and hashes of the arrays and of itself, since Orbax does not notice flipped
+bits. The newest two checkpoints and the best one are kept; an old one is deleted only when a newer
+one is complete on disk.
 """
 
 import contextlib
@@ -23,26 +23,26 @@ from jax.experimental import multihost_utils
 
 from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError, one_line
-from mprnet_jax.weights.layout import check_layout, describe
 from mprnet_jax.weights.packing import empty_pack, pack, unpack
 from mprnet_jax.weights.store import StorageError, Store
+from mprnet_jax.weights.structure import check_structure, describe
 
 NEWEST_KEPT = 2
 ATTEMPTS = 2  # to read a checkpoint: network file systems may fail once though nothing is damaged
 SCORES = "scores.json"  # of the checkpoints, by step; higher is better
 UNSCORED = -math.inf
-# Saved names: trees of a checkpoint, and what this module adds to the record.
-PARAMS, TRAINING_STATE = "params", "rest"
-HASHES, LAYOUT = "sha256", "layout"
+PARAMS = "params"
+TRAINING_STATE = "rest"  # its name on disk, for compatibility
+HASHES, STRUCTURE = "sha256", "layout"  # fields that this module adds to the record
 
 
 class Checkpoint(NamedTuple):
     """One saved step."""
 
     step: int
-    params: Any
-    training_state: Any  # what training needs besides the parameters
-    record: dict[str, Any]  # JSON values
+    params: Any  # the parameters that are validated and exported (the EMA if ema_decay > 0)
+    training_state: Any  # what training needs besides `params`; None if it was not loaded
+    record: dict[str, Any]  # JSON values that the caller saves with the arrays
 
 
 def tree_hash(*trees: Any) -> str:
@@ -61,27 +61,32 @@ def record_hash(record: dict[str, Any]) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; a context manager that ends with everything on disk.
+    """The checkpoints of one run folder; a context manager that waits for the save in progress.
 
-    If a disk fails, UserError is raised by the call during which that is found out. A defect keeps
-    its own error, and no checkpoint is moved for it.
+    If the disk fails during a save in the background, a later call raises UserError. Bugs are
+    raised unchanged; no checkpoint is set aside because of them.
     """
 
-    def __init__(self, run_folder: Path | str, *, reading: bool = False):
+    def __init__(self, run_folder: Path | str, *, read_only: bool = False):
         """Opens the checkpoints of a run folder.
 
         Args:
             run_folder: the folder; `checkpoints/` in it is created.
-            reading: changes nothing in the folder, where a run may be saving at the same time.
+            read_only: changes nothing in the folder, where a run may be saving at the same time.
+
+        Raises:
+            UserError: if the folder or the scores cannot be read.
         """
         self._folder = Path(run_folder).absolute() / "checkpoints"
         self._scores_file = self._folder.parent / SCORES
-        self._scores: dict[int, float] = dict(
-            as_first_host_sees([*read_scores(self._scores_file).items()])
-        )
+        scores: dict[int, float] = {}
+        if jax.process_index() == 0:
+            with self._report_failures(f"{SCORES} cannot be read"):
+                scores = read_scores(self._scores_file)
+        self._scores: dict[int, float] = dict(as_first_host_sees([*scores.items()]))
         with self._report_failures("its checkpoints cannot be listed"):
             self._store = Store(
-                self._folder, (PARAMS, TRAINING_STATE), None if reading else self._steps_to_keep
+                self._folder, (PARAMS, TRAINING_STATE), None if read_only else self._steps_to_keep
             )
 
     def __enter__(self) -> "Checkpoints":
@@ -96,7 +101,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _report_failures(self, what: str = "a checkpoint cannot be written") -> Iterator[None]:
-        """Turns the errors of a disk into UserError."""
+        """Turns OSError into UserError; `what` says what failed."""
         try:
             yield
         except OSError as error:
@@ -106,31 +111,32 @@ class Checkpoints:
             ) from error
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Saves in the background; returns when the arrays may change again.
+        """Copies the arrays to the host and saves them in the background.
 
         Does nothing if the step exists already. Raises UserError if the disk fails.
         """
         if checkpoint.step in self._store.steps():
             return
-        # The copies on the host are hashed and written, so Orbax need not fetch each array from the
-        # devices (half the time of a save), and training may go on at once.
+        # Orbax itself would fetch each array from the devices again, which takes half the time of a
+        # save. With copies on the host, training can continue at once.
         params = jax.tree.map(np.array, checkpoint.params)
         trees = {PARAMS: params, TRAINING_STATE: pack(checkpoint.training_state)}
-        record = checkpoint.record | {LAYOUT: layout(params, checkpoint.training_state)}
+        record = checkpoint.record | {STRUCTURE: structure(params, checkpoint.training_state)}
         hashes = {name: tree_hash(tree) for name, tree in trees.items()}
         hashes["record"] = record_hash(record)
         with self._report_failures():
             self._store.save(checkpoint.step, trees, record | {HASHES: hashes})
 
     def check(self) -> None:
-        """Raises UserError if a save in the background has failed; takes next to no time."""
+        """Raises UserError if a save in the background has failed; does not wait."""
         if self._store.has_ended():
             self.wait()
 
     def load_newest(self, params: Any, training_state: Any) -> Checkpoint | None:
         """Returns the newest checkpoint that is not damaged, or None if there are no checkpoints.
 
-        Damaged ones are named in a warning and moved aside, so that the run saves these steps anew.
+        A warning names the damaged ones. Those newer than what is returned are renamed to
+        `damaged-STEP-*` in the run folder, so that the run can save these steps again.
 
         Args:
             params: shapes, dtypes and shardings of the parameters; if it holds numpy arrays, numpy
@@ -138,8 +144,8 @@ class Checkpoints:
             training_state: shapes, dtypes and shardings of the training state.
 
         Raises:
-            UserError: if there are checkpoints but all are damaged, or if the arrays in one are not
-                those of `params` and `training_state`.
+            UserError: if there are checkpoints but all are damaged, or if one does not have the
+                structure of `params` and `training_state`.
         """
         steps = self._store.steps()[::-1]
         newest = self._load_first(steps, params, training_state)
@@ -153,8 +159,9 @@ class Checkpoints:
         If that is damaged, the newest one that is not; None if there are no checkpoints. `params`
         and errors are as of `load_newest`.
         """
-        steps = self._store.steps()[::-1]
-        return self._load_first([self._best(steps), *steps] if steps else [], params)
+        best = self.best_step
+        steps = [step for step in self._store.steps()[::-1] if step != best]
+        return self._load_first(steps if best is None else [best, *steps], params)
 
     def _load_first(
         self, steps: list[int], params: Any, training_state: Any = None
@@ -171,7 +178,7 @@ class Checkpoints:
                     reason = one_line(error)
             if multihost_utils.process_allgather(loaded is not None).all():
                 return loaded
-            logging.warning("%s is damaged, passed over: %s", self._folder / str(step), reason)
+            logging.warning("%s cannot be used, skipped: %s", self._folder / str(step), reason)
         if steps:
             raise UserError(
                 f"{self._folder}: all checkpoints are damaged, or cannot be read ({reason}); "
@@ -182,9 +189,8 @@ class Checkpoints:
     def _load(self, step: int, params: Any, training_state: Any) -> Checkpoint:
         """Returns a checkpoint; raises StorageError if it is damaged."""
         record, hashes = split_record(self._store.load_record(step))
-        check_layout(
-            self._folder / str(step), record.pop(LAYOUT, None), layout(params, training_state)
-        )
+        saved, expected = record.pop(STRUCTURE, None), structure(params, training_state)
+        check_structure(self._folder / str(step), saved, expected)
         like = {PARAMS: params}
         if training_state is not None:
             like[TRAINING_STATE] = empty_pack(training_state)
@@ -197,7 +203,7 @@ class Checkpoints:
         return Checkpoint(step, trees[PARAMS], training_state, record)
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Renames damaged checkpoints, which are kept for inspection."""
+        """Renames damaged checkpoints; they are kept for inspection."""
         if not steps:
             return
         if jax.process_index() == 0:
@@ -211,7 +217,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The best checkpoint's step: the newest if none has a score, None if there is none."""
+        """Step of the best checkpoint; the newest if none has a score, None if there is none."""
         steps = self._store.steps()
         return self._best(steps) if steps else None
 
@@ -222,13 +228,13 @@ class Checkpoints:
         return {*steps[-NEWEST_KEPT:], self._best(steps)}
 
     def score(self, step: int) -> float:
-        """Returns a step's score as of `set_score`; minus infinity if it has none."""
+        """Returns the score that `set_score` gave a step; minus infinity if it has none."""
         return self._scores.get(step, UNSCORED)
 
     def set_score(self, step: int, score: float) -> None:
-        """Sets a checkpoint's score; the one with the highest score is the best.
+        """Sets the score of a checkpoint; the highest score is the best, NaN counts as no score.
 
-        Scores are saved apart from checkpoints: a step is saved before it is validated, and a run
+        Scores have a file of their own, because a step is saved before it is validated, and a run
         may be stopped in between. Raises UserError if the disk fails.
         """
         kept = {*self._store.steps(), step}
@@ -244,13 +250,13 @@ class Checkpoints:
             self._store.wait()
 
     def close(self) -> None:
-        """Waits as `wait` does, then ends the threads."""
+        """Waits as `wait` does, then ends Orbax's threads."""
         with self._report_failures():
             self._store.close()
 
 
-def layout(params: Any, training_state: Any) -> dict[str, list[str]]:
-    """Describes the arrays of a checkpoint; `training_state` may be None, for parameters only."""
+def structure(params: Any, training_state: Any) -> dict[str, list[str]]:
+    """Describes the arrays of a checkpoint by tree; `training_state` may be None."""
     described = {PARAMS: describe(params, params)}
     if training_state is not None:
         described[TRAINING_STATE] = describe(training_state, params)
@@ -258,7 +264,7 @@ def layout(params: Any, training_state: Any) -> dict[str, list[str]]:
 
 
 def split_record(saved: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Splits what was saved into record and hashes; raises StorageError if it is damaged."""
+    """Splits a saved record into record and hashes; raises StorageError if it is damaged."""
     hashes = saved.pop(HASHES, None) if isinstance(saved, dict) else None
     if not isinstance(hashes, dict) or hashes.get("record") != record_hash(saved):
         raise StorageError("the hash of its record is not what it was saved with")
@@ -268,7 +274,7 @@ def split_record(saved: Any) -> tuple[dict[str, Any], dict[str, str]]:
 def as_first_host_sees(value: Any) -> Any:
     """Returns the first host's JSON value on all hosts; all of them must call it.
 
-    On shared file systems other hosts may still see what was there before.
+    On a shared file system the other hosts may still see an older state of the folder.
     """
     if jax.process_count() == 1:
         return value
@@ -279,12 +285,24 @@ def as_first_host_sees(value: Any) -> Any:
 
 
 def read_scores(path: Path) -> dict[int, float]:
-    """Returns the scores of a run's checkpoints by step; none if the file is missing or damaged."""
+    """Returns the scores of a run's checkpoints by step; none if there is no file.
+
+    If the content is damaged, logs a warning and returns none. Raises OSError if the file cannot be
+    read: without scores the best checkpoint would be deleted.
+    """
     try:
-        scores = json.loads(path.read_text())
-        return {int(step): float(score) for step, score in scores.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # also of other JSON values
-        logging.warning("%s is damaged, passed over: %s", path, one_line(error))
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError:
+            content = path.read_bytes()  # a network file system may fail once
+        return {int(step): float(score) for step, score in json.loads(content).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # of other JSON values
+        logging.warning(
+            "%s is damaged (%s): the scores are lost; until the next validation the newest "
+            "checkpoint counts as the best one, and older ones may be deleted",
+            path,
+            one_line(error),
+        )
         return {}

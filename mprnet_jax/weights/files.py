@@ -1,6 +1,6 @@
-"""Reads and writes weight files, by their extension.
+"""Reads weights from `.pth` files, `.safetensors` files and run folders, and writes such files.
 
-`.pth` and `.safetensors` files are read and written, run folders are read.
+The extension, in upper or lower case, selects the format.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ class WeightFile(NamedTuple):
 
     config: ModelConfig  # the sizes; `dtype` and `remat` have their defaults
     params: Params
-    origin: dict[str, str]  # `source`, the name of the first file, and `task` if it is known
+    origin: dict[str, str]  # `source`, the name of the file converted first; `task` if known
 
 
 def load(path: Path | str, dtype: str = "float32") -> MPRNet:
     """Returns the network of a `.pth` file, a `.safetensors` file or a run folder.
 
     Args:
-        path: the file or folder, from which all sizes follow.
+        path: the file or folder, which also determines all sizes.
         dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
@@ -57,17 +57,26 @@ def read(path: Path | str) -> WeightFile:
         sizes = dataclasses.replace(config, dtype="float32", remat="none")
         return WeightFile(sizes, params, source)
     check_is_weight_file(path)
-    config, params, origin = FORMATS[path.suffix].read(path)
+    config, params, origin = FORMATS[path.suffix.lower()].read(path)
     return WeightFile(config, params, source | origin)
 
 
 def read_official(path: Path | str) -> dict[str, np.ndarray]:
-    """Returns the weights as they are in a file, by official name; raises UserError as `load`."""
+    """Returns the weights by official name, with the dtypes they have in the file.
+
+    Args:
+        path: a `.pth` file, a `.safetensors` file or a run folder.
+
+    Raises:
+        UserError: if the file cannot be read. The names and shapes are not checked.
+    """
     path = Path(path)
     if path.is_dir():
         return names.to_official(*read(path)[:2])
     check_is_weight_file(path)
-    return pth.read_tensors(path) if path.suffix == ".pth" else safetensors.read_file(path)[0]
+    if FORMATS[path.suffix.lower()] is pth:
+        return pth.read_tensors(path)
+    return safetensors.read_file(path)[0]
 
 
 def write(
@@ -82,26 +91,29 @@ def write(
         path: a `.safetensors` or `.pth` file.
         config: the network's sizes.
         params: its parameters.
-        origin: as of `WeightFile`; goes into the metadata of a `.safetensors` file.
+        origin: as of `WeightFile`; saved in the metadata of a `.safetensors` file.
 
     Raises:
-        UserError: for another extension, or if the file cannot be written.
+        UserError: for another extension, if the file cannot be written, or if a `.pth` file is to
+            be written without PyTorch.
     """
     path = Path(path)
-    check_extension(path)
+    check_output(path)
     with writing(path) as temporary:
-        FORMATS[path.suffix].write(temporary, config, params, origin or {})
+        FORMATS[path.suffix.lower()].write(temporary, config, params, origin or {})
 
 
 def check_is_weight_file(path: Path) -> None:
     """Raises UserError if there is no such file or it has another extension."""
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
-    if path.suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: not a weight file: use .pth, .safetensors or a run folder")
 
 
-def check_extension(path: Path) -> None:
-    """Raises UserError unless weights can be written to a file of this name."""
-    if path.suffix not in FORMATS:
+def check_output(path: Path) -> None:
+    """Raises UserError unless weights can be written in the format that the name asks for."""
+    if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: weights are written as .safetensors or .pth")
+    if FORMATS[path.suffix.lower()] is pth:
+        pth.import_torch(path)

@@ -21,22 +21,22 @@ from flax import traverse_util
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 
-Params = dict[str, Any]  # nested; the leaves are float32 arrays
+Params = dict[str, Any]  # nested: keys are names, or the index in a list; leaves are float32
 
-MAX_NAMES = 10  # in a message, for one kind of problem
-MAX_NAME = 120  # characters of each
+MAX_NAMES = 10  # that a message lists for one kind of problem
+MAX_NAME = 120  # characters of each of them
 
 
 class Entry(NamedTuple):
     """One official tensor and the parameter that holds it."""
 
-    path: str
-    name: str
+    our_path: str
+    official_name: str
     shape: tuple[int, ...]  # of the official tensor
 
 
-def table(config: ModelConfig) -> list[Entry]:
-    """Returns all official tensors of a network of these sizes, in the order of the computation."""
+def name_table(config: ModelConfig) -> list[Entry]:
+    """Returns the official tensors of a network of these sizes, in the order of computation."""
     c1, c2, c3 = widths = config.level_widths
     c_out = config.width + config.orsnet_growth
     entries = []
@@ -59,7 +59,7 @@ def table(config: ModelConfig) -> list[Entry]:
         for i in range(count):
             cab(f"{path}.cabs.{i}", f"{name}.{i}", c)
 
-    def sampler(path: str, name: str, c_in: int, c_out: int) -> None:
+    def resample_conv(path: str, name: str, c_in: int, c_out: int) -> None:
         conv(path, f"{name}.1", c_in, c_out, bias=False)
 
     def shallow(i: int) -> None:
@@ -69,9 +69,9 @@ def table(config: ModelConfig) -> list[Entry]:
     def encoder(i: int) -> None:
         ours, theirs = f"encoder{i}", f"stage{i}_encoder"
         cabs(f"{ours}.level1", f"{theirs}.encoder_level1", c1)
-        sampler(f"{ours}.down12.conv", f"{theirs}.down12.down", c1, c2)
+        resample_conv(f"{ours}.down12.conv", f"{theirs}.down12.down", c1, c2)
         cabs(f"{ours}.level2", f"{theirs}.encoder_level2", c2)
-        sampler(f"{ours}.down23.conv", f"{theirs}.down23.down", c2, c3)
+        resample_conv(f"{ours}.down23.conv", f"{theirs}.down23.down", c2, c3)
         cabs(f"{ours}.level3", f"{theirs}.encoder_level3", c3)
 
     def fusion() -> None:
@@ -82,10 +82,10 @@ def table(config: ModelConfig) -> list[Entry]:
     def decoder(i: int) -> None:
         ours, theirs = f"decoder{i}", f"stage{i}_decoder"
         cabs(f"{ours}.level3", f"{theirs}.decoder_level3", c3)
-        sampler(f"{ours}.up32.conv", f"{theirs}.up32.up", c3, c2)
+        resample_conv(f"{ours}.up32.conv", f"{theirs}.up32.up", c3, c2)
         cab(f"{ours}.skip2", f"{theirs}.skip_attn2", c2)
         cabs(f"{ours}.level2", f"{theirs}.decoder_level2", c2)
-        sampler(f"{ours}.up21.conv", f"{theirs}.up21.up", c2, c1)
+        resample_conv(f"{ours}.up21.conv", f"{theirs}.up21.up", c2, c1)
         cab(f"{ours}.skip1", f"{theirs}.skip_attn1", c1)
         cabs(f"{ours}.level1", f"{theirs}.decoder_level1", c1)
 
@@ -95,9 +95,9 @@ def table(config: ModelConfig) -> list[Entry]:
         conv(f"sam{i}.gate", f"sam{i}.conv3", 3, c1)
 
     def lifts(ours: str, theirs: str) -> None:
-        sampler(f"{ours}.1.ups.0", f"stage3_orsnet.up_{theirs}1.up", c2, c1)
-        sampler(f"{ours}.2.ups.0", f"stage3_orsnet.up_{theirs}2.0.up", c3, c2)
-        sampler(f"{ours}.2.ups.1", f"stage3_orsnet.up_{theirs}2.1.up", c2, c1)
+        resample_conv(f"{ours}.1.ups.0", f"stage3_orsnet.up_{theirs}1.up", c2, c1)
+        resample_conv(f"{ours}.2.ups.0", f"stage3_orsnet.up_{theirs}2.0.up", c3, c2)
+        resample_conv(f"{ours}.2.ups.1", f"stage3_orsnet.up_{theirs}2.1.up", c2, c1)
         for level in range(3):
             conv(f"{ours}.{level}.conv", f"stage3_orsnet.conv_{theirs}{level + 1}", c1, c_out)
 
@@ -133,10 +133,10 @@ def to_official(config: ModelConfig, params: Params) -> dict[str, np.ndarray]:
         UserError: if `params` are not those of a network of these sizes.
     """
     ours = {path: np.asarray(value) for path, value in by_path(params).items()}
-    entries = table(config)
-    raise_problems(name_problems(dict.fromkeys(entry.path for entry in entries), ours))
-    official = {entry.name: to_official_layout(ours[entry.path]) for entry in entries}
-    raise_problems(shape_problems(entries, official))
+    entries = name_table(config)
+    raise_problems(*name_problems(dict.fromkeys(entry.our_path for entry in entries), ours))
+    official = {entry.official_name: to_official_layout(ours[entry.our_path]) for entry in entries}
+    raise_problems(shape_problem(entries, official))
     return official
 
 
@@ -144,28 +144,28 @@ def from_official(weights: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Param
     """Returns the sizes and parameters of the network with these official tensors.
 
     Raises:
-        UserError: naming all that is wrong at once: missing and unexpected names, other shapes,
-            tensors that are not floats, copies of PReLU's slope that disagree.
+        UserError: for missing and unexpected names, wrong shapes, tensors that are not floats, and
+            copies of PReLU's slope that differ. The message lists all problems.
     """
     config = infer_config({name: array.shape for name, array in weights.items()})
-    entries = table(config)
+    entries = name_table(config)
     raise_problems(
-        name_problems(dict.fromkeys(entry.name for entry in entries), weights)
-        + shape_problems(entries, weights)
-        + dtype_problems(weights)
-        + slope_problems(entries, weights)
+        *name_problems(dict.fromkeys(entry.official_name for entry in entries), weights),
+        shape_problem(entries, weights),
+        dtype_problem(weights),
+        slope_problem(entries, weights),
     )
     params = {
-        tuple(int(key) if key.isdigit() else key for key in entry.path.split(".")): to_our_layout(
-            weights[entry.name]
-        )
+        tuple(
+            int(key) if key.isdigit() else key for key in entry.our_path.split(".")
+        ): to_our_layout(weights[entry.official_name])
         for entry in entries
     }
     return config, traverse_util.unflatten_dict(params)
 
 
 def from_file(path: Path, weights: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Params]:
-    """As `from_official`, for a file that errors and warnings of NaN and infinities name."""
+    """As `from_official`; errors name the file. Warns of NaN and infinite weights."""
     try:
         network = from_official(weights)
     except UserError as error:
@@ -181,10 +181,10 @@ def by_path(params: Params) -> dict[str, Any]:
 
 
 def warn_of_non_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Logs a warning that names the arrays of a file which hold NaN or infinities."""
+    """Logs a warning that names the arrays of a file with NaN or infinite values."""
     wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if wrong:
-        logging.warning("%s: %s", path, *summarize("NaN or infinite", wrong))
+        logging.warning("%s: %s", path, summarize("NaN or infinite", wrong))
 
 
 def to_our_layout(array: np.ndarray) -> jax.Array:
@@ -200,16 +200,18 @@ def to_official_layout(array: np.ndarray) -> np.ndarray:
     if array.ndim > 1:
         array = array if array.ndim == 4 else array[None, None]
         array = array.transpose(3, 2, 0, 1)
-    return np.array(array, np.float32, order="C")  # a copy: numpy's views of JAX arrays are frozen
+    return np.array(
+        array, np.float32, order="C"
+    )  # a copy: numpy's views of JAX arrays are read-only
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     """Returns the sizes of the network with official tensors of these names and shapes.
 
-    Each size is that of most tensors of its kind, so a single wrong tensor is found wrong later.
+    Each size is a majority vote, so that one wrong tensor is reported instead of changing the size.
 
     Raises:
-        UserError: if there is no tensor of a kind.
+        UserError: if there is no tensor that shows one of the sizes.
     """
 
     def matching(pattern: str) -> list[str]:
@@ -231,7 +233,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     )
     widths = [channels(f"{cab}.body.*.weight") for cab in cabs]
     squeezed = [channels(f"{cab}.CA.conv_du.0.weight") for cab in cabs]
-    fitting = (  # several may fit: the official one first
+    fitting = (  # several may fit; the official value is tried first
         r for r in (4, *range(1, widths[0] + 1)) if [c // r for c in widths] == squeezed
     )
     orbs = [matching(f"stage3_orsnet.orb{i}.body.*.CA.conv_du.0.weight") for i in (1, 2, 3)]
@@ -245,31 +247,33 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     )
 
 
-def raise_problems(problems: list[str]) -> None:
-    """Raises UserError if there are problems."""
-    if problems:
-        raise UserError("; ".join(problems))
+def raise_problems(*problems: str | None) -> None:
+    """Raises UserError if any of the problems is not None."""
+    if any(problems):
+        raise UserError("; ".join(filter(None, problems)))
 
 
-def name_problems(expected: Collection[str], found: Collection[str]) -> list[str]:
-    """Describes missing and unexpected names."""
+def name_problems(
+    expected: Collection[str], found: Collection[str]
+) -> tuple[str | None, str | None]:
+    """Describes missing and unexpected names; None where there are none."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
-    return summarize("missing", missing) + summarize("unexpected", unexpected)
+    return summarize("missing", missing), summarize("unexpected", unexpected)
 
 
-def shape_problems(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> list[str]:
-    """Describes tensors whose shape is not the network's."""
+def shape_problem(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> str | None:
+    """Describes tensors whose shape is not the network's; None if there are none."""
     wrong = [
-        f"{entry.name} {list(weights[entry.name].shape)} in place of {list(entry.shape)}"
-        for entry in entries
-        if entry.name in weights and weights[entry.name].shape != entry.shape
+        f"{name} {list(weights[name].shape)} in place of {list(shape)}"
+        for _, name, shape in entries
+        if name in weights and weights[name].shape != shape
     ]
     return summarize("wrongly shaped", wrong)
 
 
-def dtype_problems(weights: Mapping[str, np.ndarray]) -> list[str]:
-    """Describes tensors that are not floats."""
+def dtype_problem(weights: Mapping[str, np.ndarray]) -> str | None:
+    """Describes tensors that are not floats; None if there are none."""
     wrong = [
         f"{name} {array.dtype}"
         for name, array in weights.items()
@@ -278,22 +282,22 @@ def dtype_problems(weights: Mapping[str, np.ndarray]) -> list[str]:
     return summarize("not floats", wrong)
 
 
-def slope_problems(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> list[str]:
-    """Describes copies of PReLU's slope that differ from most copies."""
+def slope_problem(entries: list[Entry], weights: Mapping[str, np.ndarray]) -> str | None:
+    """Describes copies of PReLU's slope that differ from most copies; None if there are none."""
     slopes = {
-        entry.name: weights[entry.name].tobytes()
+        entry.official_name: weights[entry.official_name].tobytes()
         for entry in entries
-        if entry.path == "slope" and entry.name in weights
+        if entry.our_path == "slope" and entry.official_name in weights
     }
     usual = [slope for slope, _ in Counter(slopes.values()).most_common(1)]
     odd = [name for name, slope in slopes.items() if slope not in usual]
     return summarize("unlike the other copies of PReLU's slope", odd)
 
 
-def summarize(problem: str, names: Collection[str]) -> list[str]:
-    """Returns one phrase about all names that have a problem; none if there are no names."""
+def summarize(problem: str, names: Collection[str]) -> str | None:
+    """Returns one phrase about all names that have a problem; None if there are no names."""
     if not names:
-        return []
+        return None
     shown = ", ".join(" ".join(name[:MAX_NAME].split()) for name in list(names)[:MAX_NAMES])
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return [f"{len(names)} {problem}: {shown}{more}"]
+    return f"{len(names)} {problem}: {shown}{more}"

@@ -1,4 +1,8 @@
-"""Joins many arrays into few: saving, loading and compiling take time per array, not per byte."""
+"""Joins many arrays into few: saving, loading and compiling take time per array, not per byte.
+
+The counterpart in JAX is `jax.flatten_util.ravel_pytree`. It is not used here because it converts
+all arrays to one dtype, works on devices, and returns the inverse as a closure over the tree.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +12,9 @@ import numpy as np
 
 
 def pack(tree: Any) -> dict[str, np.ndarray]:
-    """Joins the arrays of a pytree into one vector per dtype; the keys are the dtypes' names.
+    """Joins the arrays of a pytree into one vector per dtype, by the dtype's name.
 
-    The values are copies.
+    The vectors are copies.
     """
     by_dtype: dict[str, list[Any]] = {}
     for leaf in jax.tree.leaves(tree):
@@ -19,18 +23,18 @@ def pack(tree: Any) -> dict[str, np.ndarray]:
 
 
 def join(tree: Any) -> np.ndarray:
-    """Joins the arrays of a pytree, all of one dtype, into a vector; its values are copies."""
+    """Joins the arrays of a pytree, all of one dtype, into a vector [N], which is a copy."""
     return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def split(vector: np.ndarray | jax.Array, shapes: Any) -> Any:
-    """Splits a vector of `join` into the arrays.
+    """Splits a vector into arrays, the inverse of `join`.
 
-    Its derivative by the vector is the joined derivatives of the arrays.
+    Differentiable: the gradient with respect to the vector is `join` of the arrays' gradients.
 
     Args:
-        vector: [N], of numpy or JAX.
-        shapes: a pytree of N values in all, with the shapes of the arrays.
+        vector: [N], a numpy or JAX array.
+        shapes: a pytree of arrays or ShapeDtypeStructs whose sizes sum to N.
 
     Returns:
         A pytree like `shapes`: views of a numpy vector, or JAX arrays.
@@ -41,14 +45,14 @@ def split(vector: np.ndarray | jax.Array, shapes: Any) -> Any:
     if isinstance(vector, np.ndarray):
         parts = np.split(vector, np.cumsum(sizes)[:-1])
     else:
-        # Without the barrier XLA compiles each offset in the vector into what uses that array, and
-        # equal layers would not share kernels.
+        # Without the barrier XLA fuses each slice into the layer that uses it. The layers' programs
+        # then differ by the offset, so that equal layers do not share kernels.
         parts = jax.lax.optimization_barrier(jax.lax.split(vector, sizes))
     return jax.tree.unflatten(tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)])
 
 
 def empty_pack(shapes: Any) -> dict[str, np.ndarray]:
-    """Returns vectors as of `pack` for arrays of these shapes and dtypes, not initialised."""
+    """Returns uninitialised vectors of the sizes that `pack` returns for such arrays."""
     sizes: dict[str, int] = {}
     for leaf in jax.tree.leaves(shapes):
         sizes[leaf.dtype.name] = sizes.get(leaf.dtype.name, 0) + leaf.size
@@ -59,7 +63,7 @@ def unpack(vectors: Mapping[str, np.ndarray], shapes: Any) -> Any:
     """Splits the vectors of `pack` into arrays on devices.
 
     Args:
-        vectors: what `pack` returned; every host has all values.
+        vectors: what `pack` returned, the same on every host.
         shapes: a pytree with the shapes, dtypes and shardings of the arrays.
     """
     offsets = dict.fromkeys(vectors, 0)

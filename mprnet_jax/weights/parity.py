@@ -1,8 +1,8 @@
-"""How far our network is from MPRNet in PyTorch, with the same weights on the same images.
+"""Compares our network with MPRNet in PyTorch: the same weights on the same images.
 
-Both run in float32, ours with the highest matmul precision. Images are [B, H, W, 3] in [0, 1]. What
-is compared is each stage's image or, to locate a break, each block's features in the order of the
-computation, under the official names.
+Both run in float32, ours with the highest matmul precision. Images are [B, H, W, 3] in [0, 1]. The
+comparison covers each stage's image and, to locate a difference, each block's features, in the
+order of the computation and by official name.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from mprnet_jax.weights.names import Params
 
 TINY = float(np.finfo(np.float32).tiny)  # avoids division by 0 for features that are all 0
 STAGES = ("stage 1", "stage 2", "stage 3")
-SIZES = ((2, 64, 96), (1, 136, 200))  # batch, height, width of the images to validate on
+SIZES = ((2, 64, 96), (1, 136, 200))  # batch, height, width of the images to compare on
 
 # Largest difference of a stage's image, whose range is 1: a 40th of a grey level of 255. Float32
 # rounding gives 1e-6 to 1e-5, growing with the features; most wrong tensors give 1e-2.
 STAGE_TOLERANCE = 1e-4
-# Largest difference of a block's features, as a share of their largest value. Rounding gives 1e-6;
-# a wrong tensor shows here even if the stages hide it.
+# Largest difference of a block's features, as a share of their largest value. Rounding gives 1e-6.
+# It also shows wrong tensors that hardly change the stages' images.
 BLOCK_TOLERANCE = 1e-5
 
 
@@ -59,20 +59,20 @@ class Difference(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Our module, the official module that computes the same, and the number of its output."""
+    """Our module and the official module that computes the same."""
 
     ours: str
     theirs: str
-    output: int | None = None
+    output: int | None = None  # index of the output, None if it has one
 
     @property
     def name(self) -> str:
-        """The official module, with the number of the output if it has several."""
+        """The official module, with the index of the output if it has several."""
         return self.theirs if self.output is None else f"{self.theirs}[{self.output}]"
 
 
 class Report(NamedTuple):
-    """How far a network's stages and blocks are from PyTorch's; `str` makes it a table."""
+    """How far a network's stages and blocks are from PyTorch's; `str` returns a table."""
 
     stages: list[Difference]
     blocks: list[Difference]
@@ -104,17 +104,17 @@ class Report(NamedTuple):
         if block:
             raise UserError(
                 f"{block.name}: is the first block that differs from PyTorch's, by "
-                f"{block.relative:.1e} of its largest value; nothing was written"
+                f"{block.relative:.1e} of its largest value"
             )
         for stage in self.stages:
             if not stage.max_abs <= STAGE_TOLERANCE:
                 raise UserError(
                     f"{stage.name}: differs from PyTorch's by {stage.max_abs:.1e}, though all "
-                    "blocks agree with the PyTorch network in this package; nothing was written"
+                    "blocks agree with the PyTorch network in this package"
                 )
 
 
-def validate(
+def compare(
     weights: files.WeightFile, official: Mapping[str, np.ndarray], reference: str | None = None
 ) -> Report:
     """Compares the network of a weight file with PyTorch's on noise.
@@ -124,6 +124,10 @@ def validate(
         official: the weights in the file by official name, for PyTorch.
         reference: as of `torch_reference.with_weights`, to compare the stages with. The blocks are
             compared with the PyTorch network in this package in any case.
+
+    Raises:
+        UserError: if PyTorch is missing, the reference fails, or its images are not three of the
+            same size as ours.
     """
     names = [block.ours for block in blocks(weights.config)]
     model = torch_reference.with_weights(weights.config, official)
@@ -153,7 +157,15 @@ def noise(size: tuple[int, int, int]) -> np.ndarray:
 def compare_stages(ours: list[np.ndarray], model: Any, images: np.ndarray) -> list[Difference]:
     """Compares stages' images of `run_ours` with those of PyTorch's `model`, stage 1 first."""
     theirs, _ = run_theirs(model, images, [])
-    return [Difference.between(*stage) for stage in zip(STAGES, ours[::-1], theirs[::-1])]
+    expected, found = ([stage.shape for stage in stages] for stages in (ours, theirs))
+    if found != expected:
+        raise UserError(
+            f"the reference network returns images of shapes {found} in place of {expected}: use "
+            "one that returns one image for each stage, the last stage first"
+        )
+    return [
+        Difference.between(*stage) for stage in zip(STAGES, ours[::-1], theirs[::-1], strict=True)
+    ]
 
 
 def compare_blocks(
@@ -161,8 +173,8 @@ def compare_blocks(
 ) -> list[Difference]:
     """Compares all blocks of `run_ours` with PyTorch's, in the order of the computation.
 
-    `model` must be of `torch_reference.build`, since the order of its patches matters. Sums of
-    blocks are compared as part of the block that they are input to.
+    `model` must be that of `torch_reference.build`, since the order of its patches matters. Sums of
+    blocks are compared as part of the block whose input they are.
     """
     compared = list(blocks(config))
     _, theirs = run_theirs(model, images, [block.theirs for block in compared])
@@ -188,9 +200,18 @@ def run_ours(
     wanted: list[str],
     canvas: tuple[int, int, int] | None = None,
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Runs our network; returns stages' images, the last first, and outputs of the wanted modules.
+    """Runs our network.
 
-    With a `canvas`, (batch, height, width), the same program runs for all images that fit in it.
+    Args:
+        config: the network's sizes; computed in float32 whatever its dtype.
+        params: its parameters.
+        images: [B, H, W, 3].
+        wanted: paths of modules.
+        canvas: batch, height, width; all images that fit in it use the same program. None: the
+            size of the images.
+
+    Returns:
+        The stages' images, the last first, and the outputs of the wanted modules by path.
     """
     count, height, width = images.shape[:3]
     batch, *whole = canvas or (count, height, width)
@@ -204,12 +225,12 @@ def run_ours(
 
     fields = dataclasses.astuple(dataclasses.replace(config, dtype="float32"))
     with jax.default_matmul_precision("highest"):
-        return jax.tree.map(crop, capturing(fields, tuple(wanted))(params, arrays, sizes))
+        return jax.tree.map(crop, jit_with_outputs(fields, tuple(wanted))(params, arrays, sizes))
 
 
 @functools.lru_cache(maxsize=4)
-def capturing(fields: tuple, wanted: tuple[str, ...]) -> Callable:
-    """Returns a jitted function from parameters and images to stages and wanted outputs."""
+def jit_with_outputs(fields: tuple, wanted: tuple[str, ...]) -> Callable:
+    """Returns a jitted function from parameters, images and sizes to what `run_ours` returns."""
     config = ModelConfig(*fields)
 
     @jax.jit
@@ -233,7 +254,7 @@ def run_theirs(
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Runs PyTorch's network; returns the same as `run_ours`.
 
-    The outputs of a module that runs once per patch are joined on the batch axis, in our order.
+    The outputs of a module that runs once per patch are stacked on the batch axis in our order.
     """
     import torch
 
@@ -256,7 +277,7 @@ def run_theirs(
 
 
 def blocks(config: ModelConfig) -> Iterator[Block]:
-    """Yields the blocks that both networks have, in the order of the computation."""
+    """Yields the blocks to compare, in the order of the computation."""
 
     def cabs(ours: str, theirs: str, count: int = 2):
         for i in range(count):

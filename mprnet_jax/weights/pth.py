@@ -1,7 +1,8 @@
-"""Reads and writes PyTorch's `.pth` files, without running anything that they hold.
+"""Reads and writes PyTorch's `.pth` files, without running code that a file may contain.
 
-A `.pth` file holds a pickle. Before PyTorch opens it, with `weights_only=True`, the pickle is
-scanned: it may import tensors and nothing else. Tensors may claim no more bytes than the file has.
+A `.pth` file contains a pickle. The pickle is scanned before PyTorch opens the file with
+`weights_only=True`: it may import what tensors need and nothing else. A file is refused if its
+tensors take more bytes than the file has.
 """
 
 import contextlib
@@ -30,13 +31,11 @@ OFFICIAL_TASKS = {  # the names of the authors' files
     "model_deblurring.pth": "deblur",
     "model_denoising.pth": "denoise",
 }
-# Errors for damaged files, found by reading 14,000 of them: those of `pickletools` and `zipfile`,
-# and those of PyTorch. Its unpickler runs what is left of the program, with operands of any
-# type, hence TypeError and AttributeError.
+# What `pickletools` and `zipfile` (SCAN_ERRORS) and PyTorch (LOAD_ERRORS) raise for damaged files,
+# found by reading 14,000 of them, besides OSError and MemoryError. PyTorch's unpickler executes a
+# damaged pickle with operands of any type, hence TypeError and AttributeError.
 SCAN_ERRORS = (
     EOFError,
-    MemoryError,
-    OSError,
     OverflowError,
     RuntimeError,
     ValueError,
@@ -49,8 +48,6 @@ LOAD_ERRORS = (
     AttributeError,
     EOFError,
     LookupError,
-    MemoryError,
-    OSError,
     OverflowError,
     RuntimeError,
     TypeError,
@@ -60,14 +57,20 @@ LOAD_ERRORS = (
 )
 OLDEST = "2.10"  # in older versions a weight file can run code or corrupt memory
 OLDEST_REASON = "CVE-2025-32434, CVE-2026-24747"
-ZIP_MAGIC = b"PK\x03\x04"  # by which PyTorch itself tells the two formats apart
+ZIP_MAGIC = b"PK\x03\x04"  # by which PyTorch, too, distinguishes the two formats
 LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys; then raw numbers
-MAX_PICKLE = 4 * 2**20  # bytes; that of the largest official network takes 83 thousand
+MAX_PICKLE = 4 * 2**20  # bytes; that of the largest official network has 83 thousand
 TENSOR_GLOBALS = re.compile(
     r"collections OrderedDict|torch \w+Storage"
     r"|torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)"
 )
-OTHER_GLOBALS = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}  # opcodes no weight file needs
+OTHER_GLOBALS = {
+    "STACK_GLOBAL",
+    "INST",
+    "EXT1",
+    "EXT2",
+    "EXT4",
+}  # opcodes that no weight file needs
 
 
 def read(path: Path) -> tuple[ModelConfig, Params, dict[str, str]]:
@@ -90,7 +93,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     Zip files and the older bare pickles are read; a `module.` before all names is dropped.
 
     Raises:
-        UserError: if the file is anything else, or PyTorch is missing or too old to be safe.
+        UserError: if the file cannot be read, is damaged or holds anything else, or if PyTorch is
+            missing or too old to be safe.
     """
     torch = import_torch(path)
     with report_damage(path, *SCAN_ERRORS):
@@ -103,22 +107,30 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def report_damage(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turns errors of these types, and UserErrors about the content, into one that names the file.
+    """Turns errors while reading into a UserError that names the file.
 
-    Warnings are dropped: they are about oddities in files that are refused anyway.
+    Warnings are dropped: they are about content for which the file is refused anyway.
+
+    Args:
+        path: the file.
+        *errors: types that mean that the content is damaged. UserErrors are about the content too.
     """
-    reported: tuple[type[Exception], ...] = (UserError, *errors)
+    damage: tuple[type[Exception], ...] = (UserError, *errors)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except reported as error:
+    except damage as error:
         text = one_line(error)
-        raise UserError(f"{path}: not a sound PyTorch weight file: {text}") from error
+        raise UserError(f"{path}: damaged, or not a PyTorch weight file: {text}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: damaged, or too large for the memory of this machine") from error
 
 
 def write(path: Path, config: ModelConfig, params: Params, origin: Mapping[str, str]) -> None:
-    """Writes `{"state_dict": ...}` as the authors' files are; it has no place for `origin`.
+    """Writes `{"state_dict": ...}`, as the authors' files are; `origin` is not saved.
 
     Raises:
         UserError: if PyTorch is missing or too old.
@@ -127,13 +139,13 @@ def write(path: Path, config: ModelConfig, params: Params, origin: Mapping[str, 
     torch = import_torch(path)
     weights = to_official(config, params)
     tensors = OrderedDict((name, torch.from_numpy(array)) for name, array in weights.items())
-    file = io.BytesIO()  # if a disk is full, PyTorch itself raises an error that does not say so
+    file = io.BytesIO()  # PyTorch's own error for a full disk does not mention the disk
     torch.save({"state_dict": tensors}, file)
     path.write_bytes(file.getbuffer())
 
 
 def import_torch(path: Path) -> ModuleType:
-    """Returns PyTorch; raises UserError if it is missing, or too old to open files safely."""
+    """Returns PyTorch; raises UserError naming `path` if it is missing, or too old to be safe."""
     try:
         import torch
     except ImportError as error:
@@ -142,7 +154,7 @@ def import_torch(path: Path) -> ModuleType:
         ) from error
     if torch.__version__ < OLDEST:
         raise UserError(
-            f"{path}: PyTorch {torch.__version__} does not read .pth files safely "
+            f"{path}: PyTorch {torch.__version__} is too old to handle .pth files safely "
             f"({OLDEST_REASON}): install {OLDEST} or newer, or use .safetensors"
         )
     return torch
@@ -176,9 +188,9 @@ def imported_names(path: Path) -> Iterator[str]:
 
 
 def check_pickle(size: int) -> None:
-    """Raises UserError if a pickle describes far more tensors than a network has."""
+    """Raises UserError if a pickle is larger than that of any network."""
     if size > MAX_PICKLE:
-        raise UserError(f"its pickle takes {size} bytes, more than that of any network")
+        raise UserError(f"its pickle has {size} bytes, more than that of any network")
 
 
 def imports(file: IO[bytes]) -> Iterator[str]:
@@ -201,16 +213,23 @@ def state_dict(checkpoint: Any, torch: ModuleType, file_size: int) -> dict[str, 
             )
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise UserError(f"{name!r} is not an ordinary tensor")
-    # With strides of 0 a few bytes make a tensor of any size.
+    # A tensor with strides of 0 needs few bytes in the file, whatever its shape.
     if sum(tensor.numel() * tensor.element_size() for tensor in checkpoint.values()) > file_size:
-        raise UserError("its tensors claim to be larger than the file")
+        raise UserError("its tensors would be larger than the file")
     prefix = "module." if all(name.startswith("module.") for name in checkpoint) else ""
     return {
-        name.removeprefix(prefix): to_array(tensor, torch) for name, tensor in checkpoint.items()
+        name.removeprefix(prefix): to_array(name, tensor, torch)
+        for name, tensor in checkpoint.items()
     }
 
 
-def to_array(tensor: Any, torch: ModuleType) -> np.ndarray:
-    """Returns a tensor as an array; bfloat16, which numpy lacks, becomes float32."""
+def to_array(name: str, tensor: Any, torch: ModuleType) -> np.ndarray:
+    """Returns a tensor as an array; bfloat16, which numpy lacks, becomes float32.
+
+    Raises UserError for tensors that numpy cannot represent, such as float8.
+    """
     tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    try:
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{name!r} is not a tensor for numpy: {one_line(error)}") from error

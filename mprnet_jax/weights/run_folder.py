@@ -1,4 +1,4 @@
-"""A run folder: its `config.json`, and the parameters in its checkpoints."""
+"""Reads and writes what a run folder holds: `config.json`, and parameters in checkpoints."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig, flatten
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.model.mprnet import abstract
 from mprnet_jax.weights.checkpoints import Checkpoints, as_first_host_sees
 from mprnet_jax.weights.names import Params, by_path, warn_of_non_finite
@@ -43,26 +43,40 @@ def read_config(run_folder: Path) -> dict[str, Any]:
         raise UserError(f"{run_folder}: holds no config.json; is it a run folder?") from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}); if it is damaged, remove it: training "
-            "with the same command writes it anew"
+            f"{path}: cannot be read ({one_line(error)}); if it is damaged, remove it: training "
+            "with the same command writes it again"
         ) from error
 
 
 def check_same_run(run_folder: Path, config: Any) -> None:
-    """Raises UserError if the folder holds a run that computes something else."""
+    """Raises UserError if the folder holds a run whose config differs in a fixed field."""
     if not (run_folder / "config.json").exists():
         return
     saved = read_config(run_folder)
     for name, wanted in flatten(config, fixed_only=True).items():
-        found: Any = saved
-        for part in name.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
+        found = saved_value(saved, config, name)
         if found != wanted:
             raise UserError(
                 f"workdir {run_folder}: belongs to a run with {name}={found}, this one has "
                 f"{name}={wanted}; choose another --workdir, or the same value, or remove the "
                 "folder if it holds no checkpoints yet"
             )
+
+
+def saved_value(saved: dict[str, Any], config: Any, name: str) -> Any:
+    """Returns a field of a saved config; the default if an older version saved it without.
+
+    Args:
+        saved: nested dicts, as `read_config` returns them.
+        config: a config of the same type.
+        name: the field's dotted name.
+    """
+    *parts, last = name.split(".")
+    for part in parts:
+        group = saved.get(part)
+        saved, config = group if isinstance(group, dict) else {}, getattr(config, part)
+    (default,) = (field.default for field in dataclasses.fields(config) if field.name == last)
+    return saved.get(last, None if default is dataclasses.MISSING else default)
 
 
 def has_checkpoints(run_folder: Path) -> bool:
@@ -74,24 +88,27 @@ def has_checkpoints(run_folder: Path) -> bool:
 
 
 def read(run_folder: Path) -> tuple[ModelConfig, Params]:
-    """Reads a run folder: its model config, and the best parameters (else the newest).
+    """Reads the model config and the best parameters of a run folder.
 
     Warns of NaN and infinite parameters by name.
 
     Raises:
         UserError: if the folder is not that of a run, or all checkpoints are missing or damaged.
     """
+    saved = read_config(run_folder)
     try:
-        config = ModelConfig(**read_config(run_folder)["model"])
+        config = ModelConfig(**saved["model"])
+    except UserError as error:
+        raise UserError(f"{run_folder}/config.json: {error}") from error
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{run_folder}/config.json: is not of a run of this package, or of an older version"
+            f"{run_folder}/config.json: was not written by this package, or by another version"
         ) from error
     checkpoint = None
     if has_checkpoints(run_folder):
         _, shapes = abstract(config)
         on_host = jax.tree.map(lambda shape: np.empty(shape.shape, shape.dtype), shapes)
-        with Checkpoints(run_folder, reading=True) as checkpoints:
+        with Checkpoints(run_folder, read_only=True) as checkpoints:
             checkpoint = checkpoints.load_best(on_host)
     if checkpoint is None:
         raise UserError(f"{run_folder}: holds no checkpoints yet; train first")

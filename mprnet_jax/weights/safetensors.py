@@ -1,7 +1,7 @@
 """Reads and writes `.safetensors` files.
 
-They hold the official names in PyTorch's layout, float32, so that both frameworks read them, and
-metadata: the model's config as JSON, task and source if known, and the licence note.
+They hold the weights by official name in PyTorch's layout, float32, so that both frameworks can use
+them, and metadata: the model's config as JSON, task and source if known, and a licence note.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ LICENCE = (
     "Weights converted from the published MPRNet files stay under their authors' Academic Public "
     "License: non-commercial use only."
 )
-MAX_HEADER = 10 * 2**20  # bytes; that of the largest official network takes 40 thousand
+MAX_HEADER = 10 * 2**20  # bytes; that of the largest official network has 40 thousand
 
 
 def read(path: Path) -> tuple[ModelConfig, Params, dict[str, str]]:
@@ -30,7 +30,7 @@ def read(path: Path) -> tuple[ModelConfig, Params, dict[str, str]]:
         Sizes, parameters, and `source` and `task` from the metadata if they are there.
 
     Raises:
-        UserError: if the file is damaged, or not that of an MPRNet.
+        UserError: if the file cannot be read, is damaged, or is not that of an MPRNet.
     """
     tensors, metadata = read_file(path)
     config, params = from_file(path, tensors)
@@ -44,7 +44,7 @@ def write(path: Path, config: ModelConfig, params: Params, origin: Mapping[str, 
 
 
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns tensors by name, and metadata; raises UserError if the file is damaged."""
+    """Returns tensors by name, and metadata; raises UserError if the file cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -55,22 +55,27 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with safe_open(path, framework="np") as opened:
             names = opened.keys()
             return {name: get_tensor(opened, name) for name in names}, opened.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a sound .safetensors file: {one_line(error)}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+    except (SafetensorError, ValueError) as error:
+        raise UserError(
+            f"{path}: damaged, or not a .safetensors file: {one_line(error)}"
+        ) from error
 
 
 def get_tensor(opened: Any, name: str) -> np.ndarray:
     """Returns a tensor of an open file; raises ValueError for dtypes that numpy lacks."""
     try:
         return opened.get_tensor(name)
-    except (AttributeError, TypeError) as error:  # the package looks the dtype up in numpy
+    except (AttributeError, TypeError) as error:  # safetensors looks the dtype up in numpy
         raise ValueError(f"{name} is not of a dtype that numpy has: {error}") from error
 
 
 def write_file(path: Path, weights: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes float32 tensors. Unlike those of the safetensors package, the bytes are always equal.
+    """Writes float32 tensors.
 
-    The format: length of the header in 8 bytes, little-endian; header in JSON; the numbers.
+    The same weights always give the same bytes, which the safetensors package does not promise. The
+    format: length of the header in 8 bytes, little-endian; header in JSON; the numbers.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0

@@ -1,7 +1,7 @@
 """Saves and loads steps, each with trees of arrays and a record, with Orbax.
 
-Orbax and TensorStore raise many types of errors. `report_storage_errors` distinguishes those that a
-disk or damaged files cause from defects.
+Orbax and TensorStore raise many types of errors. `report_storage_errors` separates those that a
+disk or damaged files cause from bugs.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from mprnet_jax.errors import one_line
 
 RECORD = "record"
 METADATA = "_METADATA"  # Orbax's description of a tree
-METADATA_HASH = "_METADATA.sha256"  # ours of that file
-# TensorStore raises ValueErrors. Those of files start with the name of a status or, if the content
-# of a file is invalid, with what failed.
+METADATA_HASH = "_METADATA.sha256"  # our hash of that file
+# TensorStore raises ValueError. If a file is the cause, the text starts with the name of a status
+# or, if the content of the file is invalid, with the operation.
 TENSORSTORE_ERROR = re.compile(
     "(ABORTED|ALREADY_EXISTS|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|"
     "NOT_FOUND|OUT_OF_RANGE|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|UNKNOWN): "
@@ -31,44 +31,52 @@ TENSORSTORE_ERROR = re.compile(
 
 
 class StorageError(OSError):
-    """A disk that fails or files that are damaged."""
+    """A disk fails or files are damaged."""
 
 
 @contextlib.contextmanager
 def report_storage_errors() -> Iterator[None]:
     """Turns errors of Orbax that a disk or damaged files cause into StorageError.
 
-    If an error of JAX led to it, that one is raised: a device or another host is the cause, also
-    where Orbax makes it a TimeoutError. Any other error is a defect and passes unchanged.
+    If a JaxRuntimeError led to it, that one is raised: the cause is a device or another host, even
+    if Orbax raises TimeoutError. Any other error is a bug and is raised unchanged.
     """
     try:
         yield
-    except Exception as error:  # reason: Orbax raises bare `Exception`s; defects are raised again
-        raise_runtime_error(error)
+    except Exception as error:  # reason: Orbax raises bare `Exception`s; bugs are raised again
+        reraise_jax_error(error)
         if not is_storage_error(error):
             raise
         raise StorageError(one_line(error)) from error
 
 
-def is_storage_error(error: BaseException | None) -> bool:
-    """Returns whether a disk or a damaged file caused an error, or the one it was raised from."""
-    if error is None:
-        return False
-    if isinstance(error, (OSError, json.JSONDecodeError, UnicodeDecodeError)):
-        return True
-    if type(error) is ValueError and TENSORSTORE_ERROR.match(str(error)):
-        return True
-    return is_storage_error(error.__cause__)
+def causes(error: BaseException, *, contexts: bool = False) -> Iterator[BaseException]:
+    """Yields an error and those it was raised from.
 
-
-def raise_runtime_error(error: BaseException | None) -> None:
-    """Raises the error of JAX that led to this one, if there is one."""
+    With `contexts`, also those during whose handling it was raised.
+    """
     seen = set()  # an error that is raised again may lead back to itself
-    while error is not None and id(error) not in seen:
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            raise error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        yield following
+        seen.add(id(following))
+        following = following.__cause__ or (following.__context__ if contexts else None)
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Returns whether a disk or a damaged file caused an error, or one it was raised from."""
+    return any(
+        isinstance(cause, (OSError, json.JSONDecodeError, UnicodeDecodeError))
+        or (type(cause) is ValueError and TENSORSTORE_ERROR.match(str(cause)))
+        for cause in causes(error)
+    )
+
+
+def reraise_jax_error(error: BaseException) -> None:
+    """Raises the JaxRuntimeError that led to this error, if there is one."""
+    for cause in causes(error, contexts=True):
+        if isinstance(cause, jax.errors.JaxRuntimeError):
+            raise cause
 
 
 class Store:
@@ -91,7 +99,7 @@ class Store:
         apply_patches()
         self._folder = folder
         self._saving = False
-        # All hosts use the list of the first one: the file systems of others may lag behind.
+        # All hosts use the first one's list: on a shared file system others may see an older state.
         options: dict[str, Any] = {"single_host_load_and_broadcast": True}
         if steps_to_keep is None:
             options |= {"read_only": True}
@@ -107,7 +115,7 @@ class Store:
         self._manager = Manager(
             folder, options=ocp.CheckpointManagerOptions(**options), handler_registry=handlers
         )
-        # Each host reads alone and all agree afterwards on whether they could. At one of Orbax's
+        # Each host reads on its own; afterwards they agree on whether all could. At Orbax's
         # barriers they would wait for a host that cannot read.
         me = jax.process_index()
         self._reader = ocp.Checkpointer(
@@ -146,7 +154,7 @@ class Store:
         return {name: restored[name] for name in like}
 
     def has_ended(self) -> bool:
-        """Returns whether a save has ended, well or not, and `wait` was not called since."""
+        """Returns whether a save has finished, successfully or not, since the last `wait`."""
         if not self._saving:
             return False
         return self._manager.failure is not None or not self._manager.is_saving_in_progress()
@@ -159,25 +167,27 @@ class Store:
 
     @report_storage_errors()
     def reload(self) -> None:
-        """Lists the folder again, after steps were moved away."""
+        """Lists the folder again, after steps were renamed."""
         self._manager.reload()
 
     @report_storage_errors()
     def close(self) -> None:
-        """Waits, then ends Orbax's threads."""
-        self._manager.close()
-        self._reader.close()
+        """Waits for the save in progress, then ends Orbax's threads."""
+        try:
+            self._manager.close()
+        finally:
+            self._reader.close()
 
 
 class TreeHandler(ocp.StandardCheckpointHandler):
-    """Orbax's handler of trees, which saves a hash of Orbax's own metadata beside it.
+    """Orbax's handler of trees, which also saves a hash of Orbax's metadata.
 
-    Orbax raises KeyErrors and the like for damaged metadata. With the hash damage is found first,
-    so such an error is a defect.
+    For damaged metadata Orbax raises KeyError and similar errors. The hash is checked before, so
+    that such an error is always a bug.
     """
 
     def finalize(self, directory: Any) -> None:
-        """Called by Orbax when all files of a tree are written, before the step counts."""
+        """Called when all files are written, before Orbax renames the step to its final name."""
         super().finalize(directory)
         (directory / METADATA_HASH).write_text(metadata_hash(directory))
 
@@ -188,9 +198,9 @@ def metadata_hash(folder: Any) -> str:
 
 
 def check_metadata(folder: Path) -> None:
-    """Raises StorageError if Orbax's metadata of a tree is missing or not what was saved.
+    """Raises StorageError if Orbax's metadata of a tree is missing or has changed.
 
-    Checkpoints of older versions have no hash of it.
+    Checkpoints of older versions have no hash of it and are not checked.
     """
     found, saved = metadata_hash(folder), folder / METADATA_HASH
     if saved.exists() and saved.read_bytes() != found.encode():

@@ -1,8 +1,8 @@
-"""MPRNet in PyTorch with the official names, to compare with in tests and `convert --validate`.
+"""MPRNet in PyTorch with the official names: the reference in tests and in `convert --validate`.
 
-Written independently from the paper's description, in the plainest order: patch after patch in a
-loop, every resize and convolution where the paper draws it. Maps are [batch, channels, height,
-width]. The functions import PyTorch, so that this module can be imported without it.
+Written independently from the paper's description, as simply as possible: a loop over the patches,
+and every resize and convolution where the paper draws it. Maps are [batch, channels, height,
+width]. Only the functions import PyTorch, so that this module can be imported without it.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 
 
 def build(config: ModelConfig) -> Any:
@@ -54,7 +54,7 @@ def with_weights(
         model.load_state_dict(tensors)
         return model.eval()
     try:
-        # Not imported, which would write bytecode to the user's folder.
+        # An import would write bytecode to the user's folder.
         module = ModuleType("reference")
         exec(compile(Path(reference).read_bytes(), reference, "exec"), module.__dict__)
         model = module.MPRNet(
@@ -65,8 +65,8 @@ def with_weights(
         )
         model.load_state_dict(tensors)
     except Exception as error:  # reason: the user's own code may raise anything
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{reference}: cannot be the reference: {text[:300]}") from error
+        text = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"{reference}: cannot be the reference: {text}") from error
     return model.eval()
 
 

@@ -1,7 +1,10 @@
 """Saving and loading work, with one warning, if the private parts of Orbax have changed."""
 
+import asyncio
+import copy
 import functools
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -91,6 +94,30 @@ def test_only_reports_of_abandoned_writes_are_dropped(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", reported.append)
     orbax.hide_abandoned_writes()
     orbax.hide_abandoned_writes()  # changes nothing
-    for error in (RuntimeError("Event loop is closed"), ValueError("another")):
-        sys.unraisablehook(type("Unraisable", (), {"exc_value": error}))
-    assert [str(report.exc_value) for report in reported] == ["another"]
+
+    def report(error, traceback):
+        sys.unraisablehook(SimpleNamespace(exc_value=error, exc_traceback=traceback))
+
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed") as caught:
+        loop.call_soon_threadsafe(print)
+    # A thread of TensorStore has no frame of Python that calls the loop.
+    report(caught.value, caught.tb.tb_next)
+    assert not reported
+    report(caught.value, caught.tb)
+    report(ValueError("another"), None)
+    report(RuntimeError("Event loop is closed"), None)
+    assert [str(report.exc_value) for report in reported] == [
+        "Event loop is closed",
+        "another",
+        "Event loop is closed",
+    ]
+
+
+def test_a_spec_that_orbax_changes_is_not_changed_for_others(tmp_path):
+    spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{tmp_path}/"}}
+    first = orbax.CachedSpec(spec).to_json()
+    expected = copy.deepcopy(first)
+    first["base"].clear()
+    assert orbax.CachedSpec(spec).to_json() == expected

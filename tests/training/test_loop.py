@@ -168,7 +168,7 @@ def test_a_signal_while_validating_costs_no_score_and_no_point(
         run.workdir = workdir
         while go_on(run) is None:
             pass
-        with Checkpoints(workdir, reading=True) as checkpoints:
+        with Checkpoints(workdir, read_only=True) as checkpoints:
             best.append((checkpoints.best_step, checkpoints.score(checkpoints.best_step)))
         events = b"".join(path.read_bytes() for path in workdir.glob("events.out.tfevents.*"))
         points.append(events.count(b"validation_psnr/stage3"))
@@ -292,7 +292,7 @@ def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(tiny_run, tmp_path,
     assert list(result.names) == list(names[1:])
     assert result.psnr.shape == (4, 1)
     assert len(result.shown) == 1
-    with Checkpoints(tmp_path, reading=True) as checkpoints:
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.score(1) == UNSCORED  # not to be compared with scores of all pairs
     run.validator.held_out.empty = True
     with pytest.raises(UserError, match="no held-out pair can be read"):

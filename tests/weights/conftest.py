@@ -31,8 +31,10 @@ def weights(config) -> dict[str, np.ndarray]:
         return rng.uniform(-bound, bound, shape).astype(np.float32)
 
     return {
-        entry.name: np.full(1, 0.25, np.float32) if entry.path == "slope" else tensor(entry.shape)
-        for entry in names.table(config)
+        entry.official_name: np.full(1, 0.25, np.float32)
+        if entry.our_path == "slope"
+        else tensor(entry.shape)
+        for entry in names.name_table(config)
     }
 
 

@@ -1,6 +1,7 @@
 import gc
 import logging
 import tracemalloc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,10 @@ def test_a_lost_host_is_not_taken_for_a_failing_disk(tmp_path, monkeypatch):
 def test_the_search_for_an_errors_reason_ends():
     first, second = OSError("disk"), OSError("again")
     first.__context__, second.__context__ = second, first
-    store.raise_runtime_error(first)  # there is none to raise
+    store.reraise_jax_error(first)  # there is none to raise
+    first.__cause__, second.__cause__ = second, first
+    assert store.is_storage_error(first)
+    assert not store.is_storage_error(KeyError())
 
 
 def test_a_flipped_bit_in_the_record_is_noticed(tmp_path):
@@ -140,7 +144,7 @@ def test_damage_is_reported_and_the_checkpoint_before_is_used(tmp_path, damage, 
     damage(tmp_path / "checkpoints" / "2")
     with caplog.at_level(logging.WARNING, logger="absl"):
         assert load(tmp_path).step == 1
-    assert "checkpoints/2 is damaged" in caplog.text
+    assert "checkpoints/2 cannot be used, skipped: " in caplog.text
     # It is set aside, so that the run saves step 2 anew when it comes there.
     assert steps(tmp_path) == [1]
     assert len(list(tmp_path.glob("damaged-2-*"))) == 1
@@ -169,6 +173,7 @@ def test_what_a_disk_refuses_once_is_not_damaged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(Checkpoints, "_load", refuse)
     assert load(tmp_path).step == 2
     assert "damaged" not in caplog.text
+    assert "skipped" not in caplog.text
 
 
 def test_leftovers_of_a_killed_save_are_ignored(tmp_path):
@@ -187,9 +192,58 @@ def test_damaged_scores_cost_no_checkpoint(tmp_path, content, caplog):
     assert load(tmp_path).step == 3
 
 
+def refuse_scores(monkeypatch, refusals):
+    read_bytes = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "scores.json" and refusals:
+            raise refusals.pop()
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+
+def test_scores_that_a_disk_refuses_once_are_read(tmp_path, monkeypatch):
+    save(tmp_path, [(1, 20.0), (2, 10.0)])
+    refuse_scores(monkeypatch, [OSError("Stale file handle")])
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best_step == 1
+
+
+def test_scores_that_cannot_be_read_end_the_run_before_the_best_is_deleted(tmp_path, monkeypatch):
+    save(tmp_path, [(1, 20.0), (2, 10.0), (3, 15.0)])
+    before = (tmp_path / "scores.json").read_text()
+    with monkeypatch.context() as patch:
+        refuse_scores(patch, [OSError("Input/output error")] * 9)
+        with pytest.raises(UserError, match=r"scores\.json cannot be read \(Input/output error\)"):
+            Checkpoints(tmp_path)
+    assert steps(tmp_path) == [1, 2, 3]
+    assert (tmp_path / "scores.json").read_text() == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("_orbax_leaves_coroutines_behind")
+def test_a_damaged_best_checkpoint_is_tried_once(tmp_path, caplog):
+    save(tmp_path, [(1, 20.0), (2, 10.0)])
+    flip_bit(tmp_path / "checkpoints" / "1")
+    with (
+        caplog.at_level(logging.WARNING, logger="absl"),
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+    ):
+        assert checkpoints.load_best(shapes(tree(0).params)).step == 2
+    flip_bit(tmp_path / "checkpoints" / "2")
+    with (
+        caplog.at_level(logging.WARNING, logger="absl"),
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(UserError, match="all checkpoints are damaged"),
+    ):
+        checkpoints.load_best(shapes(tree(0).params))
+    assert caplog.text.count("checkpoints/1 cannot be used") == 2  # once for each of the loads
+
+
 def test_a_score_that_is_no_number_is_none(tmp_path):
     save(tmp_path, [(1, 20.0), (2, float("nan"))])
-    with Checkpoints(tmp_path, reading=True) as checkpoints:
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.best_step == 1
 
 
@@ -198,7 +252,7 @@ def test_reading_leaves_a_save_in_progress_alone(tmp_path):
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
     flip_bit(tmp_path / "checkpoints" / "1")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-    with Checkpoints(tmp_path, reading=True) as checkpoints:
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.load_best(shapes(tree(0).params)).step == 2
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 

@@ -1,5 +1,6 @@
 """Weight files come in, go out unchanged, and are refused in one line when they are wrong."""
 
+import builtins
 import dataclasses
 import json
 import resource
@@ -164,11 +165,15 @@ def test_weights_that_are_not_finite_are_named_in_a_warning(tmp_path, weights, c
     [
         ("absent.pth", None, "no such file"),
         ("weights.npz", b"", "use .pth, .safetensors or a run folder"),
-        ("a.pth", b"", "not a sound PyTorch weight file"),
-        ("a.pth", b"<html>Google Drive: quota exceeded</html>", "not a sound PyTorch weight file"),
-        ("a.pth", b"PK\x03\x04", "not a sound PyTorch weight file"),
-        ("a.safetensors", b"", "not a sound .safetensors file"),
-        ("a.safetensors", b"\x08\0\0\0\0\0\0\0[1, 2, 3", "not a sound .safetensors file"),
+        ("a.pth", b"", "damaged, or not a PyTorch weight file"),
+        (
+            "a.pth",
+            b"<html>Google Drive: quota exceeded</html>",
+            "damaged, or not a PyTorch weight file",
+        ),
+        ("a.pth", b"PK\x03\x04", "damaged, or not a PyTorch weight file"),
+        ("a.safetensors", b"", "damaged, or not a .safetensors file"),
+        ("a.safetensors", b"\x08\0\0\0\0\0\0\0[1, 2, 3", "damaged, or not a .safetensors file"),
         ("a.safetensors", b"\xff" * 64, "its header claims"),
     ],
 )
@@ -185,7 +190,51 @@ def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
     header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
-    with pytest.raises(UserError, match=r"not a sound \.safetensors file: a is not of a dtype"):
+    with pytest.raises(
+        UserError, match=r"damaged, or not a \.safetensors file: a is not of a dtype"
+    ):
+        files.read(path)
+
+
+@pytest.mark.parametrize("name", ["model.PTH", "model.SafeTensors"])
+def test_the_case_of_the_extension_does_not_matter(tmp_path, weights, name):
+    files.write(tmp_path / name, *names.from_official(weights))
+    assert_same(files.read_official(tmp_path / name), weights)
+    assert_same(names.to_official(*files.read(tmp_path / name)[:2]), weights)
+
+
+@pytest.mark.parametrize("extension", ["pth", "safetensors"])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied"), r"cannot be read \(.*Permission denied"),
+        (OSError(5, "Input/output error"), r"cannot be read \(.*Input/output error"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    tmp_path, monkeypatch, weights, extension, error, message
+):
+    path = tmp_path / f"model.{extension}"
+    files.write(path, *names.from_official(weights))
+
+    def refuse(file, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(UserError, match=message) as caught:
+        files.read(path)
+    assert "damaged" not in str(caught.value)
+
+
+def test_too_little_memory_is_reported(tmp_path, monkeypatch, weights):
+    path = tmp_path / "model.pth"
+    files.write(path, *names.from_official(weights))
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UserError, match=r"model\.pth: damaged, or too large for the memory"):
         files.read(path)
 
 
@@ -196,7 +245,7 @@ def test_truncated_files_are_refused(tmp_path, weights, extension):
     whole = path.read_bytes()
     for share in (0.01, 0.1, 0.5, 0.9, 0.999):
         path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(UserError, match="not a sound"):
+        with pytest.raises(UserError, match="damaged, or not a "):
             files.read(path)
 
 

@@ -17,7 +17,10 @@ CONFIG = ModelConfig(width=4, unet_growth=1, orsnet_growth=1, cabs_per_orb=1)
 
 def sound(form: str, path) -> bytes:
     """A sound file of a network so small that names and headers make up half of it."""
-    weights = {entry.name: np.full(entry.shape, 0.25, np.float32) for entry in names.table(CONFIG)}
+    weights = {
+        entry.official_name: np.full(entry.shape, 0.25, np.float32)
+        for entry in names.name_table(CONFIG)
+    }
     if form == "legacy.pth":
         tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
         torch.save(tensors, path, _use_new_zipfile_serialization=False)

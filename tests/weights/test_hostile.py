@@ -147,7 +147,7 @@ def test_hand_written_pickles_are_not_run(tmp_path, pickled):
 @pytest.mark.filterwarnings("ignore:Sparse")
 def test_other_contents_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(UserError, match="not a sound PyTorch weight file"):
+    with pytest.raises(UserError, match="damaged, or not a PyTorch weight file"):
         files.read(tmp_path / "model.pth")
 
 
@@ -180,6 +180,23 @@ def test_missing_pytorch_is_reported_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="pip install"):
         pth.read(tmp_path / "model.pth")
+
+
+def test_missing_pytorch_is_reported_with_the_file_to_write(tmp_path, monkeypatch, weights):
+    network = names.from_official(weights)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"/model\.pth: \.pth files need PyTorch"):
+        files.write(tmp_path / "model.pth", *network)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensors_that_numpy_cannot_represent_are_refused():
+    for tensor in (
+        torch.zeros(2, dtype=torch.float8_e4m3fn),
+        torch.ones(2, dtype=torch.cfloat).conj(),
+    ):
+        with pytest.raises(UserError, match="'a' is not a tensor for numpy"):
+            pth.state_dict({"a": tensor}, torch, 100)
 
 
 MEMORY = r"""

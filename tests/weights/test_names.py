@@ -29,26 +29,28 @@ def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
     """Official tensors with numbers that differ between all of them."""
     rng = np.random.default_rng(0)
     return {
-        entry.name: np.full(1, 0.3, np.float32)
-        if entry.path == "slope"
+        entry.official_name: np.full(1, 0.3, np.float32)
+        if entry.our_path == "slope"
         else rng.standard_normal(entry.shape, np.float32)
-        for entry in names.table(config)
+        for entry in names.name_table(config)
     }
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_table_names_every_tensor_of_the_reference(config):
-    entries = names.table(config)
+    entries = names.name_table(config)
     reference = torch_reference.build(config).state_dict()
-    assert {entry.name: entry.shape for entry in entries} == {
+    assert {entry.official_name: entry.shape for entry in entries} == {
         name: tuple(tensor.shape) for name, tensor in reference.items()
     }
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_config_is_inferred_from_the_shapes(config):
-    inferred = names.infer_config({entry.name: entry.shape for entry in names.table(config)})
-    assert names.table(inferred) == names.table(config)
+    inferred = names.infer_config(
+        {entry.official_name: entry.shape for entry in names.name_table(config)}
+    )
+    assert names.name_table(inferred) == names.name_table(config)
     if config.reduction == 4:  # other values may make the same network
         assert inferred == config
 
@@ -104,7 +106,7 @@ def test_all_problems_are_in_one_message():
     )
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in names.table(SMALL)][::7])
+@pytest.mark.parametrize("name", [entry.official_name for entry in names.name_table(SMALL)][::7])
 def test_a_single_odd_tensor_is_found_odd(name):
     whole = random_weights(SMALL)
     with pytest.raises(UserError, match=f"^1 missing: {name}$"):

@@ -25,8 +25,8 @@ class Network(NamedTuple):
     params: names.Params
     official: dict[str, np.ndarray]
 
-    def validate(self) -> parity.Report:
-        return parity.validate(files.WeightFile(self.config, self.params, {}), self.official)
+    def report(self) -> parity.Report:
+        return parity.compare(files.WeightFile(self.config, self.params, {}), self.official)
 
 
 def random_network(config: ModelConfig) -> Network:
@@ -87,7 +87,11 @@ class TestBlocks:
         assert len(set(compared)) == len(compared)
         assert parity.first_break(differences) is None
         assert all(d.largest > 0 for d in differences)
-        cabs = {entry.name[:-14] for entry in names.table(self.config) if entry.path == "slope"}
+        cabs = {
+            entry.official_name[:-14]
+            for entry in names.name_table(self.config)
+            if entry.our_path == "slope"
+        }
         assert cabs <= set(compared)
         assert {"stage1_encoder[2]", "stage2_decoder[0]", "sam12[0]", "sam23[1]"} <= set(compared)
         assert compared[-1] == "tail"
@@ -126,7 +130,7 @@ class TestBlocks:
 def test_disagreement_names_block_or_stage(monkeypatch):
     monkeypatch.setattr(parity, "SIZES", ((2, 16, 24),))
     network = random_network(TestBlocks.config)
-    report = network.validate()
+    report = network.report()
     report.check_agreement()
     for name in ("stage 1", "stage 2", "stage 3"):
         assert f"noise 2x16x24, {name}" in str(report)
@@ -138,7 +142,7 @@ def test_disagreement_names_block_or_stage(monkeypatch):
     squeeze = network.params["decoder2"]["level1"]["cabs"][0]["attention"]["squeeze"]
     squeeze["kernel"] = squeeze["kernel"][::-1]
     with pytest.raises(UserError, match=r"decoder_level1\.0: is the first block that differs"):
-        network.validate().check_agreement()
+        network.report().check_agreement()
 
 
 CLONE = """
@@ -162,6 +166,21 @@ def test_a_users_own_network_is_the_other_side(tmp_path, config):
     ours, _ = parity.run_ours(config, network.params, images, [])
     stages = parity.compare_stages(ours, model, images)
     assert max(stage.max_abs for stage in stages) < 1e-5
+
+
+def test_a_reference_that_returns_fewer_stages_is_refused(tmp_path, monkeypatch, config):
+    monkeypatch.setattr(parity, "SIZES", ((1, 8, 8),))
+    clone = tmp_path / "MPRNet.py"
+    patched = "            model = torch_reference.build(config)\n"
+    patched += "            whole = model.forward\n"
+    patched += "            model.forward = lambda images: whole(images)[:1]\n"
+    patched += "            return model\n"
+    built = "            return torch_reference.build(config)\n"
+    clone.write_text(textwrap.dedent(CLONE.replace(built, patched)))
+    network = random_network(config)
+    weights = files.WeightFile(config, network.params, {})
+    with pytest.raises(UserError, match=r"reference network returns .* for each stage"):
+        parity.compare(weights, network.official, str(clone))
 
 
 @pytest.mark.parametrize(

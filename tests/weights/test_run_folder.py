@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from mprnet_jax.errors import UserError
@@ -13,8 +15,24 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
             run_folder.read(tmp_path)
     for other in ("{}", '{"model": {"wdith": 3}}', '{"model": {"width": "3"}}'):
         (tmp_path / "config.json").write_text(other)
-        with pytest.raises(UserError, match=r"config\.json: is not of a run"):
+        with pytest.raises(UserError, match=r"config\.json: was not written by this package"):
             run_folder.read(tmp_path)
+    (tmp_path / "config.json").write_text('{"model": {"width": 0}}')
+    with pytest.raises(UserError, match=r"config\.json: model\.width=0: must be"):
+        run_folder.read(tmp_path)
     (tmp_path / "config.json").write_text('{"model": {}}')
     with pytest.raises(UserError, match="no checkpoints yet"):
         run_folder.read(tmp_path)
+
+
+def test_a_run_of_a_version_without_a_field_is_resumed_with_its_default(tiny_run, tmp_path):
+    run_folder.write_config(tmp_path, tiny_run)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["optim"]["spike_factor"], saved["mesh"], saved["patch_size"], saved["loss"]
+    path.write_text(json.dumps(saved))
+    tiny_run.patch_size = 256
+    run_folder.check_same_run(tmp_path, tiny_run)
+    tiny_run.optim.spike_factor = 2.0
+    with pytest.raises(UserError, match=r"a run with optim\.spike_factor=0\.0, this one has"):
+        run_folder.check_same_run(tmp_path, tiny_run)

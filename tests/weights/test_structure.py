@@ -10,8 +10,8 @@ import pytest
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, record_hash
-from mprnet_jax.weights.layout import describe
 from mprnet_jax.weights.packing import join
+from mprnet_jax.weights.structure import describe
 
 
 class Adam(NamedTuple):
@@ -100,7 +100,7 @@ def test_other_parameters_are_refused_by_name(tmp_path):
         load(tmp_path, params=other)
     with (
         pytest.raises(UserError, match=r"holds conv\.bias .* needs convolution\.bias"),
-        Checkpoints(tmp_path, reading=True) as checkpoints,
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
     ):
         checkpoints.load_best(shapes(other))
     assert load(tmp_path).step == 1
@@ -137,7 +137,7 @@ def test_a_checkpoint_of_an_older_version_loads(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, PARAMS)
 
 
-def test_a_damaged_layout_is_damage(tmp_path):
+def test_a_damaged_structure_is_damage(tmp_path):
     save(tmp_path)
     record = tmp_path / "checkpoints/1/record/metadata"
     record.write_text(record.read_text().replace("norms", "Norms"))
@@ -145,6 +145,6 @@ def test_a_damaged_layout_is_damage(tmp_path):
         load(tmp_path)
 
 
-def test_the_layout_is_that_of_the_packed_vector():
+def test_the_structure_is_that_of_the_packed_vector():
     state = {"b": jnp.zeros(2), "a": (jnp.ones(()), None)}
     assert describe(state, PARAMS) == ["a.0 float32[]", "b float32[2]"]

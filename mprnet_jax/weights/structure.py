@@ -1,7 +1,7 @@
-"""Which array a checkpoint holds where.
+"""The structure of a checkpoint: which array it holds where.
 
-The training state is saved as one vector per dtype (`weights.packing`). The hash of a vector says
-nothing of what is where in it, so this is saved too, and compared on loading.
+The training state is saved as one vector per dtype (`weights.packing`). The hash of a vector does
+not say which part of it is which array, so the structure is saved too and compared on loading.
 """
 
 import itertools
@@ -17,8 +17,8 @@ from mprnet_jax.errors import UserError
 def describe(tree: Any, params: Any) -> list[str]:
     """Describes each array of a pytree, in the order in which `pack` joins them.
 
-    A vector of all parameters is described as the parameters in it. Which of both the training
-    state holds depends on the device, and `pack` makes the same of them.
+    On some devices the training state holds all parameters as one vector, on others as a tree.
+    Both pack to the same bytes, so a leaf of that size is expanded to the parameters it holds.
 
     Args:
         tree: arrays, or their shapes and dtypes.
@@ -41,16 +41,19 @@ def describe(tree: Any, params: Any) -> list[str]:
     ]
 
 
-def check_layout(
+def check_structure(
     checkpoint: Path, saved: Mapping[str, list[str]] | None, expected: Mapping[str, list[str]]
 ) -> None:
-    """Raises UserError naming the first array that a checkpoint holds in place of another.
+    """Compares structures; the error names the first array that differs from what is expected.
 
     Args:
         checkpoint: its folder, for the message.
-        saved: what `describe` returned for each of its trees; None for checkpoints of older
+        saved: what `describe` returned for each of its trees. None for checkpoints of older
             versions, which are not checked.
-        expected: the same for the trees to load, some or all of them.
+        expected: the same for the trees to load, which may be some of them.
+
+    Raises:
+        UserError: if they differ.
     """
     if saved is None:
         return
@@ -60,6 +63,6 @@ def check_layout(
                 raise UserError(
                     f"{checkpoint}: holds {found} where this run needs {wanted}. It was saved by "
                     "another version of this package or of Optax, or with other settings: use "
-                    "those again, or train on in a new workdir with "
+                    "those again, or continue in a new workdir with "
                     f"--config.init_from={checkpoint.parents[1]}"
                 )
