@@ -61,7 +61,7 @@ def on_all(flags: np.ndarray) -> np.ndarray:
     return multihost_utils.process_allgather(flags).reshape(-1, len(flags)).all(axis=0)
 
 
-def check_shared(folder: Path) -> None:
+def check_same_folder(folder: Path) -> None:
     """Makes a folder, and checks that all processes see the same one.
 
     Raises:
