@@ -196,7 +196,7 @@ def write_sheet(target: Path, before: Photo, after: Photo) -> None:
 def restore_photos(
     restorer: Restorer, photos: Sequence[Photo], progress: Progress = no_progress
 ) -> list[Photo]:
-    """Restores photos of all kinds: grey is restored as RGB and averaged, alpha is kept."""
+    """Restores photos of all kinds: grey as RGB, of which the mean is taken; alpha is kept."""
     restored = restorer.batch([to_rgb(photo.pixels) for photo in photos], progress)
     return [
         photo._replace(pixels=replace_colours(photo.pixels, rgb))
@@ -211,7 +211,7 @@ def to_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def replace_colours(pixels: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """Replaces the colours of [H, W, C] by RGB [H, W, 3], averaged if C is grey; keeps alpha."""
+    """Replaces the colours of [H, W, C] by RGB [H, W, 3], or its mean if grey; keeps alpha."""
     count = 3 if pixels.shape[2] >= 3 else 1
     if count == 1:
         rgb = np.rint(rgb.mean(axis=2, keepdims=True)).astype(rgb.dtype)

@@ -165,12 +165,12 @@ class Restorer:
         images = [to_floats(photo) for photo in photos]
         sums: list[Any] = [0.0] * len(images)
         for done, symmetry in enumerate(self._symmetries):
-            turned = [apply_symmetry(image, symmetry) for image in images]
+            transformed = [apply_symmetry(image, symmetry) for image in images]
 
             def part(share: float, done: int = done) -> None:
                 progress((done + share) / len(self._symmetries))
 
-            restored = self._restore_images(turned, count, part)
+            restored = self._restore_images(transformed, count, part)
             sums = [
                 total + invert_symmetry(image, symmetry) for total, image in zip(sums, restored)
             ]

@@ -101,7 +101,7 @@ class Tiling:
                 continue
             elif max(grid.tile) <= tiles.MIN_SIDE:
                 tile = f"{grid.columns.tile}x{grid.rows.tile}"
-                amount = f"{required / 2**30:.2f} GiB" if required < math.inf else "too much"
+                amount = f"{required / 2**30:.2f} GiB of" if required < math.inf else "too much"
                 raise memory.OutOfMemory(
                     f"a tile of {tile} pixels takes {amount} memory, and "
                     f"{available / 2**30:.2f} GiB are free: close other programs, raise the limit, "

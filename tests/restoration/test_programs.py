@@ -137,14 +137,14 @@ def test_an_error_does_not_wait_for_what_is_planned(model, photo):
     assert begun <= 2
 
 
-def test_a_defect_keeps_its_type_and_the_program_is_tried_again(stub, photo):
-    class Defect:
+def test_a_bug_keeps_its_type_and_the_program_is_tried_again(stub, photo):
+    class Buggy:
         def lower(self, *arguments):
-            raise TypeError("a defect")
+            raise TypeError("a bug")
 
     restorer = Restorer(stub)
-    whole, restorer._programs._restore = restorer._programs._restore, Defect()
-    with pytest.raises(TypeError, match="a defect"):
+    whole, restorer._programs._restore = restorer._programs._restore, Buggy()
+    with pytest.raises(TypeError, match="a bug"):
         restorer(photo(8, 8))
     restorer._programs._restore = whole
     assert restorer(photo(8, 8)).shape == (8, 8, 3)
