@@ -38,14 +38,14 @@ QUALITY = flags.DEFINE_integer(
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Restores again what is in --output already.")
 COMPARE = flags.DEFINE_bool(
-    "compare", False, "Writes a sheet, before and after, with each photo that is restored."
+    "compare", False, "Writes a sheet beside each restored photo that shows it before and after."
 )
 STAGES = flags.DEFINE_integer("stages", 3, "Number of stages; fewer are faster.", 1, 3)
 LOCAL_POOLING = flags.DEFINE_bool(
     "local_pooling",
     False,
     "Lets channel attention average around each pixel, as on patches in training (TLC): often "
-    "better on large photos, at times tinted.",
+    "better on large photos, sometimes tinted.",
 )
 ENSEMBLE = flags.DEFINE_bool(
     "ensemble", False, "Averages over the 8 symmetries of the square: better, 8 times slower."
@@ -60,7 +60,11 @@ TILE = flags.DEFINE_string(
     "allows, else in the largest tiles that fit.",
 )
 MEMORY_LIMIT = flags.DEFINE_float(
-    "memory_limit_gb", None, "Memory of a device for --tile=auto, if less than is free.", 0.1
+    "memory_limit_gb",
+    None,
+    "For --tile=auto: the most memory, in GiB, that the process may have in use on each device, or "
+    "on all CPUs together.",
+    0.1,
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 1, "Photos, tiles or frames that a device restores at once.", 1
@@ -81,7 +85,7 @@ def main() -> None:
     try:
         is_video = source.is_file() and source.suffix.lower() in VIDEOS
         extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
-        jobs = [] if is_video else folders.plan(source, output, extension)
+        jobs = [] if is_video else folders.list_jobs(source, output, extension)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     if is_video:
@@ -99,7 +103,7 @@ def restore_photos(jobs: list[folders.Job], output: Path) -> None:
         overwrite=OVERWRITE.value,
         compare=COMPARE.value,
     )
-    make_folder(output)  # before hours of work
+    make_folder(output)  # now, as restoring may take hours
     start = time.monotonic()
     summary = pipeline.run(jobs)
     print(
@@ -108,6 +112,8 @@ def restore_photos(jobs: list[folders.Job], output: Path) -> None:
     )
     if summary.failed:
         raise UserError(f"{summary.failed} of {len(jobs)} photos failed, see above")
+    if summary.failed_sheets:
+        raise UserError(f"{summary.failed_sheets} sheets failed, see above")
 
 
 def restore_one_video(source: Path, target: Path) -> None:
@@ -129,7 +135,7 @@ def max_pixels() -> int:
 
 
 def make_restorer() -> Restorer:
-    """Makes a restorer by the flags."""
+    """Makes a restorer from the flags."""
     from mprnet_jax import load
     from mprnet_jax.devices import compiling
     from mprnet_jax.devices.mesh import make_mesh

@@ -1,19 +1,24 @@
-"""Memory limits of Linux's control groups (cgroups), which containers are made of. In bytes."""
+"""Memory limits of Linux's control groups (cgroups), by which containers are limited. In bytes."""
 
+import contextlib
 from pathlib import Path
 
 
 def available_bytes(
     groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> list[int]:
-    """Returns the bytes left in each control group around this process that has a limit.
+    """Returns the bytes left in each control group of this process that has a readable limit.
 
     Args:
         groups: the file that lists the groups of the process.
         root: the folder that the groups are mounted in.
     """
+    try:
+        lines = groups.read_text().splitlines()
+    except (OSError, ValueError):  # not on Linux, not readable, or not in UTF-8
+        return []
     available = []
-    for line in groups.read_text().splitlines() if groups.exists() else []:
+    for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2 of control groups
             top, names = root, ("memory.max", "memory.current", "inactive_file")
@@ -24,8 +29,10 @@ def available_bytes(
             continue
         folder = top / path.lstrip("/")
         for group in (folder, *folder.parents):
-            if group.is_relative_to(top) and (group / names[0]).exists():
-                available += _available_in(group, *names)
+            if group.is_relative_to(top):
+                # A group that has no such files, is not readable, or in another format is left out.
+                with contextlib.suppress(OSError, ValueError):
+                    available += _available_in(group, *names)
     return available
 
 
@@ -37,6 +44,10 @@ def _available_in(group: Path, limit: str, usage: str, cache: str) -> list[int]:
         limit: name of the file with the limit.
         usage: name of the file with the bytes in use.
         cache: name of the line of memory.stat with the bytes of cached files.
+
+    Raises:
+        OSError: if a file is missing or cannot be read.
+        ValueError: if a file has another format.
     """
     allowed = (group / limit).read_text().strip()
     if allowed == "max":

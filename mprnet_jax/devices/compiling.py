@@ -1,7 +1,7 @@
 """`jax.jit` with compiler options for the device at hand, and the compile cache on disk."""
 
-import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-# On CPUs XLA's default lowering of dots and of the reductions in weight gradients is slow; that of
-# its YNN library is not. benchmarks/ times both.
+# On CPUs XLA's default code for dots and for the reductions in weight gradients is slow; that of
+# its YNN library is faster. benchmarks/ times both.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
@@ -29,7 +29,7 @@ V5E_OPTIONS = {
     "xla_tpu_run_space_to_batch_on_new_platforms": "false",
 }
 
-SHORTEST_KEPT = 1.0  # seconds; programs that compile faster are not cached
+MAX_CACHE_BYTES = 2 * 1024**3  # of the default folder; the least recently used programs go first
 
 
 def options_for(kind: str, forward_only: bool = False) -> dict[str, str]:
@@ -45,7 +45,7 @@ def options_for(kind: str, forward_only: bool = False) -> dict[str, str]:
 
 @functools.cache
 def compiler_options(forward_only: bool = False) -> dict[str, str]:
-    """Returns the options for the default device that the installed jaxlib knows."""
+    """Returns those options for the default device that the installed jaxlib supports."""
     options = options_for(jax.devices()[0].device_kind, forward_only)
     return {name: value for name, value in options.items() if _known(name, value)}
 
@@ -72,17 +72,20 @@ def compile_in_background(function: jax.stages.Wrapped, *arguments: Any) -> Call
 
     Returns:
         A function that waits for the program and runs it. If compiling failed, as it may while the
-        GPU's memory is in use, it calls `function` instead, which compiles again.
+        GPU's memory is in use, it logs that at level INFO and calls `function`, which compiles
+        again.
     """
-    # Python waits for this thread at exit: a daemon thread inside XLA then would abort the process.
+    # No daemon: a daemon thread that is inside XLA when Python exits aborts the process.
     executor = ThreadPoolExecutor(1, thread_name_prefix="compiling")
     program = executor.submit(lambda: function.lower(*arguments).compile())
     executor.shutdown(wait=False)
 
     def run(*arguments: Any) -> Any:
         compiled: Callable = function
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
+        try:
             compiled = program.result()
+        except jax.errors.JaxRuntimeError as error:
+            logging.getLogger(__name__).info("compiling in the background failed: %s", error)
         return compiled(*arguments)
 
     return run
@@ -91,13 +94,17 @@ def compile_in_background(function: jax.stages.Wrapped, *arguments: Any) -> Call
 def use_compile_cache(shared: Path | None = None) -> None:
     """Caches compiled programs on disk, so that a command compiles them only the first time.
 
-    The folder is JAX_COMPILATION_CACHE_DIR, by default ~/.cache/mprnet_jax. Several processes use
-    `shared` instead, unless that variable is set, as only process 0 writes programs. On GPUs they
-    use `shared` in any case: there all processes tune kernels together, so that one that compiles
-    would wait for ever for one that found its program in a folder of its own.
+    The folder is JAX_COMPILATION_CACHE_DIR. If that is not set, it is mprnet_jax in XDG_CACHE_HOME,
+    by default ~/.cache, and is limited to `MAX_CACHE_BYTES`. JAX's own variables set which programs
+    are cached: by default those that took a second or more to compile
+    (JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
+
+    Several processes use `shared` unless JAX_COMPILATION_CACHE_DIR is set, as only process 0 writes
+    programs. On GPUs they use `shared` in any case: there all processes tune kernels together, so a
+    process that compiles would wait for ever for one that found its program in another folder.
 
     Args:
-        shared: a folder that all processes see.
+        shared: a folder that is the same one for all processes.
     """
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     chosen = folder is not None and jax.default_backend() != "gpu"
@@ -106,5 +113,4 @@ def use_compile_cache(shared: Path | None = None) -> None:
     elif folder is None:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "mprnet_jax"))
-        jax.config.update("jax_compilation_cache_max_size", 2 * 1024**3)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_KEPT)
+        jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)

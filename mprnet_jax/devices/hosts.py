@@ -23,7 +23,7 @@ LOST = re.compile(
     r"|Gloo [\w -]+ failed:|gloo/transport/|Connection (closed|reset) by peer|Socket closed"
     r"|ncclRemoteError|ncclSystemError|remote process exited|unhandled system error"
 )
-HEARTBEAT_SECONDS = 30  # after so long without a sign of life a process counts as lost
+HEARTBEAT_SECONDS = 30  # a process that sends no heartbeat for so long counts as lost
 
 
 def join(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -52,7 +52,7 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
         )
     except (ValueError, KeyError, RuntimeError, OSError) as error:  # KeyError: SLURM's variables
         raise UserError(
-            f"--distributed: the processes cannot join each other ({error}); {advice}"
+            f"--distributed: the processes cannot join each other ({one_line(error)}); {advice}"
         ) from error
 
 
@@ -61,17 +61,19 @@ def on_all(flags: np.ndarray) -> np.ndarray:
     return multihost_utils.process_allgather(flags).reshape(-1, len(flags)).all(axis=0)
 
 
-def check_shared(folder: Path) -> None:
-    """Makes a folder, and checks that all processes see the same one.
+def check_same_folder(folder: Path) -> None:
+    """Makes a folder, and checks that it is the same one for all processes.
+
+    With one process, does nothing.
 
     Raises:
-        UserError: in all processes, if one of them sees another folder or cannot make it.
+        UserError: in all processes, if one of them has another folder there or cannot make it.
     """
     if jax.process_count() == 1:
         return
     number = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
     mark = folder / f".seen-by-all-{number}"
-    sees_mark, reason = False, "it is another one"
+    sees_mark, reason = False, "it is another folder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
@@ -87,9 +89,9 @@ def check_shared(folder: Path) -> None:
     if all_see_it:
         return
     if jax.process_index() == 0:
-        time.sleep(2)  # the others end with this process, and shall report the error before
+        time.sleep(2)  # when process 0 ends, the others do; they must print the error before
     raise UserError(
-        f"{folder}: is not one and the same folder on all hosts"
+        f"{folder}: is not the same folder on all hosts"
         + ("" if sees_mark else f" (here: {reason})")
         + "; give a --workdir on a file system that all of them mount"
     )
@@ -97,7 +99,7 @@ def check_shared(folder: Path) -> None:
 
 @contextlib.contextmanager
 def report_lost_host() -> Iterator[None]:
-    """Turns the errors of JAX that the loss of another process causes into a UserError."""
+    """Turns JAX's errors that are caused by the loss of another process into a UserError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

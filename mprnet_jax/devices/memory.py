@@ -1,4 +1,4 @@
-"""How much memory a program takes on a device, and how much is available. In bytes."""
+"""Memory of devices: what a program takes, and what is available. In bytes."""
 
 import contextlib
 import math
@@ -14,12 +14,12 @@ from mprnet_jax.errors import UserError, one_line
 if TYPE_CHECKING:
     import psutil
 
-# Programs of XLA for CPUs reserve address space that they never use: up to 2.6 times the memory
-# that they take was measured.
+# XLA's programs for CPUs reserve address space that they never use: up to 2.6 times their memory
+# was measured.
 ADDRESS_SPACE = 3
 
-# JAX's errors for too little memory. The last two come from GPUs, where the compiler tries out
-# convolutions and finds none that fits.
+# JAX's errors for too little memory. The last two are for GPUs: the compiler tries algorithms for
+# a convolution and finds none that fits.
 OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|Autotuning failed|No valid config found")
 
 
@@ -28,20 +28,21 @@ class OutOfMemory(UserError):
 
 
 def program_bytes(program: jax.stages.Compiled) -> int:
-    """Returns the bytes that a program takes beside its arguments, 0 if the compiler cannot say."""
+    """Returns the bytes that a program needs besides its arguments, 0 if that is unknown."""
     stats = program.memory_analysis()
     return stats.temp_size_in_bytes + stats.output_size_in_bytes if stats else 0
 
 
 def available_bytes(devices: Sequence[jax.Device], limit: int | None = None) -> float:
-    """Returns the bytes that are free on each of some devices.
+    """Returns the bytes that are free on each device.
 
-    That is infinite for a device that does not report its memory, and too much for a GPU that other
-    processes use, too.
+    The result is infinite for a device that does not report its memory, and too large for a GPU
+    that other processes use too.
 
     Args:
         devices: devices of one kind.
-        limit: bytes that this process may have in use, if less than there are.
+        limit: the most bytes that this process may have in use on each device, or on all together
+            if they are CPUs. Bytes in use by this process count, whatever it uses them for.
     """
     on_cpu = devices[0].platform == "cpu"
     available: float
@@ -63,7 +64,7 @@ def report_out_of_memory(remedy: str) -> Iterator[None]:
     """Turns JAX's errors for too little memory on a device into `OutOfMemory`.
 
     Args:
-        remedy: what to do; it ends the message.
+        remedy: what the user can do, for the end of the message.
     """
     try:
         yield
@@ -76,10 +77,10 @@ def report_out_of_memory(remedy: str) -> Iterator[None]:
 
 
 def available_host_bytes() -> int:
-    """Returns the bytes that this process can still take of the machine's memory.
+    """Returns the bytes of the machine's memory that this process can still allocate.
 
-    That is the least of what the machine has left, what the control groups of this process leave
-    it, and what its limit on address space leaves it.
+    That is the minimum of what the machine has left, what the control groups of this process have
+    left, and what its limit on address space allows.
     """
     import psutil
 

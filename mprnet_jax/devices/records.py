@@ -1,8 +1,8 @@
-"""Measurements that are kept between commands, and announcements of long compilations.
+"""Measurements that are kept between commands, and messages about long compilations.
 
 Measurements are numbers in a JSON file in the folder of the compile cache; without that folder none
-are kept. A file that is damaged or of another version is ignored, and a warning is printed once; so
-is one if the file cannot be written.
+are kept. If the file is damaged or of another version, it is ignored; if it cannot be written,
+measurements are not kept. Either prints one warning.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ _warned: set[str] = set()
 
 
 def read(key: str) -> dict[str, Any]:
-    """Returns the numbers kept under a key, an empty dict if there are none."""
+    """Returns the numbers recorded under a key, an empty dict if there are none."""
     return _read_all().get(key, {})
 
 
 def update(key: str, **numbers: Any) -> None:
-    """Adds numbers to those kept under a key, or replaces those of the same names.
+    """Adds numbers to those recorded under a key; replaces numbers of the same names.
 
-    Does nothing in processes other than the first.
+    Only process 0 writes; in other processes this does nothing.
     """
     path = _path()
     if path is None or jax.process_index():
@@ -52,22 +52,28 @@ def update(key: str, **numbers: Any) -> None:
 
 
 @contextlib.contextmanager
-def announced(what: str, expected: float | None = None) -> Iterator[None]:
+def announced(what: str, last_seconds: float | None = None) -> Iterator[None]:
     """Prints what is being compiled if the block takes more than `LONG` seconds.
+
+    Only process 0 prints. The time of the block is recorded if `last_seconds` is not given.
 
     Args:
         what: the program, in words.
-        expected: seconds that it took last time; by default they are kept here, under `what`.
+        last_seconds: how long compiling it took the last time, 0 if unknown, for callers that
+            record the time themselves. By default the time that was recorded here.
     """
     key = f"{jax.devices()[0].device_kind}: compiling {what}"
-    kept = read(key).get("seconds")
-    last = expected or (kept if isinstance(kept, int | float) else 0)
+    if last_seconds is None:
+        recorded = read(key).get("seconds")
+        last = recorded if isinstance(recorded, int | float) else 0
+    else:
+        last = last_seconds
 
-    def say() -> None:
+    def announce() -> None:
         before = f", which took {last:.0f} s the last time" if last else ""
         tqdm.write(f"Compiling {what}{before} ...")
 
-    timer = threading.Timer(LONG, say)
+    timer = threading.Timer(LONG, announce)
     timer.daemon = True
     start = time.perf_counter()
     if jax.process_index() == 0:
@@ -78,13 +84,13 @@ def announced(what: str, expected: float | None = None) -> Iterator[None]:
         timer.cancel()
     seconds = time.perf_counter() - start
     # Less than half the time means that the program came from the compile cache.
-    if expected is None and seconds > max(LONG, last / 2):
+    if last_seconds is None and seconds > max(LONG, last / 2):
         update(key, seconds=round(seconds, 1))
 
 
 def _path() -> Path | None:
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    # A bucket is for JAX alone; this module needs a file system.
+    # JAX can keep its cache in a bucket, but this module needs a file system.
     return Path(folder) / FILE if folder and "://" not in folder else None
 
 

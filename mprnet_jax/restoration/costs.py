@@ -1,6 +1,6 @@
-"""What the programs that restore images cost: seconds to compile and to run, and memory.
+"""Costs of the programs that restore images: seconds to compile and to run, and memory.
 
-Costs are measured and kept between commands. Until then they are guessed. Sizes are
+Costs are measured and kept between commands; until they are measured, they are guessed. Sizes are
 (height, width) in pixels, multiples of 8.
 """
 
@@ -11,25 +11,35 @@ from typing import NamedTuple
 import jax
 
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.devices import compiling, records
+from mprnet_jax.devices import records
 from mprnet_jax.model.cost import forward_flops
+from mprnet_jax.restoration.sizes import Size
 
-Size = tuple[int, int]
 
-# First guesses by platform: seconds to compile a program for one size, seconds to compile one with
-# a canvas, FLOP/s, and bytes of memory per pixel and channel of the last stage in float32.
+class Guess(NamedTuple):
+    """The costs that are assumed on a platform before any is measured."""
+
+    compile_exact: float  # seconds, of a program for one size
+    compile_canvas: float  # seconds, of a program with a canvas
+    flops_per_second: float
+    bytes_per_feature: float  # memory per pixel and channel of the last stage, in float32
+
+
 GUESSES = {
-    "cpu": (2.5, 3.5, 1.4e11, 36),
-    "gpu": (20.0, 25.0, 1.5e14, 36),
-    "tpu": (120.0, 150.0, 5e13, 36),
+    "cpu": Guess(2.5, 3.5, 1.4e11, 36),
+    "gpu": Guess(20.0, 25.0, 1.5e14, 36),
+    "tpu": Guess(120.0, 150.0, 5e13, 36),
 }
-LOADING = 0.2  # time to load a program from the compile cache, as a share of the time to compile it
-MOST_CACHED = 200  # programs that are remembered as being in the compile cache
+# Memory in bfloat16 as a share of that in float32. More than half, as some arrays stay float32.
+BFLOAT16_SHARE = 0.6
+# Time to load a program from the compile cache as a share of the time to compile it.
+LOADING_SHARE = 0.2
+MAX_CACHED = 200  # programs that are remembered as being in the compile cache
 SMALL = 96**2  # pixels; the time and memory of smaller programs are mostly fixed costs
 
 
-class Program(NamedTuple):
-    """A program for images of one size or, with a canvas, for all smaller ones too."""
+class ProgramShape(NamedTuple):
+    """The key of a program: the size of its images or, with a canvas, the largest size."""
 
     height: int
     width: int
@@ -37,7 +47,7 @@ class Program(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        """Pixels of each image that the program takes."""
+        """Pixels of each array that the program takes, including those around smaller images."""
         return self.height * self.width
 
     def holds(self, size: Size) -> bool:
@@ -52,10 +62,10 @@ class Costs:
     """The costs of one network's programs on one kind of device."""
 
     key: str  # names the record on disk
-    compile_seconds: dict[bool, float]  # by `Program.canvas`
+    compile_seconds: dict[bool, float]  # of a program with (True) or without a canvas
     seconds_per_pixel: float
     bytes_per_pixel: float  # on each device
-    cached: tuple[Program, ...] = ()  # programs in the compile cache, the newest last
+    cached: tuple[ProgramShape, ...] = ()  # programs in the compile cache, the newest last
     # The numbers in the record, among them the pixels of the largest program that was measured.
     measured: dict[str, float] = field(default_factory=dict)
 
@@ -68,15 +78,18 @@ class Costs:
         Args:
             config: the network's configuration.
             device: one of the devices that run it.
-            variant: what else tells one program from another, in words.
+            variant: the other options that change programs, in words.
             pixels: how many pixels each device computes per pixel of one image: more than 1 in
                 batches, less where devices share images.
         """
-        exact, canvas, flops_per_second, memory = GUESSES.get(device.platform, GUESSES["gpu"])
+        guess = GUESSES.get(device.platform, GUESSES["gpu"])
         sizes = (config.width, config.unet_growth, config.orsnet_growth, config.reduction)
         network = "-".join(map(str, (*sizes, config.cabs_per_orb, config.bias, config.dtype)))
         key = f"{device.device_kind}, jax {jax.__version__}: {network}, {variant}"
         channels = config.width + config.orsnet_growth
+        memory = guess.bytes_per_feature * pixels * channels
+        if config.dtype != "float32":
+            memory *= BFLOAT16_SHARE
         record = records.read(key)
         measured = {
             name: float(number)
@@ -84,33 +97,35 @@ class Costs:
             if name != "programs" and isinstance(number, int | float) and 0 < number < math.inf
         }
         try:
-            cached = tuple(Program(int(h), int(w), bool(c)) for h, w, c in record["programs"])
+            cached = tuple(ProgramShape(int(h), int(w), bool(c)) for h, w, c in record["programs"])
         except (KeyError, TypeError, ValueError):  # none yet, or the file was edited
             cached = ()
-        # Where only one kind of program was measured, the guess for the other is scaled alike.
-        ratio = canvas / exact
-        exact = measured.get("compile", measured.get("compile_canvas", canvas) / ratio)
+        # If only one kind of program was measured, the guess for the other is scaled accordingly.
+        ratio = guess.compile_canvas / guess.compile_exact
+        exact = measured.get(
+            "compile", measured.get("compile_canvas", guess.compile_canvas) / ratio
+        )
         return cls(
             key,
             {False: exact, True: measured.get("compile_canvas", exact * ratio)},
-            seconds_per_pixel=measured.get("run", forward_flops(config, 1, 1) / flops_per_second),
-            bytes_per_pixel=measured.get(
-                "memory", memory * pixels * channels * (1 if config.dtype == "float32" else 0.6)
+            seconds_per_pixel=measured.get(
+                "run", forward_flops(config, 1, 1) / guess.flops_per_second
             ),
+            bytes_per_pixel=measured.get("memory", memory),
             cached=cached,
             measured=measured,
         )
 
-    def seconds_to_compile(self, program: Program) -> float:
+    def seconds_to_compile(self, program: ProgramShape) -> float:
         """Returns the expected seconds to compile a program, or to load it from the cache."""
         seconds = self.compile_seconds[program.canvas]
-        return LOADING * seconds if program in self.cached else seconds
+        return LOADING_SHARE * seconds if program in self.cached else seconds
 
-    def last_compile_seconds(self, program: Program) -> float | None:
-        """Returns the seconds that compiling such a program took last, None if never measured."""
+    def last_compile_seconds(self, program: ProgramShape) -> float | None:
+        """Returns the seconds that compiling a program of this kind took last, None if unknown."""
         return self.measured.get("compile_canvas" if program.canvas else "compile")
 
-    def record_compile(self, program: Program, seconds: float, memory: float) -> None:
+    def record_compile(self, program: ProgramShape, seconds: float, memory: float) -> None:
         """Records that a program was compiled, or loaded from the compile cache.
 
         Args:
@@ -123,15 +138,24 @@ class Costs:
         if not known or seconds > self.compile_seconds[program.canvas] / 2:
             self.compile_seconds[program.canvas] = seconds
             self.measured["compile_canvas" if program.canvas else "compile"] = seconds
-        if not known and seconds > compiling.SHORTEST_KEPT:
-            self.cached = (*self.cached, program)[-MOST_CACHED:]
-        if memory > 0 and self._is_largest(program, "memory_pixels"):
+        cached_from: float = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
+        if not known and seconds > cached_from:
+            self.cached = (*self.cached, program)[-MAX_CACHED:]
+        if memory > 0 and self._remember_if_largest(program, "memory_pixels"):
             self.bytes_per_pixel = self.measured["memory"] = memory / program.pixels
         self._save()
 
-    def record_run(self, program: Program, images: int, seconds: float) -> None:
-        """Records the time of a run, neither the program's first nor one beside a compilation."""
-        if not self._is_largest(program, "run_pixels"):
+    def record_run(self, program: ProgramShape, images: int, seconds: float) -> None:
+        """Records the time of a run.
+
+        Call only for runs that are not the program's first and during which nothing compiled.
+
+        Args:
+            program: the program.
+            images: how many images it restored, with those that only fill up a batch.
+            seconds: how long that took.
+        """
+        if not self._remember_if_largest(program, "run_pixels"):
             return
         measured = seconds / (program.pixels * images)
         # Small changes are not saved, or the file would be written after every image.
@@ -139,8 +163,12 @@ class Costs:
             self.seconds_per_pixel = self.measured["run"] = measured
             self._save()
 
-    def _is_largest(self, program: Program, name: str) -> bool:
-        """Returns whether no larger program was measured: larger ones give better estimates."""
+    def _remember_if_largest(self, program: ProgramShape, name: str) -> bool:
+        """Stores a program's pixels under a name, unless it is small or a larger one is stored.
+
+        Returns:
+            Whether they were stored. Larger programs give better estimates.
+        """
         if program.pixels < max(self.measured.get(name, 0), SMALL):
             return False
         self.measured[name] = program.pixels

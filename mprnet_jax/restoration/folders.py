@@ -1,4 +1,4 @@
-"""Finds photos to restore and the files that they are restored to."""
+"""Lists the photos to restore, each with the file for its result."""
 
 import os
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ SHEET = ".compare.jpg"  # suffix of the names of sheets
 
 
 class Job(NamedTuple):
-    """A photo's file, and the file that it is restored to."""
+    """The file of a photo, and the file for its result."""
 
     source: Path
     target: Path
 
 
-def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
-    """Lists a photo, or all photos in a folder and its subfolders, with their files in `output`.
+def list_jobs(source: Path, output: Path, extension: str | None = None) -> list[Job]:
+    """Lists one photo, or all photos in a folder and its subfolders, with their files in `output`.
 
-    Hidden files and folders, sheets of `--compare` and `output` itself are left out.
+    Hidden files and folders, sheets of `--compare` and what is in `output` are left out.
 
     Args:
         source: a photo or a folder.
@@ -44,8 +44,10 @@ def plan(source: Path, output: Path, extension: str | None = None) -> list[Job]:
             raise UserError(f"--input={source}: holds no {', '.join(photos.FORMATS)} files")
     else:
         raise UserError(f"--input={source}: there is no such file or folder")
-    if not output.is_dir() and (output.exists() or output.suffix.lower() in photos.FORMATS):
+    if output.exists() and not output.is_dir():
         raise UserError(f"--output={output}: is a file; name a folder")
+    if not output.exists() and output.suffix.lower() in photos.FORMATS:
+        raise UserError(f"--output={output}: looks like a file; name a folder")
 
     originals = {file.resolve() for file in files}
     jobs: dict[Path, Job] = {}

@@ -1,8 +1,8 @@
-"""Chooses which programs restore images of many sizes, so that all are done soonest.
+"""Chooses programs for images of many sizes, so that compiling and running take least time.
 
 A program restores images of its own size or, with a canvas, all smaller ones too (see
-`model.canvas`). Compiling one for each size takes long; one canvas for all wastes pixels. Sizes are
-(height, width) in pixels, multiples of 8.
+`model.canvas`). Compiling one for each size takes long; one canvas for all computes many pixels
+that no image has. Sizes are (height, width) in pixels, multiples of 8.
 """
 
 import math
@@ -12,25 +12,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mprnet_jax.restoration.costs import Costs, Program, Size
+from mprnet_jax.restoration.costs import Costs, ProgramShape
+from mprnet_jax.restoration.sizes import Size, round_up
 
-MOST_SIZES = 400  # sizes that are planned one by one; if there are more, they are rounded up first
-CANVAS_STEP = 64  # pixels; unplanned canvases have sides that are multiples of it, if that is cheap
-EXPECTED_IMAGES = 4  # how many images an unplanned canvas is expected to serve
-SMALLER = 0.7  # pixels of the canvases that replace a rejected one, as a share of its pixels
+MAX_SIZES = 400  # sizes that are planned one by one; if there are more, they are rounded up first
+CANVAS_STEP = 64  # pixels; sides of unplanned canvases are multiples of it, if that is cheap
+EXPECTED_IMAGES = 4  # how many images an unplanned canvas is expected to restore
+SMALLER = 0.7  # after a canvas was rejected, planned ones have at most this share of its pixels
 
 
 class Plan(NamedTuple):
     """Which program restores images of each size; `str` describes it in one line."""
 
-    programs: dict[Size, Program]
+    programs: dict[Size, ProgramShape]
     counts: Mapping[Size, int]  # number of images of each size
     seconds: float  # expected time to compile the programs and to run them on all images
 
     @property
-    def order(self) -> list[Program]:
-        """The programs, most work first: while one runs, the next ones are compiled."""
-        work: Counter[Program] = Counter()
+    def order(self) -> list[ProgramShape]:
+        """The programs in the order to compile and run them: most work first."""
+        work: Counter[ProgramShape] = Counter()
         for size, count in self.counts.items():
             work[self.programs[size]] += count * self.programs[size].pixels
         return sorted(work, key=lambda program: -work[program])
@@ -41,131 +42,137 @@ class Plan(NamedTuple):
         run = sum(count * self.programs[size].pixels for size, count in self.counts.items())
         return (
             f"{sum(self.counts.values())} images of {len(self.counts)} sizes to compute: "
-            f"{len(self.order)} programs, {canvases} of them for several sizes, which compute "
-            f"{run / max(pixels, 1):.2f} of the pixels; about {self.seconds:.0f} s"
+            f"{len(self.order)} programs, {canvases} of them for several sizes, computing "
+            f"{run / max(pixels, 1):.2f} times the photos' pixels; about {self.seconds:.0f} s"
         )
 
 
 class ProgramChooser:
     """Chooses the program for each size: the planned one, or else the one that costs least."""
 
-    def __init__(self, costs: Costs, batch_size: int, most_pixels: float):
+    def __init__(self, costs: Costs, batch_size: int, max_program_pixels: float):
         """Makes a chooser without a plan.
 
         Args:
             costs: the costs of programs.
             batch_size: how many images are restored at once.
-            most_pixels: the most pixels that a program may have, whatever the memory.
+            max_program_pixels: the most pixels that a program may have, whatever the memory.
         """
-        self.most_pixels = most_pixels
+        self.max_program_pixels = max_program_pixels
         self._costs = costs
         self._batch_size = batch_size
-        self._planned: dict[Size, Program] = {}
+        self._planned: dict[Size, ProgramShape] = {}
         self._counts: Mapping[Size, int] = {}
-        self._rejected: set[Program] = set()
+        self._rejected: set[ProgramShape] = set()
+        self._max_canvas_pixels = math.inf  # lowered by rejected canvases
         self._wasted: dict[Size, float] = {}  # seconds lost on canvases, by size
 
-    def plan(self, counts: Mapping[Size, int], most_pixels: float) -> Plan:
-        """Plans for so many images of each size, with programs of at most `most_pixels`."""
-        chosen = plan(counts, self._costs, min(most_pixels, self.most_pixels), self._batch_size)
+    def plan(self, counts: Mapping[Size, int], max_canvas_pixels: float) -> Plan:
+        """Plans for images of these sizes, given the number of each; replaces earlier plans."""
+        limit = min(max_canvas_pixels, self.max_program_pixels, self._max_canvas_pixels)
+        chosen = plan(counts, self._costs, limit, self._batch_size)
         self._planned, self._counts = dict(chosen.programs), counts
         return chosen
 
-    def choose(self, size: Size, compiled: Collection[Program]) -> Program:
+    def choose(self, size: Size, compiled: Collection[ProgramShape]) -> ProgramShape:
         """Returns the program for images of a size, given the programs that are compiled.
 
-        The first size without a plan gets a program for itself alone, as it may be the only size.
+        If nothing is compiled, a size without a plan gets a program of its own, as it may be the
+        only size.
         """
         if size in self._planned:
             return self._planned[size]
-        costs, exact, canvas = self._costs, Program(*size, False), Program(*size, True)
+        costs, exact, canvas = self._costs, ProgramShape(*size, False), ProgramShape(*size, True)
         wasted = self._wasted.get(size, 0)
         if exact in compiled or wasted > costs.seconds_to_compile(exact):
             return exact
-        available = {*compiled, *(p for p in costs.cached if p.pixels <= self.most_pixels)}
+        available = {*compiled, *(p for p in costs.cached if p.pixels <= self.max_program_pixels)}
         best = smallest(available - self._rejected, size)
         if best and self._seconds_wasted(best, size) < costs.seconds_to_compile(canvas):
             return best
-        if not compiled:
+        if not compiled or canvas in self._rejected:
             return exact
-        height, width = (-(-side // CANVAS_STEP) * CANVAS_STEP for side in size)
-        larger = Program(height, width, True)
-        impossible = larger in self._rejected or larger.pixels > self.most_pixels
+        height, width = (round_up(side, CANVAS_STEP) for side in size)
+        larger = ProgramShape(height, width, True)
+        impossible = larger in self._rejected or larger.pixels > self.max_program_pixels
         wasted = EXPECTED_IMAGES * self._seconds_wasted(larger, size)
         return canvas if impossible or wasted > costs.compile_seconds[True] else larger
 
-    def reject(self, canvas: Program) -> None:
-        """Replaces a canvas that the device has too little memory for by smaller ones."""
+    def reject(self, canvas: ProgramShape) -> None:
+        """Replaces a canvas that does not fit into memory with smaller ones."""
         self._rejected.add(canvas)
+        self._max_canvas_pixels = min(self._max_canvas_pixels, SMALLER * canvas.pixels)
         sizes = [size for size, planned in self._planned.items() if planned == canvas]
         counts = {size: self._counts[size] for size in sizes}
-        smaller = plan(counts, self._costs, SMALLER * canvas.pixels, self._batch_size)
+        smaller = plan(counts, self._costs, self._max_canvas_pixels, self._batch_size)
         self._planned |= smaller.programs
 
-    def record_use(self, program: Program, size: Size) -> None:
-        """Records that an image of a size was restored; sizes that waste much get programs."""
+    def record_use(self, program: ProgramShape, size: Size) -> None:
+        """Records that an image was restored; sizes that waste much time get their own programs."""
         self._wasted[size] = self._wasted.get(size, 0) + self._seconds_wasted(program, size)
 
-    def _seconds_wasted(self, program: Program, size: Size) -> float:
+    def _seconds_wasted(self, program: ProgramShape, size: Size) -> float:
         return self._costs.seconds_per_pixel * (program.pixels - math.prod(size))
 
 
-def plan(counts: Mapping[Size, int], costs: Costs, most_pixels: float, batch_size: int = 1) -> Plan:
+def plan(
+    counts: Mapping[Size, int], costs: Costs, max_canvas_pixels: float, batch_size: int = 1
+) -> Plan:
     """Chooses programs so that compiling plus running takes as little time as possible.
 
     Args:
         counts: number of images of each size.
         costs: the costs of programs.
-        most_pixels: the most pixels that a canvas may have.
+        max_canvas_pixels: the most pixels that a canvas may have.
         batch_size: how many images are restored at once; programs always compute whole batches.
     """
-    fresh = merge_sizes(counts, costs, most_pixels, batch_size)
-    cached = [program for program in costs.cached if program.pixels <= most_pixels]
+    # Plan A ignores the compile cache. Plan B loads what fits from it, and compiles the rest.
+    compiled = merge_sizes(counts, costs, max_canvas_pixels, batch_size)
+    cached = [program for program in costs.cached if program.pixels <= max_canvas_pixels]
     fitting = {size: smallest(cached, size) for size in counts}
     loaded = {size: program for size, program in fitting.items() if program}
     missing = {size: counts[size] for size, program in fitting.items() if not program}
-    loaded |= merge_sizes(missing, costs, most_pixels, batch_size)
+    loaded |= merge_sizes(missing, costs, max_canvas_pixels, batch_size)
     plans = [
         Plan(programs, counts, total_seconds(programs, counts, costs, batch_size))
-        for programs in (fresh, loaded)
+        for programs in (compiled, loaded)
     ]
     return min(plans, key=lambda each: each.seconds)
 
 
 def total_seconds(
-    programs: Mapping[Size, Program], counts: Mapping[Size, int], costs: Costs, batch_size: int
+    programs: Mapping[Size, ProgramShape], counts: Mapping[Size, int], costs: Costs, batch_size: int
 ) -> float:
     """Returns the expected time to compile the programs and to run them on all images."""
-    images: Counter[Program] = Counter()
+    images: Counter[ProgramShape] = Counter()
     for size, count in counts.items():
         images[programs[size]] += count
-    pixels = sum(
-        -(-count // batch_size) * batch_size * program.pixels for program, count in images.items()
-    )
+    pixels = sum(round_up(count, batch_size) * program.pixels for program, count in images.items())
     return costs.seconds_per_pixel * pixels + sum(map(costs.seconds_to_compile, images))
 
 
-def smallest(programs: Iterable[Program], size: Size) -> Program | None:
+def smallest(programs: Iterable[ProgramShape], size: Size) -> ProgramShape | None:
     """Returns the smallest of the programs that restore images of a size, None if none does."""
     fitting = (program for program in programs if program.holds(size))
     return min(fitting, key=lambda program: (program.pixels, program.canvas), default=None)
 
 
 def merge_sizes(
-    counts: Mapping[Size, int], costs: Costs, most_pixels: float, batch_size: int
-) -> dict[Size, Program]:
+    counts: Mapping[Size, int], costs: Costs, max_canvas_pixels: float, batch_size: int
+) -> dict[Size, ProgramShape]:
     """Returns a program for each size, found by merging groups of sizes while that saves time.
 
-    The sizes of a group share a canvas. Each step merges the two groups for which that saves most.
+    The sizes of a group share a canvas. Each step merges the two groups for which that saves most
+    time. The compile cache is ignored.
     """
-    groups = initial_groups(list(counts), most_pixels)
+    groups = initial_groups(list(counts), max_canvas_pixels)
     if not groups:
         return {}
     heights, widths = (np.array([max(s[i] for s in group) for group in groups]) for i in (0, 1))
     images = np.array([sum(counts[size] for size in group) for group in groups])
 
     def run_seconds(pixels: np.ndarray, images: np.ndarray) -> np.ndarray:
-        return costs.seconds_per_pixel * pixels * (-(-images // batch_size) * batch_size)
+        return costs.seconds_per_pixel * pixels * round_up(images, batch_size)
 
     compile_seconds = [costs.compile_seconds[len(group) > 1] for group in groups]
     total = run_seconds(heights * widths, images) + compile_seconds
@@ -174,7 +181,7 @@ def merge_sizes(
         """Returns the seconds that merging group i with each of the groups would save."""
         pixels = np.maximum(heights, heights[i]) * np.maximum(widths, widths[i])
         merged = run_seconds(pixels, images + images[i]) + costs.compile_seconds[True]
-        impossible = (images == 0) | (pixels > most_pixels)
+        impossible = (images == 0) | (pixels > max_canvas_pixels)
         impossible[i] = True
         return np.where(impossible, -np.inf, total + total[i] - merged)
 
@@ -188,24 +195,24 @@ def merge_sizes(
         groups[j], images[j] = [], 0
         saved[i] = saved[:, i] = seconds_saved(i)
         saved[j] = saved[:, j] = -np.inf
-    programs: dict[Size, Program] = {}
+    programs: dict[Size, ProgramShape] = {}
     for group, height, width in zip(groups, heights.tolist(), widths.tolist()):
-        programs |= dict.fromkeys(group, Program(height, width, canvas=len(group) > 1))
+        programs |= dict.fromkeys(group, ProgramShape(height, width, canvas=len(group) > 1))
     # A size may fit into a smaller canvas than that of its group.
     return {size: smallest(set(programs.values()), size) or programs[size] for size in programs}
 
 
-def initial_groups(sizes: list[Size], most_pixels: float) -> list[list[Size]]:
-    """Returns a group for each size or, for more than `MOST_SIZES`, for sizes that round up alike.
+def initial_groups(sizes: list[Size], max_canvas_pixels: float) -> list[list[Size]]:
+    """Returns a group for each size or, for more than `MAX_SIZES`, for sizes that round up alike.
 
-    Sizes whose common canvas would have more than `most_pixels` stay apart.
+    Sizes whose common canvas would have more than `max_canvas_pixels` stay apart.
     """
     groups, step = [[size] for size in sizes], 16
-    while len(groups) > MOST_SIZES and step < max(map(max, sizes)):
+    while len(groups) > MAX_SIZES and step < max(map(max, sizes)):
         alike: dict[Size, list[Size]] = {}
         for size in sizes:
-            height, width = (-(-side // step) * step for side in size)
-            key = (height, width) if height * width <= most_pixels else size
+            height, width = (round_up(side, step) for side in size)
+            key = (height, width) if height * width <= max_canvas_pixels else size
             alike.setdefault(key, []).append(size)
         groups, step = list(alike.values()), 2 * step
     return groups

@@ -24,20 +24,24 @@ from mprnet_jax.devices.memory import OutOfMemory
 from mprnet_jax.devices.mesh import image_sharding, replicated, sharding_constraint
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.model.pooling import global_mean, local_mean
-from mprnet_jax.restoration.costs import Costs, Program, Size
+from mprnet_jax.restoration.costs import Costs, ProgramShape
 from mprnet_jax.restoration.planning import Plan, ProgramChooser
+from mprnet_jax.restoration.sizes import Size
 
-MOST_COMPILED = 64  # programs that are kept; then the least recently used one is dropped
-# Elements of an array. For more, XLA's kernels for GPUs need 64-bit indices, which cuDNN lacks.
-MOST_ELEMENTS = 2**31 - 1
+MAX_COMPILED = 64  # programs that are kept; beyond that the least recently used one is dropped
+# Elements of an array. Larger ones need 64-bit indices on GPUs, which cuDNN does not have.
+MAX_ELEMENTS = 2**31 - 1
 
 
 class CanvasTooLarge(OutOfMemory):
-    """Images did not fit because of their program's canvas; the chooser has smaller ones now."""
+    """A program with a canvas does not fit into memory; the chooser has replaced it by now."""
 
 
 class Programs:
-    """The programs of one network, compiled at first use or ahead of it by a plan."""
+    """The programs of one network, compiled at first use or earlier by a plan.
+
+    Programs are kept, and so is an `OutOfMemory` of the compiler: it is raised again at each use.
+    """
 
     def __init__(
         self,
@@ -55,9 +59,9 @@ class Programs:
             model: the network.
             mesh: the devices.
             batch_size: how many images all devices together restore at once.
-            stages: see `Restorer`, as for the arguments that follow.
-            local_pooling: see there.
-            precision: see there.
+            stages: as in `Restorer`.
+            local_pooling: as in `Restorer`.
+            precision: as in `Restorer`.
         """
         graph, params = nnx.split(model)
         precision = precision or jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -75,14 +79,14 @@ class Programs:
                 return nnx.merge(graph, params)(images, stages, pool, constrain, sizes)
 
         self._restore = compiling.jit(restore, forward_only=True, out_shardings=self._sharding)
-        self._compiled: OrderedDict[Program, Future[jax.stages.Compiled]] = OrderedDict()
-        self._ran: set[Program] = set()
+        self._futures: OrderedDict[ProgramShape, Future[jax.stages.Compiled]] = OrderedDict()
+        self._ran: set[ProgramShape] = set()
         self._lock = threading.Lock()
-        # One thread, as several compilations at once would add up their memory. It is given one
-        # program at a time, so that a program that is waited for comes before planned ones. Python
-        # waits for the thread at exit: a daemon thread inside XLA then would abort the process.
+        # One thread, as each compilation takes much memory. It gets one planned program at a time,
+        # so that a program that is waited for is compiled before the rest of the plan. It is no
+        # daemon: a daemon thread that is inside XLA when Python exits aborts the process.
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiling")
-        self._queue: deque[Program] = deque()  # planned and not begun
+        self._queue: deque[ProgramShape] = deque()  # planned, compiling not begun
 
         device = mesh.devices.flat[0]
         data, height = mesh.shape["data"], mesh.shape["height"]
@@ -95,38 +99,40 @@ class Programs:
             images_per_device,
         )
         on_gpu = device.platform == "gpu"
-        most = most_pixels(model.config, images_per_device) if on_gpu else math.inf
-        self.chooser = ProgramChooser(self.costs, batch_size, most)
+        max_pixels = max_program_pixels(model.config, images_per_device) if on_gpu else math.inf
+        self.chooser = ProgramChooser(self.costs, batch_size, max_pixels)
 
-    def plan(self, counts: Mapping[Size, int], most_pixels: float) -> Plan:
-        """Plans the programs for so many images of each size, and begins to compile them.
+    def plan(self, counts: Mapping[Size, int], max_canvas_pixels: float) -> Plan:
+        """Plans the programs for images of these sizes, and begins to compile them if several.
 
         Args:
             counts: number of images of each size.
-            most_pixels: the most pixels that a canvas may have.
+            max_canvas_pixels: the most pixels that a canvas may have.
         """
-        plan = self.chooser.plan(counts, most_pixels)
+        plan = self.chooser.plan(counts, max_canvas_pixels)
         with self._lock:
-            self._queue = deque(plan.order[:MOST_COMPILED] if len(plan.order) > 1 else [])
+            # A single program is compiled at first use: no other one could run meanwhile, and
+            # larger or smaller tiles may still replace it.
+            self._queue = deque(plan.order[:MAX_COMPILED] if len(plan.order) > 1 else [])
         self._compile_next()
         return plan
 
-    def choose(self, size: Size) -> Program:
-        """Returns the program for images of a size: the planned one, or the cheapest."""
+    def choose(self, size: Size) -> ProgramShape:
+        """Returns the program for images of a size: the planned one, or else the cheapest."""
         with self._lock:
-            compiled = list(self._compiled)
+            compiled = list(self._futures)
         return self.chooser.choose(size, compiled)
 
-    def program_bytes(self, program: Program) -> float:
+    def program_bytes(self, program: ProgramShape) -> float:
         """Returns the bytes that each device takes to run the program.
 
         Raises:
-            OutOfMemory: if the program cannot be compiled for want of memory.
+            OutOfMemory: if the compiler finds that the program needs too much memory.
         """
         return memory.program_bytes(self._wait_for(program))
 
     def run(
-        self, program: Program, images: Sequence[np.ndarray], count: int = 1
+        self, program: ProgramShape, images: Sequence[np.ndarray], count: int = 1
     ) -> list[np.ndarray]:
         """Restores at most `batch_size` images that the program holds.
 
@@ -134,7 +140,7 @@ class Programs:
             For each image [H, W, 3] those of the last `count` stages, [count, H, W, 3].
 
         Raises:
-            CanvasTooLarge: if a device has too little memory, but smaller canvases may do.
+            CanvasTooLarge: if a device has too little memory, but a smaller canvas may fit.
             OutOfMemory: if a device has too little memory.
         """
         shape = (self.batch_size, program.height, program.width, 3)
@@ -147,7 +153,7 @@ class Programs:
         try:
             compiled = self._wait_for(program)
             with memory.report_out_of_memory(self._remedy(program)):
-                alone, start = not self._is_compiling(), time.perf_counter()
+                nothing_compiling, start = not self._is_compiling(), time.perf_counter()
                 arguments = [jax.device_put(batch, self._sharding)]
                 if program.canvas:
                     arguments.append(jax.device_put(sizes, self._size_sharding))
@@ -158,7 +164,7 @@ class Programs:
                 raise
             self.chooser.reject(program)
             raise CanvasTooLarge(str(error)) from error
-        if alone and program in self._ran:  # the first run takes longer
+        if nothing_compiling and program in self._ran:  # the first run takes longer
             self.costs.record_run(program, self.batch_size, time.perf_counter() - start)
         self._ran.add(program)
         for image in images:
@@ -167,55 +173,54 @@ class Programs:
             stage[:, : image.shape[0], : image.shape[1]] for stage, image in zip(stages, images)
         ]
 
-    def _remedy(self, program: Program) -> str:
+    def _remedy(self, program: ProgramShape) -> str:
         return (
             f"restore {self.batch_size} x {program.width}x{program.height} pixels in smaller tiles "
             "or batches"
         )
 
-    def _wait_for(self, program: Program) -> jax.stages.Compiled:
+    def _wait_for(self, program: ProgramShape) -> jax.stages.Compiled:
         """Returns the compiled program; raises OutOfMemory if the compiler finds it too large."""
         future = self._start(program)
         if not future.done():
             size = f"{program.width}x{program.height} pixels{' and less' * program.canvas}"
-            with records.announced(
-                f"a program for images of {size}", self.costs.last_compile_seconds(program)
-            ):
+            last_seconds = self.costs.last_compile_seconds(program) or 0
+            with records.announced(f"a program for images of {size}", last_seconds):
                 concurrent.futures.wait([future])
         error = future.exception()
         if isinstance(error, OutOfMemory):
-            # A new error each time: the kept one would keep the frames that it was raised through,
-            # and so a photo for each time.
+            # A new error each time: the kept error's traceback would grow by the frames of each
+            # use, and keep their photos in memory.
             raise OutOfMemory(str(error)) from error
         if error:
             with self._lock:
-                self._compiled.pop(program, None)
+                self._futures.pop(program, None)
             raise error
         return future.result()
 
-    def _start(self, program: Program) -> Future[jax.stages.Compiled]:
-        """Begins to compile a program, if need be, and returns its future."""
+    def _start(self, program: ProgramShape) -> Future[jax.stages.Compiled]:
+        """Begins to compile a program unless that was begun before, and returns its future."""
         with self._lock:
-            if program not in self._compiled:
-                self._compiled[program] = self._compiler.submit(self._compile, program)
-                if len(self._compiled) > MOST_COMPILED:
-                    self._compiled.popitem(last=False)[1].cancel()
-            self._compiled.move_to_end(program)
-            return self._compiled[program]
+            if program not in self._futures:
+                self._futures[program] = self._compiler.submit(self._compile, program)
+                if len(self._futures) > MAX_COMPILED:
+                    self._futures.popitem(last=False)[1].cancel()
+            self._futures.move_to_end(program)
+            return self._futures[program]
 
     def _compile_next(self) -> None:
         """Begins to compile the next planned program."""
         with self._lock:
-            queue = [program for program in self._queue if program not in self._compiled]
+            queue = [program for program in self._queue if program not in self._futures]
             self._queue = deque(queue[1:])
         if queue:
             self._start(queue[0])
 
     def _is_compiling(self) -> bool:
         with self._lock:
-            return not all(future.done() for future in self._compiled.values())
+            return not all(future.done() for future in self._futures.values())
 
-    def _compile(self, program: Program) -> jax.stages.Compiled:
+    def _compile(self, program: ProgramShape) -> jax.stages.Compiled:
         """Compiles a program, then begins with the next planned one; runs in the thread."""
         shape = (self.batch_size, program.height, program.width, 3)
         arguments = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._sharding)]
@@ -231,16 +236,16 @@ class Programs:
             self.costs.record_compile(program, seconds, memory.program_bytes(compiled))
             return compiled
         finally:
-            with contextlib.suppress(RuntimeError):  # no new work is taken when Python ends
+            with contextlib.suppress(RuntimeError):  # at exit no new work is accepted
                 self._compile_next()
 
 
-def most_pixels(config: ModelConfig, images: float) -> int:
-    """Returns the pixels of an image with which no array reaches `MOST_ELEMENTS`.
+def max_program_pixels(config: ModelConfig, images: float) -> int:
+    """Returns the largest number of pixels per image for which no array exceeds `MAX_ELEMENTS`.
 
     Args:
         config: the network's configuration.
         images: how many images each device restores at once; less than 1 where devices share one.
     """
     channels = max(2 * config.width, config.width + config.orsnet_growth)
-    return int(MOST_ELEMENTS / (images * channels))
+    return int(MAX_ELEMENTS / (images * channels))

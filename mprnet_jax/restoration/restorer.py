@@ -19,20 +19,22 @@ from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.restoration import tiles
-from mprnet_jax.restoration.costs import Program, Size
+from mprnet_jax.restoration.costs import ProgramShape
 from mprnet_jax.restoration.planning import Plan
 from mprnet_jax.restoration.programs import CanvasTooLarge, Programs
+from mprnet_jax.restoration.sizes import Size, padded_size
 from mprnet_jax.restoration.tiles import Grid
 from mprnet_jax.restoration.tiling import Tiling
 from mprnet_jax.symmetries import apply_symmetry, invert_symmetry
 
-# The order in which images are summed, on which the last bits of their mean depend.
+# The four rotations of the photo, then those of its mirror image, which are 4, 7, 6, 5: symmetry
+# 4 + k rotates before it mirrors. The last bits of the mean depend on the order.
 ENSEMBLE = (0, 1, 2, 3, 4, 7, 6, 5)
 
 Progress = Callable[[float], object]  # called with the share of the work that is done, in (0, 1]
 
 
-def ignore(share: float) -> None:
+def no_progress(share: float) -> None:
     """A `Progress` that does nothing."""
 
 
@@ -53,12 +55,12 @@ class Restorer:
         memory_limit: int | None = None,
         precision: str | None = None,
     ):
-        """Makes a restorer. Its programs are compiled at first use, or begun by `plan`.
+        """Makes a restorer. Programs are compiled at first use, or from `plan` on.
 
         Args:
             model: the trained network.
-            tile: side in pixels of the tiles that photos are restored in; "off" restores them
-                whole, "auto" whole where memory allows and else in the largest tiles that fit.
+            tile: side in pixels of the tiles that photos are restored in. "off" restores them
+                whole; "auto" whole if they fit into memory, else in the largest tiles that fit.
             overlap: pixels over which neighbouring tiles are blended.
             local_pooling: whether channel attention averages around each pixel, over windows of the
                 size of training patches, instead of over the whole photo (TLC).
@@ -67,15 +69,21 @@ class Restorer:
             batch_size: how many photos or tiles each device along "data" restores at once.
             mesh: the devices; photos and tiles are sharded over its axis "data", the rows of each
                 over "height". By default one device.
-            memory_limit: bytes that "auto" may use on each device, if less than are free.
-            precision: of float32 matmuls and convolutions, as of `jax.default_matmul_precision`;
+            memory_limit: for "auto", the most bytes that this process may have in use on each
+                device, or on all together if they are CPUs; see `memory.available_bytes`.
+            precision: of float32 matmuls and convolutions, as in `jax.default_matmul_precision`;
                 "highest" is full precision on TPUs and GPUs too.
 
         Raises:
-            UserError: if tiles have an impossible size or rows cannot be sharded over the mesh.
+            UserError: if an option has an impossible value, or rows cannot be sharded over the
+                mesh.
         """
         mesh = mesh or make_mesh(data=1)
         check_tile(tile, overlap)
+        if stages not in (1, 2, 3):
+            raise UserError(f"stages={stages}: must be 1, 2 or 3")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: must be an integer of at least 1")
         if SIZE_MULTIPLE % mesh.shape["height"]:
             raise UserError(
                 f"cannot spread rows over {mesh.shape['height']} devices: use 1, 2, 4 or 8"
@@ -98,6 +106,8 @@ class Restorer:
     def plan(self, sizes: Mapping[Size, int] | Iterable[Size]) -> Plan:
         """Plans which programs restore photos of these sizes, and begins to compile them.
 
+        If one program restores all of them, it is compiled at first use.
+
         Args:
             sizes: the (height, width) of each photo; or the number of photos of each size.
         """
@@ -111,30 +121,43 @@ class Restorer:
                 images = count * len(grid.places) * len(self._symmetries) // len(orientations)
                 counts[grid.tile] += images
                 largest = max(largest, math.prod(padded))
-        return self._programs.plan(counts, self._tiling.most_pixels(largest))
+        return self._programs.plan(counts, self._tiling.max_tile_pixels(largest))
 
-    def program_for(self, size: Size) -> Program:
+    def program_for(self, size: Size) -> ProgramShape:
         """Returns the program that is expected to restore photos of a size, (height, width)."""
         return self._programs.choose(self._tiling.expected(padded_size(*size)).tile)
 
     def __call__(self, photo: np.ndarray) -> np.ndarray:
-        """Restores one photo [H, W, 3], whose sides may be of any length from 1 up."""
+        """Restores one photo [H, W, 3] with sides of any length; raises as `batch` does."""
         return self.batch([photo])[0]
 
-    def batch(self, photos: Sequence[np.ndarray], progress: Progress = ignore) -> list[np.ndarray]:
-        """Restores photos; those that share a program share batches."""
+    def batch(
+        self, photos: Sequence[np.ndarray], progress: Progress = no_progress
+    ) -> list[np.ndarray]:
+        """Restores photos; those that share a program share batches.
+
+        Args:
+            photos: [H, W, 3] each.
+            progress: called after each tile. If tiles turn out too large for the memory, it starts
+                again from a smaller share.
+
+        Raises:
+            ValueError: if a photo has another shape, no pixels, or an unknown dtype.
+            UserError: if the network returns values that are not finite for a photo of integers.
+            OutOfMemory: if a device has too little memory, for "auto" even for the smallest tile.
+        """
         return [stages[0] for stages in self._restore_photos(photos, 1, progress)]
 
     def stages_of(self, photo: np.ndarray) -> list[np.ndarray]:
-        """Returns the images of all computed stages for one photo [H, W, 3], the last one first."""
+        """Returns the images of all computed stages for a photo [H, W, 3], the last stage first."""
         return list(self._restore_photos([photo], self.stages)[0])
 
     def grid_of(self, photo: np.ndarray) -> Grid:
-        """Returns the tiles that a photo is restored in."""
+        """Returns the tiles that a photo is restored in; "auto" compiles their program first."""
         return self._tiling.choose(padded_size(*photo.shape[:2]))
 
     def _restore_photos(
-        self, photos: Sequence[np.ndarray], count: int, progress: Progress = ignore
+        self, photos: Sequence[np.ndarray], count: int, progress: Progress = no_progress
     ) -> list[np.ndarray]:
         """Returns for each photo the images of the last `count` stages, [count, H, W, 3]."""
         for photo in photos:
@@ -142,12 +165,12 @@ class Restorer:
         images = [to_floats(photo) for photo in photos]
         sums: list[Any] = [0.0] * len(images)
         for done, symmetry in enumerate(self._symmetries):
-            turned = [apply_symmetry(image, symmetry) for image in images]
+            transformed = [apply_symmetry(image, symmetry) for image in images]
 
             def part(share: float, done: int = done) -> None:
                 progress((done + share) / len(self._symmetries))
 
-            restored = self._restore_images(turned, count, part)
+            restored = self._restore_images(transformed, count, part)
             sums = [
                 total + invert_symmetry(image, symmetry) for total, image in zip(sums, restored)
             ]
@@ -168,9 +191,9 @@ class Restorer:
                 joined = [g.join(itertools.islice(restored, len(g.places))) for g in grids]
                 break
             except CanvasTooLarge:
-                continue  # with the smaller canvases that were chosen since
+                continue  # with the smaller canvases that have replaced it
             except OutOfMemory:
-                # Others use the device too, so that less is free than it reported.
+                # Less memory is free than the device reported, as other processes use it too.
                 if not self._tiling.shrink(grids):
                     raise
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
@@ -178,7 +201,7 @@ class Restorer:
     def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
         """Yields the images [count, h, w, 3] of each tile, computed in batches."""
 
-        def program(image: np.ndarray) -> Program:
+        def program(image: np.ndarray) -> ProgramShape:
             return self._programs.choose(image.shape[:2])
 
         for chosen, alike in itertools.groupby(images, program):
@@ -189,7 +212,7 @@ class Restorer:
 def report_progress(
     tiles: Iterable[np.ndarray], total: int, progress: Progress
 ) -> Iterator[np.ndarray]:
-    """Yields the tiles and, before each, calls `progress` with the share that is done."""
+    """Yields the tiles; before each, calls `progress` with the share that is done with it."""
     for done, tile in enumerate(tiles, 1):
         progress(done / total)
         yield tile
@@ -218,25 +241,18 @@ def from_floats(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def pad(image: np.ndarray) -> np.ndarray:
     """Pads an image [H, W, C] on the right and at the bottom by reflection, to multiples of 8.
 
-    A side shorter than its margin is reflected repeatedly; a side of one pixel is repeated.
+    A side shorter than its padding is reflected repeatedly; a side of one pixel is repeated.
     """
-    margins = [(0, p - s) for p, s in zip(padded_size(*image.shape[:2]), image.shape)]
-    return np.pad(image, [*margins, (0, 0)], "reflect")
-
-
-def padded_size(height: int, width: int) -> tuple[int, int]:
-    """Returns the padded size: both sides rounded up to multiples of 8.
-
-    >>> padded_size(480, 321)
-    (480, 328)
-    """
-    return height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
+    padding = [(0, p - s) for p, s in zip(padded_size(*image.shape[:2]), image.shape)]
+    return np.pad(image, [*padding, (0, 0)], "reflect")
 
 
 def check_tile(tile: int | str, overlap: int) -> None:
     """Raises UserError unless tiles of this size can be restored and blended."""
-    if tile == "auto" and not 0 <= 2 * overlap < tiles.SMALLEST:
-        raise UserError(f"overlap={overlap}: must be below {tiles.SMALLEST // 2}, and not negative")
+    if overlap < 0:
+        raise UserError(f"overlap={overlap}: must be 0 or more")
+    if tile == "auto" and 2 * overlap >= tiles.MIN_SIDE:
+        raise UserError(f"overlap={overlap}: must be below {tiles.MIN_SIDE // 2}")
     if tile in ("auto", "off"):
         return
     if not isinstance(tile, int) or tile % SIZE_MULTIPLE or tile <= 2 * overlap:

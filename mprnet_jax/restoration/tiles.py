@@ -1,6 +1,6 @@
-"""Cuts images into overlapping tiles of one size, and blends tiles back into an image.
+"""Cuts images into overlapping tiles of one size, and blends tiles into an image again.
 
-Images are [..., height, width, channels]. Sides of images and of tiles are multiples of 8 pixels.
+Images are [..., height, width, channels]. Sides of images and tiles are multiples of 8 pixels.
 """
 
 import itertools
@@ -11,22 +11,23 @@ from typing import NamedTuple
 import numpy as np
 
 from mprnet_jax.config import SIZE_MULTIPLE
+from mprnet_jax.restoration.sizes import Size, round_up
 
-SMALLEST = 128  # side of a tile in pixels; smaller tiles would be mostly overlap
+MIN_SIDE = 128  # shortest side of a tile in pixels; smaller tiles would be mostly overlap
 
 
-class Side(NamedTuple):
-    """One side of an image, covered by pieces of which neighbours overlap by `overlap` or more."""
+class Axis(NamedTuple):
+    """Rows or columns of an image, cut into pieces; neighbours share at least `overlap` pixels."""
 
-    length: int  # of the image, in pixels
-    tile: int  # length of a piece
-    overlap: int
+    length: int  # pixels of the image
+    tile: int  # pixels of a piece
+    overlap: int  # pixels
 
     @property
     def starts(self) -> list[int]:
-        """The first pixel of each piece; the last piece ends where the image does.
+        """The first pixel of each piece. The last piece ends where the image ends.
 
-        >>> Side(length=512, tile=256, overlap=32).starts
+        >>> Axis(length=512, tile=256, overlap=32).starts
         [0, 224, 256]
         """
         if self.tile >= self.length:
@@ -36,9 +37,10 @@ class Side(NamedTuple):
 
     @property
     def weights(self) -> list[np.ndarray]:
-        """The blending weights of each piece, float32 [tile]; at every pixel they sum to 1.
+        """The blending weights of each piece, float32 [tile].
 
-        They rise smoothly from 0 over `overlap` pixels, except at the ends of the image.
+        They rise smoothly from 0 over `overlap` pixels, except at the ends of the image. At each
+        pixel the weights of all pieces sum to 1.
         """
         ramp = np.clip((np.arange(self.tile) + 0.5) / max(self.overlap, 1), 0, 1)
         rise, flat = ramp**2 * (3 - 2 * ramp), np.ones(self.tile)
@@ -50,27 +52,27 @@ class Side(NamedTuple):
             total[start:end] += window
         return [(window / total[piece]).astype(np.float32) for piece, window in windows]
 
-    def smallest_tiles(self) -> "Side":
-        """Returns the side with as many pieces, each as small as possible."""
+    def smallest_tiles(self) -> "Axis":
+        """Returns the axis with the same number of pieces, each as small as possible."""
         count = len(self.starts)
         tile = math.ceil((self.length + (count - 1) * self.overlap) / count)
-        return self._replace(tile=-(-tile // SIZE_MULTIPLE) * SIZE_MULTIPLE)
+        return self._replace(tile=round_up(tile, SIZE_MULTIPLE))
 
 
 class Grid(NamedTuple):
     """Tiles of one size that cover an image."""
 
-    rows: Side
-    columns: Side
+    rows: Axis
+    columns: Axis
 
     @property
-    def tile(self) -> tuple[int, int]:
+    def tile(self) -> Size:
         """Height and width of the tiles."""
         return self.rows.tile, self.columns.tile
 
     @property
     def places(self) -> list[tuple[slice, slice]]:
-        """The slices of rows and of columns of each tile, row by row."""
+        """The slices of rows and columns that each tile covers, row by row."""
         height, width = self.tile
         return [
             (slice(y, y + height), slice(x, x + width))
@@ -84,7 +86,14 @@ class Grid(NamedTuple):
             yield image[..., rows, columns, :]
 
     def join(self, tiles: Iterable[np.ndarray]) -> np.ndarray:
-        """Returns the image of some tiles, given in the order of `places`; overlaps are blended."""
+        """Returns the image that tiles make up; where they overlap, they are blended.
+
+        Args:
+            tiles: [..., h, w, C] of the size `tile`, in the order of `places`.
+
+        Returns:
+            [..., H, W, C], of the tiles' dtype.
+        """
         image: np.ndarray | None = None
         weights = itertools.product(self.rows.weights, self.columns.weights)
         for (rows, columns), (down, across), tile in zip(self.places, weights, tiles, strict=True):
@@ -97,24 +106,29 @@ class Grid(NamedTuple):
 
 
 def square(height: int, width: int, tile: int, overlap: int) -> Grid:
-    """Returns square tiles of a given side, or less where the image's side is shorter."""
-    return Grid(Side(height, min(tile, height), overlap), Side(width, min(tile, width), overlap))
+    """Returns a grid of square tiles with sides of `tile` pixels, or of the image's if shorter."""
+    return Grid(Axis(height, min(tile, height), overlap), Axis(width, min(tile, width), overlap))
 
 
-def within(area: float, height: int, width: int, overlap: int) -> Grid:
-    """Returns as few tiles of at most `area` pixels as cover an image, then as small as possible.
+def grid_for_area(area: float, height: int, width: int, overlap: int) -> Grid:
+    """Returns a grid with few tiles of limited area; with that number they are as small as can be.
 
-    Their sides are at least `SMALLEST`, or the image's if that is shorter.
+    Args:
+        area: the most pixels of a tile. It is exceeded if a tile would get sides below `MIN_SIDE`
+            that are shorter than the image's.
+        height: of the image.
+        width: of the image.
+        overlap: the fewest pixels that neighbouring tiles share.
     """
     side = math.isqrt(int(area))
     tile_height = round_tile(side if width > side else int(area) // width, height)
     tile_width = round_tile(int(area) // tile_height, width)
     return Grid(
-        Side(height, tile_height, overlap).smallest_tiles(),
-        Side(width, tile_width, overlap).smallest_tiles(),
+        Axis(height, tile_height, overlap).smallest_tiles(),
+        Axis(width, tile_width, overlap).smallest_tiles(),
     )
 
 
 def round_tile(tile: int, length: int) -> int:
-    """Rounds a tile's side down to a multiple of 8, from `SMALLEST` to the image's `length`."""
-    return min(max(tile // SIZE_MULTIPLE * SIZE_MULTIPLE, SMALLEST), length)
+    """Rounds a tile's side down to a multiple of 8, from `MIN_SIDE` to the image's `length`."""
+    return min(max(tile // SIZE_MULTIPLE * SIZE_MULTIPLE, MIN_SIDE), length)

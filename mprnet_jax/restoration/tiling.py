@@ -1,4 +1,4 @@
-"""Chooses the tiles that photos are restored in, by the memory that the devices have.
+"""Chooses the tiles that photos are restored in, according to the memory of the devices.
 
 Sizes are (height, width) in pixels, multiples of 8.
 """
@@ -9,20 +9,23 @@ import math
 from jax.sharding import Mesh
 
 from mprnet_jax.devices import memory
-from mprnet_jax.errors import UserError
 from mprnet_jax.restoration import tiles
-from mprnet_jax.restoration.costs import Size
 from mprnet_jax.restoration.programs import Programs
+from mprnet_jax.restoration.sizes import Size
 from mprnet_jax.restoration.tiles import Grid
 
-# Libraries use scratch memory that the compiler does not count: 3 % and 32 MB were measured.
+# Libraries use scratch memory that the compiler does not count: 3 % and 32 MiB were measured.
 MARGIN = 1.1
 SCRATCH_BYTES = 48 * 2**20
-HOST_BYTES = 60  # a pixel, for a photo's float32 arrays before and after the network
+HOST_BYTES = 60  # per pixel of a photo, for its float32 arrays before and after the network
 
 
 class Tiling:
-    """Chooses a grid of tiles for each size of photo."""
+    """Chooses a grid of tiles for each size of photo.
+
+    `plan`, `expected` and `max_tile_pixels` go by expected costs and compile nothing. `choose`
+    compiles the program of its tiles to find out whether it fits.
+    """
 
     def __init__(
         self,
@@ -38,47 +41,47 @@ class Tiling:
         self._devices = list(mesh.devices.flat)
         self._tile, self._overlap = tile, overlap
         self._memory_limit = memory_limit
-        self._limit = math.inf  # pixels of a tile; lowered where larger ones did not fit
+        self._max_pixels = math.inf  # of a tile; lowered when a tile did not fit
         self._planned: dict[Size, Grid] = {}
         self.choose = functools.lru_cache(maxsize=1024)(self._choose)
 
     def plan(self, size: Size) -> Grid:
-        """Returns the grid that photos of this size are expected to get, and remembers it."""
+        """Returns the grid that photos of this size are expected to get, and stores it."""
         self._planned[size] = self._predict(size)
         return self._planned[size]
 
     def expected(self, size: Size) -> Grid:
-        """Returns the planned grid, or else the one expected by the memory that there is now."""
+        """Returns the planned grid or, without one, the grid that the free memory allows now."""
         return self._planned.get(size) or self._predict(size)
 
-    def most_pixels(self, photo: int) -> float:
+    def max_tile_pixels(self, photo: int) -> float:
         """Returns the pixels of the largest tile that is expected to fit.
 
         Args:
             photo: pixels of the photo that the tile belongs to.
         """
         fitting = self._available_bytes(photo) / (MARGIN * self._programs.costs.bytes_per_pixel)
-        return min(fitting, self._limit, self._programs.chooser.most_pixels)
+        return min(fitting, self._max_pixels, self._programs.chooser.max_program_pixels)
 
     def shrink(self, grids: list[Grid]) -> bool:
         """Makes tiles smaller after a device ran out of memory with these grids.
 
         Returns:
-            False if tiles have a fixed size, or are as small as possible already.
+            Whether they are smaller now: not if their size is fixed, or the smallest already.
         """
         pixels = max(math.prod(grid.tile) for grid in grids)
-        if self._tile != "auto" or pixels <= tiles.SMALLEST**2:
+        if self._tile != "auto" or pixels <= tiles.MIN_SIDE**2:
             return False
-        self._limit = min(self._limit, pixels / 2)
+        self._max_pixels = min(self._max_pixels, pixels / 2)
         self._planned.clear()
         self.choose.cache_clear()
         return True
 
     def _choose(self, size: Size) -> Grid:
-        """Returns the grid for photos of this size, whose program is compiled and fits.
+        """Returns the grid for photos of this size; "auto" has compiled a program that fits.
 
         Raises:
-            UserError: if not even the smallest tile fits into memory.
+            OutOfMemory: if not even the smallest tile fits into memory.
         """
         grid, may_grow = self.expected(size), True
         while self._tile == "auto":
@@ -91,34 +94,36 @@ class Tiling:
             if required <= available:
                 if len(grid.places) == 1 or required > available / 2 or not may_grow:
                     break
-                # The guess of bytes per pixel was too high; it is corrected by now.
+                # The expected bytes per pixel were too high; compiling has corrected them.
                 may_grow = False
             elif (program.height, program.width) != grid.tile:
                 self._programs.chooser.reject(program)
                 continue
-            elif max(grid.tile) <= tiles.SMALLEST:
-                raise UserError(
-                    f"a tile of {grid.columns.tile}x{grid.rows.tile} pixels takes "
-                    f"{required / 2**30:.2f} GB of memory, but only {available / 2**30:.2f} GB are "
-                    "free: close other programs, raise the limit, or use a smaller network"
+            elif max(grid.tile) <= tiles.MIN_SIDE:
+                tile = f"{grid.columns.tile}x{grid.rows.tile}"
+                amount = f"{required / 2**30:.2f} GiB of" if required < math.inf else "too much"
+                raise memory.OutOfMemory(
+                    f"a tile of {tile} pixels takes {amount} memory, and "
+                    f"{available / 2**30:.2f} GiB are free: close other programs, raise the limit, "
+                    "or use a smaller network"
                 )
             else:
                 share = min(available / required, 0.9) if required < math.inf else 0.5
-                self._limit = share * math.prod(grid.tile)
+                self._max_pixels = share * math.prod(grid.tile)
             grid = self._predict(size)
         return grid
 
     def _predict(self, size: Size) -> Grid:
-        """Returns the grid by the expected memory alone; nothing is compiled."""
+        """Returns the grid according to the expected memory; compiles nothing."""
         height, width = size
         if self._tile == "auto":
-            pixels = min(height * width, self.most_pixels(height * width))
-            return tiles.within(pixels, height, width, self._overlap)
+            pixels = min(height * width, self.max_tile_pixels(height * width))
+            return tiles.grid_for_area(pixels, height, width, self._overlap)
         side = int(self._tile) if self._tile != "off" else max(size)
         return tiles.square(height, width, side, self._overlap)
 
     def _available_bytes(self, photo: int) -> float:
-        """Returns the bytes that a program may take on each device beside a photo's own arrays.
+        """Returns the bytes that a program may take on each device, beside the photo's arrays.
 
         Args:
             photo: pixels of the photo.

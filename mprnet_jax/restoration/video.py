@@ -1,6 +1,6 @@
-"""Restores videos frame by frame with PyAV; copies sound and keeps times.
+"""Restores videos frame by frame with PyAV; copies audio and keeps timestamps.
 
-Frames of more than 8 bits are restored as 16 bits. Rotation, as telephones record it, is applied.
+Frames of more than 8 bits are restored as 16 bits. The rotation that phones record is applied.
 """
 
 import itertools
@@ -27,8 +27,8 @@ VIDEOS = {
     ".mkv": ("matroska", "libx264"),
     ".webm": ("matroska", "libvpx-vp9"),
 }
-ASSUMED_FRAMES = 1000  # where a file does not say how many it has
-BT709, LIMITED_RANGE = 1, 1  # FFmpeg's numbers
+ASSUMED_FRAMES = 1000  # if a file does not say how many it has
+BT709, LIMITED_RANGE = 1, 1  # FFmpeg's constants AVCOL_SPC_BT709 and AVCOL_RANGE_MPEG
 QUALITY = {"crf": "16"}  # visually lossless
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 
@@ -40,7 +40,7 @@ def restore_video(
 
     Args:
         source: the video, with an extension of `VIDEOS`.
-        target: the restored video, with the same extension; missing folders are made.
+        target: the file for the restored video, with the same extension; missing folders are made.
         restorer: restores pixels.
         max_pixels: videos with larger frames are refused.
 
@@ -48,8 +48,8 @@ def restore_video(
         The number of frames.
 
     Raises:
-        UserError: if PyAV is missing, the file is not a whole video, or its frames have more than
-            `max_pixels` pixels.
+        UserError: if PyAV is missing, the source is damaged or not a video, its frames have more
+            than `max_pixels` pixels, or the target cannot be written.
     """
     try:
         import av
@@ -74,17 +74,22 @@ def restore_video(
             return restore_frames(reader, writer, output, restorer)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:  # the last one: of metadata
+        # Errors of decoders and encoders name no file; other errors name the file at fault.
+        filename = getattr(error, "filename", None)
+        if filename is not None and str(filename) != str(source):
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise UserError(f"{target}: cannot be written ({reason})") from error
         raise UserError(f"{source}: cannot be restored as a video ({one_line(error)})") from error
 
 
 def limit_frames(reader: Any, max_pixels: int) -> None:
     """Raises UserError for frames with too many pixels, and makes the decoder refuse later ones."""
     if not reader.streams.video:
-        raise UserError("has no pictures")
+        raise UserError("has no video stream")
     stream = reader.streams.video[0]
     if stream.codec_context is None:
-        raise UserError("has pictures of a kind that FFmpeg cannot decode")
+        raise UserError("has a video stream of a kind that FFmpeg cannot decode")
     if stream.width * stream.height > max_pixels:
         raise UserError(
             f"has {stream.width}x{stream.height} pixels, more than {max_pixels / 1e6:g} million; "
@@ -102,7 +107,7 @@ def first_frame(reader: Any) -> Any:
 
 
 def add_stream(writer: Any, encoder: str, reader: Any, first: Any) -> Any:
-    """Adds the stream for restored frames, with size and colours of the first frame."""
+    """Adds the stream for restored frames, with the size and colours of the first frame."""
     stream = reader.streams.video[0]
     height, width, _ = to_pixels(first).shape
     output = writer.add_stream(encoder, rate=stream.average_rate, options=QUALITY)
@@ -124,20 +129,20 @@ def add_stream(writer: Any, encoder: str, reader: Any, first: Any) -> Any:
 
 
 def restore_frames(reader: Any, writer: Any, output: Any, restorer: Restorer) -> int:
-    """Restores all frames of a video, copies its sound, and returns the number of frames.
+    """Restores all frames of a video, copies its audio, and returns the number of frames.
 
-    Sound that FFmpeg cannot decode, such as spatial audio of telephones, is left out.
+    Audio that FFmpeg cannot decode, such as spatial audio of phones, is left out.
     """
     stream = reader.streams.video[0]
-    known = [sound for sound in reader.streams.audio if sound.codec_context is not None]
-    sounds = {sound.index: writer.add_stream_from_template(sound) for sound in known}
+    known = [audio for audio in reader.streams.audio if audio.codec_context is not None]
+    copied = {audio.index: writer.add_stream_from_template(audio) for audio in known}
 
     def frames() -> Iterator:
         for packet in reader.demux([stream, *known]):
             if packet.stream.index == stream.index:
                 yield from packet.decode()
             elif packet.dts is not None:
-                packet.stream = sounds[packet.stream.index]
+                packet.stream = copied[packet.stream.index]
                 writer.mux(packet)
 
     def restore(batch: list) -> list[tuple]:
@@ -146,10 +151,10 @@ def restore_frames(reader: Any, writer: Any, output: Any, restorer: Restorer) ->
     decoded, count = frames(), 0
     batches = iter(lambda: list(itertools.islice(decoded, restorer.batch_size)), [])
     with (
-        ThreadPoolExecutor(1) as device,
+        ThreadPoolExecutor(1) as pool,
         tqdm(total=stream.frames or None, unit="frame", disable=None) as bar,
     ):
-        for batch in prefetch(device, restore, batches, PREFETCHED):
+        for batch in prefetch(pool, restore, batches, PREFETCHED):
             for frame, pixels in batch:
                 writer.mux(output.encode(to_frame(pixels, frame, output.pix_fmt)))
             bar.update(len(batch))
@@ -159,7 +164,7 @@ def restore_frames(reader: Any, writer: Any, output: Any, restorer: Restorer) ->
 
 
 def is_yuv(frame: Any) -> bool:
-    """Whether a frame has luma and chroma; other frames are grey, RGB or have a palette."""
+    """Returns whether a frame has luma and chroma; other frames are grey, RGB or have a palette."""
     return len(frame.format.components) > 2 and not frame.format.is_rgb
 
 
@@ -172,7 +177,7 @@ def colours_of(frame: Any) -> dict[str, int]:
 
 
 def is_deep(frame: Any) -> bool:
-    """Whether a frame has more than 8 bits a channel."""
+    """Returns whether a frame has more than 8 bits per channel."""
     return frame.format.components[0].bits > 8
 
 
@@ -183,7 +188,7 @@ def to_pixels(frame: Any) -> np.ndarray:
 
 
 def to_frame(pixels: np.ndarray, original: Any, pixel_format: str) -> Any:
-    """Converts RGB [H, W, 3] to a frame with the time and the colour space of the original."""
+    """Converts RGB [H, W, 3] to a frame with the timestamps and colour space of the original."""
     import av
 
     rgb = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"

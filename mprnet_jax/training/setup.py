@@ -45,7 +45,7 @@ class Run:
         self.source, self._degrade = training_source(config.data)
         held_out = validation_source(config.data)
         self._local_images = meshes.local_images(self.mesh, config.batch_size)
-        hosts.check_shared(workdir)
+        hosts.check_same_folder(workdir)
 
         params = self._initial_params()
         self.param_shapes = replicated_shapes(params, self.mesh)

@@ -36,3 +36,25 @@ def test_control_groups_count_with_those_around_them(
 
 def test_no_control_groups(tmp_path: Path):
     assert cgroups.available_bytes(tmp_path / "missing", tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda group: (group / "memory.current").unlink(),
+        lambda group: (group / "memory.current").write_text("many"),
+        lambda group: (group / "memory.max").write_text(""),
+        lambda group: (group / "memory.max").write_bytes(b"\xff"),
+        lambda group: (group / "memory.stat").write_text("a line of words"),
+    ],
+)
+def test_a_group_that_cannot_be_read_is_left_out(tmp_path: Path, damage):
+    for group in (tmp_path, tmp_path / "box"):
+        group.mkdir(exist_ok=True)
+        (group / "memory.max").write_text("5000")
+        (group / "memory.current").write_text("3000")
+        (group / "memory.stat").write_text("inactive_file 1000")
+    damage(tmp_path / "box")
+    groups = tmp_path / "groups"
+    groups.write_text("0::/box")
+    assert cgroups.available_bytes(groups, tmp_path) == [5000 - 3000 + 1000]

@@ -1,3 +1,6 @@
+"""Compiler options, compiling in the background, and the compile cache."""
+
+import logging
 from types import SimpleNamespace
 
 import jax
@@ -36,6 +39,38 @@ def test_jit_computes_the_same():
     x = jnp.arange(12.0).reshape(3, 4)
     # 1e-6: another order of summing.
     np.testing.assert_allclose(compiling.jit(lambda a: a @ a.T)(x), x @ x.T, rtol=1e-6)
+
+
+def test_a_compilation_that_fails_in_the_background_is_logged_and_repeated(caplog):
+    class Failing:
+        def lower(self, *arguments):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+
+        def __call__(self, number):
+            return number + 1
+
+    with caplog.at_level(logging.INFO):
+        assert compiling.compile_in_background(Failing(), 1)(1) == 2
+    assert "compiling in the background failed: RESOURCE_EXHAUSTED" in caplog.text
+
+
+def test_a_bug_while_compiling_in_the_background_keeps_its_type():
+    class Failing:
+        def lower(self, *arguments):
+            raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        compiling.compile_in_background(Failing(), 1)(1)
+
+
+def test_compile_cache_keeps_the_users_shortest_time(monkeypatch):
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    try:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
+        compiling.use_compile_cache()
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 7
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 def test_compile_cache_keeps_what_the_user_chose(tmp_path, monkeypatch):

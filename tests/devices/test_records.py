@@ -87,6 +87,11 @@ def test_long_compiles_are_announced_with_the_time_of_the_last_one(file, monkeyp
     with records.announced("the step"):
         time.sleep(0.2)
     assert capsys.readouterr().out == "Compiling the step, which took 0 s the last time ...\n"
-    with records.announced("the step", expected=40):
+    before = file.read_text()
+    with records.announced("the step", last_seconds=40):
         time.sleep(0.2)
     assert "took 40 s the last time" in capsys.readouterr().out
+    with records.announced("the program", last_seconds=0):
+        time.sleep(0.2)
+    assert capsys.readouterr().out == "Compiling the program ...\n"
+    assert file.read_text() == before  # the caller records the time

@@ -5,7 +5,7 @@ import pytest
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.devices import records
-from mprnet_jax.restoration.costs import GUESSES, Costs, Program
+from mprnet_jax.restoration.costs import GUESSES, Costs, ProgramShape
 
 
 def costs(cached=()) -> Costs:
@@ -13,24 +13,26 @@ def costs(cached=()) -> Costs:
 
 
 def test_what_was_measured_is_there_for_the_next_command():
-    device, config, program = jax.devices()[0], ModelConfig.derain(), Program(256, 256, True)
+    device, config, program = jax.devices()[0], ModelConfig.derain(), ProgramShape(256, 256, True)
     first = Costs.load(config, device, "variant")
     assert first.last_compile_seconds(program) is None
     first.record_compile(program, 17.0, 2.0**30)
     first.record_run(program, 2, 40.0)
     again = Costs.load(config, device, "variant")
     assert again.last_compile_seconds(program) == 17
-    assert again.last_compile_seconds(Program(8, 8, False)) is None
+    assert again.last_compile_seconds(ProgramShape(8, 8, False)) is None
     assert again.bytes_per_pixel == 2**14
     assert again.seconds_per_pixel == 40 / (2 * 256 * 256)
-    assert again.seconds_to_compile(program) < again.seconds_to_compile(Program(256, 264, True))
+    assert again.seconds_to_compile(program) < again.seconds_to_compile(
+        ProgramShape(256, 264, True)
+    )
     # The other kind's first guess is scaled alike.
     assert again.compile_seconds[False] / again.compile_seconds[True] == pytest.approx(2.5 / 3.5)
     assert Costs.load(ModelConfig.deblur(), device, "variant").last_compile_seconds(program) is None
 
 
 def test_a_program_that_is_in_the_cache_no_more_is_noticed():
-    price, program = costs(cached=[Program(64, 64, True)]), Program(64, 64, True)
+    price, program = costs(cached=[ProgramShape(64, 64, True)]), ProgramShape(64, 64, True)
     price.record_compile(program, 0.5, 0)
     assert price.compile_seconds[True] == 12
     price.record_compile(program, 15, 0)
@@ -40,12 +42,12 @@ def test_a_program_that_is_in_the_cache_no_more_is_noticed():
 
 def test_what_small_programs_take_says_nothing_of_pixels():
     price = costs()
-    price.record_compile(Program(8, 8, False), 1.0, 2.0**20)
-    price.record_run(Program(8, 8, False), 1, 1.0)
-    price.record_compile(Program(512, 512, False), 1.0, 0)  # 0: the compiler tells nothing
+    price.record_compile(ProgramShape(8, 8, False), 1.0, 2.0**20)
+    price.record_run(ProgramShape(8, 8, False), 1, 1.0)
+    price.record_compile(ProgramShape(512, 512, False), 1.0, 0)  # 0: the compiler tells nothing
     assert (price.bytes_per_pixel, price.seconds_per_pixel) == (100, 1e-5)
-    price.record_run(Program(512, 512, False), 1, 26.0)
-    price.record_run(Program(128, 128, False), 1, 26.0)
+    price.record_run(ProgramShape(512, 512, False), 1, 26.0)
+    price.record_run(ProgramShape(128, 128, False), 1, 26.0)
     assert price.seconds_per_pixel == 26 / 512**2
 
 

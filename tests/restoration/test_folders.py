@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration.folders import plan
+from mprnet_jax.restoration.folders import list_jobs
 
 
 @pytest.fixture
@@ -26,27 +26,27 @@ def names(jobs) -> list[tuple[str, str]]:
 
 def test_a_folder_is_mirrored_without_hidden_files(tree: Path, tmp_path: Path):
     expected = [("a.JPG", "a.JPG"), ("b.png", "b.png"), ("c.tiff", "deep/er/c.tiff")]
-    assert names(plan(tree, tmp_path / "out")) == expected
+    assert names(list_jobs(tree, tmp_path / "out")) == expected
 
 
 def test_a_format_replaces_extensions(tree: Path, tmp_path: Path):
-    assert names(plan(tree, tmp_path / "out", ".webp"))[2] == ("c.tiff", "deep/er/c.webp")
+    assert names(list_jobs(tree, tmp_path / "out", ".webp"))[2] == ("c.tiff", "deep/er/c.webp")
 
 
 def test_sheets_are_no_photos(tree: Path, tmp_path: Path):
-    before = plan(tree, tmp_path / "out")
+    before = list_jobs(tree, tmp_path / "out")
     (tree / "a.png.compare.jpg").write_bytes(b"")
-    assert plan(tree, tmp_path / "out") == before
+    assert list_jobs(tree, tmp_path / "out") == before
 
 
 def test_one_photo(tree: Path, tmp_path: Path):
-    assert names(plan(tree / "deep/er/c.tiff", tmp_path / "out")) == [("c.tiff", "c.tiff")]
+    assert names(list_jobs(tree / "deep/er/c.tiff", tmp_path / "out")) == [("c.tiff", "c.tiff")]
 
 
 def test_results_inside_the_folder_are_no_photos(tree: Path):
     (tree / "out").mkdir()
     (tree / "out/b.png").write_bytes(b"")
-    assert len(plan(tree, tree / "out")) == 3
+    assert len(list_jobs(tree, tree / "out")) == 3
 
 
 @pytest.mark.parametrize(
@@ -58,30 +58,30 @@ def test_results_inside_the_folder_are_no_photos(tree: Path):
         ("photos", "photos", None, "is the folder of the photos"),
         ("photos/b.png", "photos", None, "would overwrite .*b.png"),
         ("photos", "photos/notes.txt", None, "is a file; name a folder"),
-        ("photos/b.png", "restored.png", None, "is a file; name a folder"),
+        ("photos/b.png", "restored.png", None, "looks like a file; name a folder"),
     ],
 )
 def test_mistakes_are_refused(tree: Path, source, output, extension, message):
     with pytest.raises(UserError, match=message):
-        plan(tree.parent / source, tree.parent / output, extension)
+        list_jobs(tree.parent / source, tree.parent / output, extension)
 
 
 def test_two_photos_that_would_become_one_file_are_refused(tree: Path, tmp_path: Path):
     (tree / "b.bmp").write_bytes(b"")
-    assert len(plan(tree, tmp_path / "out")) == 4
+    assert len(list_jobs(tree, tmp_path / "out")) == 4
     with pytest.raises(UserError, match=r"b\.bmp and .*b\.png would both become .*b\.webp"):
-        plan(tree, tmp_path / "out", ".webp")
+        list_jobs(tree, tmp_path / "out", ".webp")
 
 
 def test_no_other_photo_is_overwritten_either(tree: Path):
     (tree / "deep/deep/er").mkdir(parents=True)
     (tree / "deep/deep/er/c.tiff").write_bytes(b"")
     with pytest.raises(UserError, match=r"would overwrite .*photos/deep/er/c\.tiff"):
-        plan(tree / "deep", tree)
+        list_jobs(tree / "deep", tree)
 
 
 def test_a_link_to_the_photo_is_not_overwritten(tree: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     os.link(tree / "b.png", tmp_path / "out/b.png")
     with pytest.raises(UserError, match=r"would overwrite .*b\.png"):
-        plan(tree, tmp_path / "out")
+        list_jobs(tree, tmp_path / "out")

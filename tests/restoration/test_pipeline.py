@@ -15,8 +15,8 @@ from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
-from mprnet_jax.restoration.costs import Program
-from mprnet_jax.restoration.folders import plan
+from mprnet_jax.restoration.costs import ProgramShape
+from mprnet_jax.restoration.folders import list_jobs
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
 from mprnet_jax.restoration.planning import Plan
 from mprnet_jax.restoration.restorer import Restorer
@@ -36,7 +36,7 @@ def test_every_kind_of_photo_comes_out_as_it_went_in(stub, photo, folder: Path, 
         pixels = photo(10, 13, dtype, channels)
         photos.write(folder / f"{channels}{dtype}.{extension}", Photo(pixels), quality=100)
     restorer = Restorer(stub)
-    jobs = plan(folder, tmp_path / "out")
+    jobs = list_jobs(folder, tmp_path / "out")
     assert Pipeline(restorer, quality=100).run(jobs) == Summary(len(KINDS), 0, 0)
     for job in jobs:
         before, after = photos.read(job.source).pixels, photos.read(job.target).pixels
@@ -64,13 +64,13 @@ def test_what_the_format_cannot_hold_is_refused_before_the_work(
             return Plan({}, {}, 0)
 
         def program_for(self, size):
-            return Program(*size, canvas=False)
+            return ProgramShape(*size, canvas=False)
 
         def batch(self, *_):
             raise AssertionError("restores what cannot be written")
 
     for extension, name in ((".jpg", "clear"), (".webp", "long"), (".jpg", "longer")):
-        (job,) = plan(folder / f"{name}.png", tmp_path / "out", extension)
+        (job,) = list_jobs(folder / f"{name}.png", tmp_path / "out", extension)
         assert Pipeline(Idle()).run([job]) == Summary(0, 0, 1)
         assert f"{name}{extension}: cannot be written" in capsys.readouterr().err
 
@@ -86,7 +86,7 @@ def test_900_of_1000_photos_are_restored_and_100_reported(
         if i % 10 == 0:
             path.write_bytes(path.read_bytes()[: rng.integers(0, 40)])
     restorer = Restorer(stub, mesh=make_mesh(data=4))
-    jobs = plan(folder, tmp_path / "out")
+    jobs = list_jobs(folder, tmp_path / "out")
     assert Pipeline(restorer).run(jobs) == Summary(900, 0, 100)
     output = capsys.readouterr()
     assert re.search(
@@ -117,7 +117,7 @@ def test_a_photo_that_fails_costs_no_other_of_its_batch(stub, photo, folder, tmp
         return restore(photos, *arguments)
 
     monkeypatch.setattr(restorer, "batch", refuse)
-    assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(2, 0, 1)
+    assert Pipeline(restorer).run(list_jobs(folder, tmp_path / "out")) == Summary(2, 0, 1)
 
 
 def test_results_that_exist_are_skipped_unless_overwritten(stub, photo, folder, tmp_path):
@@ -125,7 +125,7 @@ def test_results_that_exist_are_skipped_unless_overwritten(stub, photo, folder, 
     photos.write(folder / "b.png", Photo(photo(8, 8)))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").write_bytes(b"kept")
-    jobs = plan(folder, tmp_path / "out")
+    jobs = list_jobs(folder, tmp_path / "out")
     assert Pipeline(Restorer(stub)).run(jobs) == Summary(1, 1, 0)
     assert (tmp_path / "out/a.png").read_bytes() == b"kept"
     assert Pipeline(Restorer(stub), overwrite=True).run(jobs) == Summary(2, 0, 0)
@@ -134,16 +134,29 @@ def test_results_that_exist_are_skipped_unless_overwritten(stub, photo, folder, 
 
 def test_a_sheet_shows_before_and_after(stub, photo, folder, tmp_path):
     photos.write(folder / "a.png", Photo(photo(20, 30, "u2", 4)))
-    Pipeline(Restorer(stub), compare=True).run(plan(folder, tmp_path / "out"))
+    Pipeline(Restorer(stub), compare=True).run(list_jobs(folder, tmp_path / "out"))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "a.png.compare.jpg"]
     sheet = photos.read(tmp_path / "out/a.png.compare.jpg").pixels
     assert sheet.shape[0] > 20
     assert sheet.shape[1] > 60
 
 
+def test_a_sheet_that_cannot_be_written_is_reported_and_the_photo_counts_as_restored(
+    stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture
+):
+    for name in "ab":
+        photos.write(folder / f"{name}.png", Photo(photo(8, 8)))
+    (tmp_path / "out/a.png.compare.jpg").mkdir(parents=True)
+    jobs = list_jobs(folder, tmp_path / "out")
+    summary = Pipeline(Restorer(stub), compare=True).run(jobs)
+    assert summary == Summary(2, 0, 0, failed_sheets=1)
+    assert "a.png.compare.jpg: cannot be written" in capsys.readouterr().err
+    assert all(job.target.is_file() for job in jobs)
+
+
 def test_tiles_are_printed(stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture):
     photos.write(folder / "a.png", Photo(photo(100, 200)))
-    Pipeline(Restorer(stub, tile=128)).run(plan(folder, tmp_path / "out"))
+    Pipeline(Restorer(stub, tile=128)).run(list_jobs(folder, tmp_path / "out"))
     assert "200x104, 2 tiles of 128x104" in capsys.readouterr().out
 
 
@@ -154,7 +167,7 @@ def test_a_photo_that_fits_no_memory_fails_alone(
     photos.write(folder / "small.png", Photo(photo(8, 8)))
     restorer = Restorer(stub)
     monkeypatch.setattr(restorer._tiling, "_available_bytes", lambda photo: 100_000)
-    assert Pipeline(restorer).run(plan(folder, tmp_path / "out")) == Summary(1, 0, 1)
+    assert Pipeline(restorer).run(list_jobs(folder, tmp_path / "out")) == Summary(1, 0, 1)
     assert "large.png: a tile of" in capsys.readouterr().err
 
 
@@ -162,8 +175,8 @@ ENDLESS = """
 import sys
 from pathlib import Path
 from mprnet_jax.restoration import pipeline
-from mprnet_jax.restoration.folders import plan
-from mprnet_jax.restoration.costs import Program
+from mprnet_jax.restoration.folders import list_jobs
+from mprnet_jax.restoration.costs import ProgramShape
 from mprnet_jax.restoration.planning import Plan
 
 class Copier:
@@ -171,7 +184,7 @@ class Copier:
     def plan(self, sizes):
         return Plan({}, {}, 0)
     def program_for(self, size):
-        return Program(*size, canvas=False)
+        return ProgramShape(*size, canvas=False)
     def batch(self, photos, progress):
         return photos
     def grid_of(self, photo):
@@ -179,7 +192,7 @@ class Copier:
         return square(*photo.shape[:2], 4096, 32)
 
 while True:
-    pipeline.Pipeline(Copier(), overwrite=True).run(plan(Path(sys.argv[1]), Path(sys.argv[2])))
+    pipeline.Pipeline(Copier(), overwrite=True).run(list_jobs(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 

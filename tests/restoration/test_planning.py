@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mprnet_jax.restoration.costs import Costs, Program
+from mprnet_jax.restoration.costs import Costs, ProgramShape
 from mprnet_jax.restoration.planning import ProgramChooser, plan
 
 
@@ -20,7 +20,7 @@ def sizes(count: int, low: int, high: int) -> list[tuple[int, int]]:
 
 
 def test_one_size_gets_its_own_program():
-    assert plan({(64, 96): 50}, costs(), 1e9).programs == {(64, 96): Program(64, 96, False)}
+    assert plan({(64, 96): 50}, costs(), 1e9).programs == {(64, 96): ProgramShape(64, 96, False)}
 
 
 def test_small_photos_share_a_canvas_where_compiling_costs_more_than_pixels():
@@ -40,7 +40,7 @@ def test_large_photos_get_more_programs():
 def test_a_size_that_many_photos_share_gets_its_own_program():
     counts = {(400, 600): 500, (408, 592): 1, (392, 608): 1, (416, 576): 1}
     chosen = plan(counts, costs(compile=5, canvas=6, pixel=3e-6), 1e9).programs
-    assert chosen[400, 600] == Program(400, 600, False)
+    assert chosen[400, 600] == ProgramShape(400, 600, False)
     assert len({chosen[size] for size in counts}) == 2
 
 
@@ -89,24 +89,45 @@ def test_a_rejected_canvas_is_replaced_by_smaller_programs():
     counts, chooser = {(16, 400): 1, (400, 16): 1}, ProgramChooser(costs(), 1, 1e9)
     chooser.plan(counts, 1e9)
     (canvas,) = {chooser.choose(size, []) for size in counts}
-    assert canvas == Program(400, 400, True)
+    assert canvas == ProgramShape(400, 400, True)
     chooser.reject(canvas)
     assert {chooser.choose(size, [canvas]) for size in counts} == {
-        Program(16, 400, False),
-        Program(400, 16, False),
+        ProgramShape(16, 400, False),
+        ProgramShape(400, 16, False),
     }
+
+
+def test_a_rejected_canvas_is_not_planned_again():
+    counts = {(16, 400): 1, (400, 16): 1}
+    canvas, larger = ProgramShape(400, 400, True), ProgramShape(800, 800, True)
+    chooser = ProgramChooser(costs(cached=[canvas]), 1, 1e9)
+    chooser.reject(canvas)
+    assert not any(program.canvas for program in chooser.plan(counts, 1e9).programs.values())
+    # Nor is it what replaces a larger one.
+    chooser = ProgramChooser(costs(cached=[canvas, larger]), 1, 1e9)
+    chooser.plan({(800, 400): 1, (16, 800): 1, **counts}, 1e9)
+    chooser.reject(canvas)
+    chooser.reject(larger)
+    assert canvas not in {chooser.choose(size, []) for size in counts}
+
+
+def test_images_of_the_size_of_a_rejected_canvas_get_their_own_program():
+    chooser = ProgramChooser(costs(), 1, 1e9)
+    for size in ((80, 80), (128, 128)):
+        chooser.reject(ProgramShape(*size, True))
+    assert chooser.choose((80, 80), [ProgramShape(8, 8, False)]) == ProgramShape(80, 80, False)
 
 
 def test_sizes_without_a_plan_share_what_is_compiled():
     chooser = ProgramChooser(costs(), 1, 1e9)
-    assert chooser.choose((64, 64), []) == Program(64, 64, False)
-    second = chooser.choose((72, 72), [Program(64, 64, False)])
-    assert second == Program(128, 128, True)
+    assert chooser.choose((64, 64), []) == ProgramShape(64, 64, False)
+    second = chooser.choose((72, 72), [ProgramShape(64, 64, False)])
+    assert second == ProgramShape(128, 128, True)
     assert chooser.choose((80, 120), [second]) == second
     # 13 seconds are wasted, and compiling takes 10.
     for _ in range(100):
         chooser.record_use(second, (64, 48))
-    assert chooser.choose((64, 48), [second]) == Program(64, 48, False)
+    assert chooser.choose((64, 48), [second]) == ProgramShape(64, 48, False)
 
 
 def test_thousands_of_sizes_are_planned_in_no_time():

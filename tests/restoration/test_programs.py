@@ -8,10 +8,10 @@ from mprnet_jax.devices import memory
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
-from mprnet_jax.restoration.costs import Program
-from mprnet_jax.restoration.folders import plan
+from mprnet_jax.restoration.costs import ProgramShape
+from mprnet_jax.restoration.folders import list_jobs
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
-from mprnet_jax.restoration.programs import most_pixels
+from mprnet_jax.restoration.programs import max_program_pixels
 from mprnet_jax.restoration.restorer import Restorer
 
 
@@ -37,7 +37,7 @@ def test_a_folder_of_many_sizes_takes_few_programs(model, photo, tmp_path, compi
     for number, size in enumerate(sizes):
         photos.write(tmp_path / f"in/{number}.png", Photo(photo(*size)))
     restorer = Restorer(model, **options)
-    jobs = plan(tmp_path / "in", tmp_path / "out")
+    jobs = list_jobs(tmp_path / "in", tmp_path / "out")
     assert Pipeline(restorer).run(jobs) == Summary(12, 0, 0)
     assert len(compiles) <= 4
     for job in jobs[::5]:
@@ -75,8 +75,8 @@ def test_sizes_that_nobody_announced(model, photo, compiles):
     for size in ((64, 64), (50, 70), (40, 100), (60, 60), (30, 66)):
         restorer(photo(*size))
     assert len(compiles) == 2
-    assert restorer.program_for((60, 60)) == Program(64, 64, False)
-    assert restorer.program_for((30, 66)) == Program(64, 128, True)
+    assert restorer.program_for((60, 60)) == ProgramShape(64, 64, False)
+    assert restorer.program_for((30, 66)) == ProgramShape(64, 128, True)
 
 
 def test_programs_of_an_earlier_command_are_chosen_again(model, photo):
@@ -102,14 +102,14 @@ def test_a_large_photo_takes_at_most_two_compiles(model, compiles, monkeypatch):
 
 def test_gpus_get_no_maps_of_more_than_2_31_elements():
     """The largest maps of deblur have 192 channels: two of 96 that are joined."""
-    assert most_pixels(ModelConfig.deblur(), 1) * 192 < 2**31
-    assert (most_pixels(ModelConfig.deblur(), 1) + 1) * 192 >= 2**31
-    assert most_pixels(ModelConfig.derain(), 4) * 80 * 4 < 2**31
+    assert max_program_pixels(ModelConfig.deblur(), 1) * 192 < 2**31
+    assert (max_program_pixels(ModelConfig.deblur(), 1) + 1) * 192 >= 2**31
+    assert max_program_pixels(ModelConfig.derain(), 4) * 80 * 4 < 2**31
 
 
 def test_tiles_are_no_larger_than_allowed(model, monkeypatch):
     restorer = Restorer(model)
-    monkeypatch.setattr(restorer._programs.chooser, "most_pixels", 128 * 128)
+    monkeypatch.setattr(restorer._programs.chooser, "max_program_pixels", 128 * 128)
     assert max(restorer.grid_of(np.zeros((400, 400, 3), np.uint8)).tile) == 128
 
 
@@ -121,9 +121,9 @@ def test_a_size_that_comes_often_gets_its_own_program_in_the_end(model, photo):
     costs.compile_seconds = {False: 3.0, True: 3.0}
     costs.seconds_per_pixel = 5e-4  # each photo wastes two seconds
     for _ in range(2):
-        assert restorer.program_for((50, 70)) == Program(64, 128, True)
+        assert restorer.program_for((50, 70)) == ProgramShape(64, 128, True)
         restorer(photo(50, 70))
-    assert restorer.program_for((50, 70)) == Program(56, 72, False)
+    assert restorer.program_for((50, 70)) == ProgramShape(56, 72, False)
 
 
 def test_an_error_does_not_wait_for_what_is_planned(model, photo):
@@ -132,19 +132,19 @@ def test_an_error_does_not_wait_for_what_is_planned(model, photo):
     restorer._programs.costs.seconds_per_pixel = 1.0  # so that each size gets a program
     restorer.plan([(64, 64), (72, 72), (80, 80), (88, 88)])
     with restorer._programs._lock:
-        begun = len(restorer._programs._compiled)
+        begun = len(restorer._programs._futures)
         restorer._programs._queue.clear()  # or other tests would count what still comes
     assert begun <= 2
 
 
-def test_a_defect_keeps_its_type_and_the_program_is_tried_again(stub, photo):
-    class Defect:
+def test_a_bug_keeps_its_type_and_the_program_is_tried_again(stub, photo):
+    class Buggy:
         def lower(self, *arguments):
-            raise TypeError("a defect")
+            raise TypeError("a bug")
 
     restorer = Restorer(stub)
-    whole, restorer._programs._restore = restorer._programs._restore, Defect()
-    with pytest.raises(TypeError, match="a defect"):
+    whole, restorer._programs._restore = restorer._programs._restore, Buggy()
+    with pytest.raises(TypeError, match="a bug"):
         restorer(photo(8, 8))
     restorer._programs._restore = whole
     assert restorer(photo(8, 8)).shape == (8, 8, 3)

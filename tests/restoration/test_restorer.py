@@ -165,6 +165,21 @@ def test_impossible_tiles_are_refused(stub, tile):
         Restorer(stub, tile=tile)
 
 
+@pytest.mark.parametrize("tile", [128, "off"])
+def test_a_negative_overlap_is_refused_for_tiles_of_any_kind(stub, tile):
+    with pytest.raises(UserError, match="overlap=-1: must be"):
+        Restorer(stub, tile=tile, overlap=-1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"stages": 0}, {"stages": 4}, {"batch_size": 0}, {"batch_size": 1.5}], ids=str
+)
+def test_impossible_numbers_of_stages_and_photos_are_refused(stub, options):
+    (name,) = options
+    with pytest.raises(UserError, match=f"{name}=.*: must be"):
+        Restorer(stub, **options)
+
+
 @pytest.mark.parametrize("overlap", [-1, 64, 128])
 def test_tiles_that_are_mostly_overlap_are_refused(stub, overlap):
     with pytest.raises(UserError, match=f"overlap={overlap}: must be"):

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from mprnet_jax.restoration import tiles
-from mprnet_jax.restoration.tiles import Grid, Side
+from mprnet_jax.restoration.tiles import Axis, Grid
 
 SIDES = [
-    Side(8, 8, 0),
-    Side(128, 128, 32),
-    Side(136, 128, 32),
-    Side(800, 128, 32),
-    Side(264, 80, 8),
+    Axis(8, 8, 0),
+    Axis(128, 128, 32),
+    Axis(136, 128, 32),
+    Axis(800, 128, 32),
+    Axis(264, 80, 8),
 ]
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_pieces_cover_the_side_and_overlap(side: Side):
+def test_pieces_cover_the_side_and_overlap(side: Axis):
     assert side.starts[0] == 0
     assert side.starts[-1] + side.tile == side.length
     for start, following in zip(side.starts, side.starts[1:]):
@@ -24,7 +24,7 @@ def test_pieces_cover_the_side_and_overlap(side: Side):
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_weights_add_to_one_and_change_smoothly(side: Side):
+def test_weights_add_to_one_and_change_smoothly(side: Axis):
     total = np.zeros(side.length)
     for start, weights in zip(side.starts, side.weights):
         total[start : start + side.tile] += weights
@@ -36,7 +36,7 @@ def test_weights_add_to_one_and_change_smoothly(side: Side):
 
 def test_tiles_join_to_the_image_they_were_cut_from():
     image = np.random.default_rng(0).random((2, 200, 312, 3), np.float32)
-    grid = Grid(Side(200, 128, 32), Side(312, 136, 32))
+    grid = Grid(Axis(200, 128, 32), Axis(312, 136, 32))
     np.testing.assert_allclose(grid.join(grid.cut(image)), image, atol=1e-6)  # float32
 
 
@@ -50,7 +50,7 @@ def test_one_tile_is_the_image_to_the_bit():
 @pytest.mark.parametrize("size", [(1280, 2280), (4000, 136), (136, 4000), (64, 2000), (640, 640)])
 @pytest.mark.parametrize("area", [2**15, 2**18, 2**20, 2**24])
 def test_tiles_within_an_area(size: tuple[int, int], area: int):
-    grid = tiles.within(area, *size, 32)
+    grid = tiles.grid_for_area(area, *size, 32)
     assert [side % 8 for side in grid.tile] == [0, 0]
     assert np.prod(grid.tile) <= area
     if np.prod(size) <= area:
@@ -60,4 +60,4 @@ def test_tiles_within_an_area(size: tuple[int, int], area: int):
 
 
 def test_tiles_are_never_smaller_than_the_smallest():
-    assert tiles.within(0, 1280, 64, 32).tile == (128, 64)
+    assert tiles.grid_for_area(0, 1280, 64, 32).tile == (128, 64)

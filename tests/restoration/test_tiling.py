@@ -126,3 +126,10 @@ def test_too_little_memory_for_any_tile_is_an_error(stub, photo, free_memory):
     free_memory(1_000_000)
     with pytest.raises(UserError, match="a tile of 120x128 pixels takes"):
         Restorer(stub)(photo(400, 640))
+
+
+def test_a_compiler_that_refuses_even_the_smallest_tile_gives_no_amount(stub, photo):
+    restorer = Restorer(stub)
+    Refusing(restorer, 0)
+    with pytest.raises(memory.OutOfMemory, match="a tile of 120x128 pixels takes too much memory"):
+        restorer(photo(400, 640))

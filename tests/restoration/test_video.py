@@ -1,5 +1,7 @@
 """Videos: times, sound, colours, rotation, and files that are none."""
 
+import resource
+import signal
 from fractions import Fraction
 from pathlib import Path
 
@@ -183,7 +185,7 @@ def test_streams_of_a_kind_that_nobody_knows(tmp_path: Path):
     with av.open(str(target)) as container:
         assert not container.streams.audio
     source.write_bytes(whole.replace(b"V_MPEG4/ISO/AVC", b"V_NEW/NEWER/NEW"))
-    with pytest.raises(UserError, match=r"a\.mkv: has pictures of a kind that FFmpeg cannot"):
+    with pytest.raises(UserError, match=r"a\.mkv: has a video stream of a kind that FFmpeg cannot"):
         video.restore_video(source, target, Copier())
 
 
@@ -204,3 +206,52 @@ def test_files_that_are_no_videos_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"large\.mp4: has 160x120 pixels, more than"):
         video.restore_video(tmp_path / "large.mp4", target, Copier(), max_pixels=100)
     assert not target.exists()
+
+
+def test_a_videos_damaged_metadata_are_reported(tmp_path: Path):
+    """PyAV decodes metadata as UTF-8."""
+    source = tmp_path / "a.mkv"
+    clip(source)
+    source.write_bytes(source.read_bytes().replace(b"ENCODER", b"ENC\xff\xffER"))
+    with pytest.raises(UserError, match=r"a\.mkv: cannot be restored as a video \('utf-8' codec"):
+        video.restore_video(source, tmp_path / "b.mkv", Copier())
+
+
+@pytest.fixture
+def small_files():
+    """Files end after 2000 bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    clip(tmp_path / "a.mp4")
+    return tmp_path / "a.mp4"
+
+
+@pytest.mark.usefixtures("source", "small_files")
+def test_a_full_disk_is_not_blamed_on_the_source(tmp_path: Path):
+    with pytest.raises(UserError, match=r"out/b\.mp4: cannot be written \(File too large\)"):
+        video.restore_video(tmp_path / "a.mp4", tmp_path / "out/b.mp4", Copier())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_not_blamed_on_the_source(source: Path, tmp_path: Path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"out/b\.mp4: cannot be written"):
+        video.restore_video(source, tmp_path / "out/b.mp4", Copier())
+
+
+def test_a_bug_while_restoring_keeps_its_type(source: Path, tmp_path: Path):
+    class Buggy(Copier):
+        def batch(self, photos):
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        video.restore_video(source, tmp_path / "b.mp4", Buggy())
+    assert not (tmp_path / "b.mp4").exists()
