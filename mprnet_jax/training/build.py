@@ -124,7 +124,7 @@ def nested_params(params: Any, abstract_params: Any) -> Any:
 
 
 def replicated_abstract(tree: Any, mesh: Mesh) -> Any:
-    """Returns shapes and dtypes of a pytree's arrays, sharded as copies on all devices of a mesh.
+    """Returns shapes and dtypes of a pytree's arrays, with the replicated sharding of a mesh.
 
     The leaves of the result are `jax.ShapeDtypeStruct`.
     """

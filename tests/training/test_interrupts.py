@@ -7,7 +7,7 @@ from mprnet_jax.training.interrupts import Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_a_wish_to_stop(number):
+def test_a_signal_requests_a_stop(number):
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
         assert not interrupts.should_stop()
