@@ -32,7 +32,7 @@ from mprnet_jax.training.build import (
     build_apply,
     build_train_step,
     build_validation_step,
-    replicated_shapes,
+    replicated_abstract,
 )
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -268,7 +268,7 @@ def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
     recipe = dataclasses.replace(recipe, model=model, accumulate=case.accumulate)
     init, _ = pure_functions(model)
     params = init(0)
-    shapes = replicated_shapes(params, mesh)
+    shapes = replicated_abstract(params, mesh)
 
     def images(dtype: Any) -> jax.ShapeDtypeStruct:
         shape = (case.batch, *case.size, 3)
@@ -285,5 +285,5 @@ def lowered(case: Case, mesh: Mesh) -> jax.stages.Lowered:
     batch["unreadable"] = jax.ShapeDtypeStruct(
         (case.batch,), bool, sharding=NamedSharding(mesh, PartitionSpec("data"))
     )
-    state = replicated_shapes(jax.eval_shape(init_state), mesh)
+    state = replicated_abstract(jax.eval_shape(init_state), mesh)
     return step.lower(state, batch)

@@ -98,9 +98,12 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
         write(tmp_path / "prepared", key, open_splits(key, tmp_path), cut=cut)
 
     init, apply = pure_functions(tiny_model)
-    optimizer = make_optimizer(OptimConfig(), total_steps=10)
-    step = jit(partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig()))
-    state = create_state(init(0), optimizer)
+    optim = OptimConfig()
+    optimizer = make_optimizer(optim, total_steps=10)
+    step = jit(
+        partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig(), optim=optim)
+    )
+    state = create_state(init(0), optimizer, optim)
     for train, validation in VALIDATED_ON.items():
         config = DataConfig("prepared", str(tmp_path / "prepared"), train, validation)
         batches = TrainingBatches(*training_source(config), batch_size=2, patch_size=16, seed=0)

@@ -56,8 +56,23 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
         ) from error
 
 
-def on_all(flags: np.ndarray) -> np.ndarray:
-    """Returns which of some flags, bool [N], are set in all processes."""
+def is_main_process() -> bool:
+    """Returns whether this is process 0, which alone prints and writes what all of them share."""
+    return jax.process_index() == 0
+
+
+def print_on_main(text: str) -> None:
+    """Prints a line in process 0 only."""
+    if is_main_process():
+        print(text, flush=True)
+
+
+def all_processes(flags: np.ndarray) -> np.ndarray:
+    """Returns bool [N], True where every process passed True; all of them must call this.
+
+    Args:
+        flags: bool [N].
+    """
     return multihost_utils.process_allgather(flags).reshape(-1, len(flags)).all(axis=0)
 
 
@@ -83,7 +98,7 @@ def check_same_folder(folder: Path) -> None:
     multihost_utils.sync_global_devices("a mark is in the shared folder")
     with contextlib.suppress(OSError):
         sees_mark = mark.exists()
-    all_see_it = on_all(np.array([sees_mark]))[0]
+    all_see_it = all_processes(np.array([sees_mark]))[0]
     with contextlib.suppress(OSError):
         mark.unlink(missing_ok=True)
     if all_see_it:

@@ -1,8 +1,8 @@
-"""Canvases: arrays larger than the images in them, so that one program serves images of any size.
+"""Canvases: padded inputs, with the images' sizes as runtime arguments.
 
-An image lies in the upper left corner of its canvas. Its size is an argument of the program. All
-maps are zero outside of the images: `Canvas.mask` follows every operation that would change that,
-such as a 3x3 convolution. The results equal those for arrays of the images' own size, up to
+One program then serves images of all sizes. An image lies in the upper left corner of its canvas.
+All maps are zero outside of the images: `Canvas.mask` follows every operation that would change
+that, such as a 3x3 convolution. The results equal those for arrays of the images' own size, up to
 rounding.
 """
 
@@ -12,26 +12,31 @@ import jax
 import jax.numpy as jnp
 
 from mprnet_jax.ops import masking
-
-ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
+from mprnet_jax.ops.masking import COLUMNS, ROWS
 
 
 class Canvas(NamedTuple):
     """Sizes of a network's input [B, height, width, 3] and of the images in it.
 
-    The ratio of image to canvas is the same for maps of all levels and patches. The patches of an
-    image follow each other on the batch axis.
+    Maps of patches have shape [b, h, w, C], where b is B times the number of patches per image; the
+    patches of an image follow each other. The ratio of image to canvas is the same in all maps.
+
+    Attributes:
+        height: rows of the canvas, in pixels.
+        width: columns of the canvas, in pixels.
+        sizes: heights and widths of the images, int32 [B, 2], multiples of 8; None if the images
+            fill the canvas.
     """
 
     height: int
     width: int
-    sizes: jax.Array | None = None  # int32 [B, 2], multiples of 8; None: images fill the canvas
+    sizes: jax.Array | None = None
 
     def lengths(self, x: jax.Array, axis: int) -> int | jax.Array:
-        """Returns the length of each image along an axis of maps [b, h, w, C].
+        """Returns the length of the image in each map [b, h, w, C] along `axis`, in pixels.
 
-        An int if the images fill the canvas; otherwise int32 [b, 1, 1, 1], or [1, 1, 1, 1] if there
-        is one image.
+        An int if the images fill the canvas. Otherwise int32 [b, 1, 1, 1], or [1, 1, 1, 1] if B is
+        1, since all patches of an image have the same size.
         """
         if self.sizes is None:
             return x.shape[axis]
@@ -42,21 +47,21 @@ class Canvas(NamedTuple):
         return lengths.reshape(-1, 1, 1, 1)
 
     def mask(self, x: jax.Array) -> jax.Array:
-        """Sets maps [b, h, w, C] to zero outside of the images."""
+        """Sets maps [b, h, w, C] to zero outside of the images; their values must be finite."""
         if self.sizes is None:
             return x
         return masking.mask(x, self.lengths(x, ROWS), self.lengths(x, COLUMNS))
 
     def clamp_last(self, shifted: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-        """Replicates the last pixel of each image at the end of maps shifted by one pixel.
+        """Replicates each image's edge in maps shifted by one pixel.
+
+        In `shifted` (the next pixel of `x` at each position), replaces the value at each image's
+        last row or column by `x` itself.
 
         Args:
-            shifted: at each pixel the next pixel of `x` along `axis`.
+            shifted: maps [b, h, w, C].
             x: maps [b, h, w, C].
             axis: `ROWS` or `COLUMNS`.
-
-        Returns:
-            `shifted`, but `x` itself at the last pixel of each image.
         """
         if self.sizes is None:
             return shifted
@@ -69,7 +74,10 @@ class Canvas(NamedTuple):
         return sums / (self.lengths(x, ROWS) * self.lengths(x, COLUMNS))
 
     def split(self, x: jax.Array, axis: int) -> jax.Array:
-        """Splits each image in two along `axis`; the halves follow each other on the batch axis."""
+        """Splits each image of maps [b, h, w, C] into halves along `axis`.
+
+        Returns [2b, h/2, w, C] or [2b, h, w/2, C]; the halves of an image follow each other.
+        """
         if self.sizes is None:
             shape = (*x.shape[:axis], 2, x.shape[axis] // 2, *x.shape[axis + 1 :])
             parts = jnp.moveaxis(x.reshape(shape), axis, 1)
@@ -77,12 +85,15 @@ class Canvas(NamedTuple):
         half = x.shape[axis] // 2
         first = jax.lax.slice_in_dim(x, 0, half, axis=axis)
         starts = jnp.asarray(self.lengths(x, axis) // 2)
-        second = slices(x, starts, half, axis)
+        second = slice_each(x, starts, half, axis)
         parts = jnp.stack([first, second], axis=1)
         return self.mask(parts.reshape((-1, *parts.shape[2:])))
 
     def join(self, x: jax.Array, axis: int) -> jax.Array:
-        """Joins the halves that `split` made."""
+        """Joins halves of images along `axis`; the inverse of `split`.
+
+        Maps [2b, h, w, C] become [b, 2h, w, C] or [b, h, 2w, C].
+        """
         parts = x.reshape((-1, 2, *x.shape[1:]))
         if self.sizes is None:
             parts = jnp.moveaxis(parts, 1, axis)
@@ -90,14 +101,21 @@ class Canvas(NamedTuple):
         size = x.shape[axis]
         first = pad(parts[:, 0], axis, 0, size)
         half = jnp.asarray(self.lengths(parts[:, 0], axis))
-        second = slices(pad(parts[:, 1], axis, size, size), size - half, 2 * size, axis)
+        second = slice_each(pad(parts[:, 1], axis, size, size), size - half, 2 * size, axis)
         return first + second  # at each pixel one of them is zero
 
 
-def slices(x: jax.Array, starts: jax.Array, size: int, axis: int) -> jax.Array:
-    """Slices `size` rows or columns out of each map [b, h, w, C].
+def slice_each(x: jax.Array, starts: jax.Array, size: int, axis: int) -> jax.Array:
+    """Slices `size` rows or columns out of each map, starting at its own position.
 
-    `starts` are int32 [b, 1, 1, 1], or [1, 1, 1, 1] if they are the same for all maps.
+    Args:
+        x: maps [b, h, w, C].
+        starts: first row or column, int32 [b, 1, 1, 1], or [1, 1, 1, 1] if it is the same for all.
+        size: number of rows or columns.
+        axis: `ROWS` or `COLUMNS`.
+
+    Returns:
+        [b, size, w, C] or [b, h, size, C].
     """
     if len(starts) == 1:
         return jax.lax.dynamic_slice_in_dim(x, starts.reshape(()), size, axis)
@@ -106,5 +124,5 @@ def slices(x: jax.Array, starts: jax.Array, size: int, axis: int) -> jax.Array:
 
 
 def pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
-    """Pads maps with zeros along an axis."""
+    """Pads an array with `before` and `after` zeros along an axis."""
     return jnp.pad(x, [(before, after) if a == axis else (0, 0) for a in range(x.ndim)])

@@ -1,7 +1,7 @@
 """What the network costs: multiply-adds, and the parameters that its first stages use.
 
-Sizes come from the network's own parameters. Two facts do not, and stand here: at which level of
-the U-Nets the paper has each convolution, and with which stage each part is first used.
+Sizes come from the network's own parameters. Two facts cannot be derived from them and are tables
+below: the level at which the paper has each convolution, and the first stage that uses each part.
 """
 
 import math
@@ -11,17 +11,18 @@ import jax
 from flax import nnx
 
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.model.mprnet import MPRNet, abstract
+from mprnet_jax.model.mprnet import MPRNet, abstract_model
 
-# Convolutions below full resolution, by the end of their module's path, and their level. Resizing
-# comes before the convolution in the paper, so `down12` is at level 2 and `up32` as well.
+# Levels of the convolutions below full resolution, by a component of the parameter's path. Resizing
+# comes before the convolution in the paper, so both `down12` and `up32` are at level 2.
 LEVELS = {
     **dict.fromkeys(("level2", "skip2", "down12", "up32", "csff.1"), 2),
     **dict.fromkeys(("level3", "down23", "csff.2"), 3),
     # From level 3 up to level 2; the lifts' other convolutions are at full resolution.
     **dict.fromkeys(("encoder_lifts.2.ups.0", "decoder_lifts.2.ups.0"), 2),
 }
-# Parts that no earlier stage uses. Of SAM, the last stage computes the image alone.
+# Parts that no earlier stage uses. The SAM of the last computed stage is used only for its restored
+# image, so its `features` and `gate` belong to the next stage.
 STAGE_PARTS = {
     2: ("sam12.features", "sam12.gate", "shallow2", "concat12", "encoder2", "decoder2", "sam23"),
     3: ("sam23.features", "sam23.gate", "shallow3", "concat23", "orsnet", "tail"),
@@ -29,21 +30,26 @@ STAGE_PARTS = {
 
 
 def forward_flops(config: ModelConfig, height: int, width: int) -> float:
-    """Returns the floating-point operations that restoring one image takes.
+    """Returns the number of floating-point operations for restoring one image.
 
-    Counts two for each multiply-add of a convolution. Each counts at the resolution where the paper
-    has it, although this package runs some at a lower one. Backpropagation takes twice as much.
-    Channel attention's convolutions are left out: they see one pixel.
+    Counts two operations for each multiply-add of a convolution, at the resolution where the paper
+    has it, although this package runs some convolutions at a lower one. Channel attention's
+    convolutions are left out, since their maps have one pixel. Backpropagation takes twice as many.
+
+    Args:
+        config: of the network.
+        height: rows of the image, in pixels.
+        width: columns of the image, in pixels.
     """
     multiply_adds = 0.0  # for each pixel of the image
-    for path, shape in named_shapes(abstract(config)[1]):
+    for path, shape in named_shapes(abstract_model(config)[1]):
         if path.endswith(".kernel") and ".attention." not in path:
             multiply_adds += math.prod(shape) / 4 ** (level_of(path) - 1)
     return 2 * multiply_adds * height * width
 
 
 def parameters_used(model: MPRNet, stages: int) -> int:
-    """Returns how many of the model's parameters its first `stages` stages (1 to 3) use."""
+    """Returns the number of parameters that the first `stages` stages of a model use, 1 to 3."""
     unused = tuple(
         f"{part}." for stage, parts in STAGE_PARTS.items() if stage > stages for part in parts
     )
@@ -57,6 +63,6 @@ def level_of(path: str) -> int:
 
 
 def named_shapes(params: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields the dotted path and the shape of each parameter."""
+    """Yields the path and the shape of each parameter, such as "tail.kernel" and (3, 3, 96, 3)."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         yield ".".join(str(key.key) for key in path), leaf.shape

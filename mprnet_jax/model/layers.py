@@ -21,15 +21,18 @@ from mprnet_jax.ops.convolution import convolve
 class Shared(NamedTuple):
     """Arguments that are the same for all CABs of a network, passed down at call time."""
 
-    slope: jax.Array  # of PReLU for negative values, [1]
-    canvas: Canvas  # of the images
-    pool: Callable[[jax.Array, Canvas], jax.Array] = global_mean  # of channel attention
+    slope: jax.Array  # PReLU's slope for negative inputs, shape [1]
+    canvas: Canvas  # image sizes within the padded arrays
+    pool: Callable[[jax.Array, Canvas], jax.Array] = global_mean  # averages maps for attention
 
 
 def conv3x3(
     c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs, bias: bool | None = None
 ) -> nnx.Conv:
-    """Returns a 3x3 convolution with zero padding, which keeps the size; `bias` as of `conv1x1`."""
+    """Returns a 3x3 convolution, [B, H, W, c_in] -> [B, H, W, c_out], with zero padding.
+
+    `bias` is that of `conv1x1`.
+    """
     init = uniform((3, 3, c_in, c_out))
     return nnx.Conv(
         c_in,
@@ -47,7 +50,10 @@ def conv3x3(
 def conv1x1(
     c_in: int, c_out: int, config: ModelConfig, rngs: nnx.Rngs, bias: bool | None = None
 ) -> nnx.Linear:
-    """Returns a 1x1 convolution; `bias` overrides that of the config."""
+    """Returns a 1x1 convolution, [B, H, W, c_in] -> [B, H, W, c_out].
+
+    `bias` says whether it has one; by default `config.bias` does.
+    """
     init = uniform((c_in, c_out))
     return nnx.Linear(
         c_in,
@@ -63,8 +69,14 @@ def conv1x1(
 def fused_conv1x1(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
     """Applies 1x1 convolutions in sequence as a single one, whose kernel is their matrix product.
 
-    Only the last convolution may have a bias.
+    Args:
+        x: maps [B, H, W, C].
+        *convs: the convolutions; only the last one may have a bias.
+
+    Returns:
+        [B, H, W, D], where D is the number of output channels of the last convolution.
     """
+    assert all(conv.bias is None for conv in convs[:-1]), "only the last may have a bias"
     kernel = convs[0].kernel[...]
     for conv in convs[1:]:
         kernel = jnp.matmul(kernel, conv.kernel[...], precision="highest")
@@ -74,31 +86,40 @@ def fused_conv1x1(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
 
 
 def conv_of_means(x: jax.Array, conv: nnx.Linear) -> jax.Array:
-    """Computes `conv(x)` of maps with a single pixel, in float32 and without a matrix product.
+    """Applies a 1x1 convolution to channel means, in float32 and without a matrix product.
 
-    For every matrix product of another shape, XLA generates and times kernels on a GPU, which takes
-    longer to compile than all else here.
+    Autotuning every matmul shape would dominate compile time on GPUs.
+
+    Args:
+        x: float32 [B, 1, 1, C].
+        conv: from C to D channels.
+
+    Returns:
+        Float32 [B, 1, 1, D].
     """
     y = jnp.sum(x[..., None] * conv.kernel[...], axis=-2)
     return y if conv.bias is None else y + conv.bias[...]
 
 
 def scale(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """Multiplies `x` by a factor that many pixels share.
+    """Multiplies maps [B, H, W, C] by a factor that broadcasts to them, such as [B, 1, 1, C].
 
-    The factor is broadcast in float32, so that its gradient, a sum over all of these pixels, is
-    summed in float32: in bfloat16 it would lose most of its digits.
+    The factor is broadcast in float32, so that its gradient is summed over the pixels in float32:
+    in bfloat16 the sum would lose most of its digits.
     """
     return x * jnp.broadcast_to(factor.astype(jnp.float32), x.shape).astype(x.dtype)
 
 
 def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
-    """Returns x where it is positive and slope * x elsewhere."""
+    """Returns `x`, of any shape, where it is positive and `slope * x` elsewhere; `slope` is [1]."""
     return jnp.where(x > 0, x, scale(x, slope))
 
 
 def downsample2x(x: jax.Array) -> jax.Array:
-    """Resizes by 1/2, bilinear with half-pixel centres: the mean of each 2x2 block."""
+    """Resizes maps by 1/2, [B, H, W, C] -> [B, H/2, W/2, C]; H and W are even.
+
+    Bilinear resizing with half-pixel centres, which is the mean of each 2x2 block.
+    """
     b, h, w, c = x.shape
     blocks = x.astype(jnp.float32).reshape(b, h // 2, 2, w // 2, 2 * c)
     rows = blocks[:, :, 0] + blocks[:, :, 1]
@@ -106,9 +127,10 @@ def downsample2x(x: jax.Array) -> jax.Array:
 
 
 def upsample2x(x: jax.Array, canvas: Canvas) -> jax.Array:
-    """Resizes by 2, bilinear with half-pixel centres and clamped edges.
+    """Resizes maps by 2, [B, H, W, C] -> [B, 2H, 2W, C].
 
-    The weights along each axis are 1/4 and 3/4.
+    Bilinear resizing with half-pixel centres and replicated edges: the weights along each axis are
+    1/4 and 3/4.
     """
     for axis in (1, 2):
         size = x.shape[axis]
@@ -123,15 +145,16 @@ def upsample2x(x: jax.Array, canvas: Canvas) -> jax.Array:
 
 
 def remat(block: Callable[[jax.Array], jax.Array], kind: str, mode: str) -> Callable:
-    """Applies `jax.checkpoint` to a block where the config asks for it.
+    """Applies `jax.checkpoint` to a block if the config asks for it.
 
     Args:
-        block: the function to wrap.
-        kind: "cab", or "orb" for a sequence of CABs.
+        block: the function to wrap, [B, H, W, C] -> [B, H, W, C].
+        kind: "cab" for a CAB, "orb" for any sequence of CABs, also those of encoders and decoders.
         mode: `config.remat`.
 
     Returns:
-        The block; backpropagation recomputes its inside where `mode` asks for that.
+        The block. In backpropagation it is recomputed from its input if `mode` is its kind. If
+        `mode` is "elementwise", a CAB saves the results of convolutions and recomputes the others.
     """
     if mode == kind:
         return jax.checkpoint(block)
@@ -141,7 +164,10 @@ def remat(block: Callable[[jax.Array], jax.Array], kind: str, mode: str) -> Call
 
 
 class ChannelAttention(nnx.Module):
-    """Scales each channel by a factor in (0, 1), computed from the means of all channels."""
+    """Scales each channel of maps [B, H, W, C] by a factor in (0, 1).
+
+    The factors are computed from the means of all channels.
+    """
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         squeezed = channels // config.reduction
@@ -157,7 +183,10 @@ class ChannelAttention(nnx.Module):
 
 
 class CAB(nnx.Module):
-    """Channel attention block: two 3x3 convolutions and channel attention, with a residual."""
+    """Channel attention block: two 3x3 convolutions and channel attention, with a residual.
+
+    Maps keep their shape, [B, H, W, C].
+    """
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.conv1 = conv3x3(channels, channels, config, rngs)
@@ -176,7 +205,7 @@ class CAB(nnx.Module):
 
 
 class CABs(nnx.Module):
-    """A sequence of CABs."""
+    """A sequence of CABs; maps keep their shape, [B, H, W, C]."""
 
     def __init__(self, count: int, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.cabs = nnx.List([CAB(channels, config, rngs=rngs) for _ in range(count)])
@@ -192,7 +221,10 @@ class CABs(nnx.Module):
 
 
 class Down(nnx.Module):
-    """Goes to the next coarser level: bilinear resizing by 1/2, then a 1x1 convolution."""
+    """Goes to the next coarser level, [B, H, W, c_in] -> [B, H/2, W/2, c_out].
+
+    Bilinear resizing by 1/2, then a 1x1 convolution.
+    """
 
     def __init__(self, c_in: int, c_out: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.conv = conv1x1(c_in, c_out, config, rngs, bias=False)
@@ -202,9 +234,10 @@ class Down(nnx.Module):
 
 
 class Up(nnx.Module):
-    """Goes to the next finer level: bilinear resizing by 2, then a 1x1 convolution.
+    """Goes to the next finer level, [B, H, W, c_in] -> [B, 2H, 2W, c_out].
 
-    The two commute. The convolution runs first here, on a quarter of the pixels.
+    In the paper, bilinear resizing by 2, then a 1x1 convolution. The two commute. The convolution
+    runs first here, on a quarter of the pixels.
     """
 
     def __init__(self, c_in: int, c_out: int, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -225,8 +258,42 @@ class SAM(nnx.Module):
     def __call__(
         self, x: jax.Array, degraded: jax.Array, shared: Shared
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns attended features [B, H, W, C] and restored images [B, H, W, 3], float32."""
+        """Restores images from features.
+
+        Args:
+            x: features, [B, H, W, C].
+            degraded: images, float32 [B, H, W, 3].
+            shared: arguments of all CABs.
+
+        Returns:
+            The attended features, [B, H, W, C], and the restored images, float32 [B, H, W, 3].
+        """
         mask = shared.canvas.mask
         restored = mask(self.residual(x).astype(jnp.float32) + degraded)
         attended = self.features(x) * nnx.sigmoid(self.gate(restored)) + x
         return mask(attended), restored
+
+
+class ShallowFeatures(nnx.Module):
+    """Computes features [B, H, W, width] of images [B, H, W, 3]: a 3x3 convolution and a CAB."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.conv = conv3x3(3, config.width, config, rngs)
+        self.cab = CAB(config.width, config, rngs=rngs)
+
+    def __call__(self, images: jax.Array, shared: Shared) -> jax.Array:
+        return self.cab(shared.canvas.mask(self.conv(images)), shared)
+
+
+class ORB(nnx.Module):
+    """Original-resolution block: a sequence of CABs and a 3x3 convolution, with a residual.
+
+    The convolution never has a bias. Maps keep their shape, [B, H, W, C].
+    """
+
+    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.body = CABs(config.cabs_per_orb, channels, config, rngs=rngs)
+        self.conv = conv3x3(channels, channels, config, rngs, bias=False)
+
+    def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
+        return shared.canvas.mask(self.conv(self.body(x, shared))) + x

@@ -20,9 +20,11 @@ from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas
 from mprnet_jax.model.initializers import SLOPE, init_params
 from mprnet_jax.model.layers import (
     CAB,
+    ORB,
     SAM,
     CABs,
     Down,
+    ShallowFeatures,
     Shared,
     Up,
     conv1x1,
@@ -32,23 +34,13 @@ from mprnet_jax.model.layers import (
 )
 from mprnet_jax.model.pooling import global_mean
 
-Levels = tuple[jax.Array, ...]  # three: features at 1, 1/2 and 1/4 of the resolution
+# Features of levels 1, 2 and 3: [b, h, w, c1], [b, h/2, w/2, c2] and [b, h/4, w/4, c3].
+Levels = tuple[jax.Array, ...]
 
 
 def unconstrained(maps: jax.Array, pieces: int) -> jax.Array:
-    """Leaves the sharding of maps to the compiler."""
+    """Default of `constrain`: does nothing."""
     return maps
-
-
-class ShallowFeatures(nnx.Module):
-    """Computes features of an image: one 3x3 convolution and one CAB."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.conv = conv3x3(3, config.width, config, rngs)
-        self.cab = CAB(config.width, config, rngs=rngs)
-
-    def __call__(self, images: jax.Array, shared: Shared) -> jax.Array:
-        return self.cab(shared.canvas.mask(self.conv(images)), shared)
 
 
 class CSFF(nnx.Module):
@@ -59,11 +51,12 @@ class CSFF(nnx.Module):
         self.decoder = conv1x1(channels, channels, config, rngs)
 
     def __call__(self, encoded: jax.Array, decoded: jax.Array) -> jax.Array:
+        """Fuses an encoder's and a decoder's features of stage 1; all are [B, h, w, C]."""
         return self.encoder(encoded) + self.decoder(decoded)
 
 
 class Encoder(nnx.Module):
-    """The contracting half of a U-Net; with `fuses`, it adds cross-stage features at each level."""
+    """The contracting half of a U-Net; if `fuses`, it adds features of stage 1 at each level."""
 
     def __init__(self, config: ModelConfig, *, fuses: bool = False, rngs: nnx.Rngs):
         c1, c2, c3 = widths = config.level_widths
@@ -75,15 +68,19 @@ class Encoder(nnx.Module):
         self.csff = nnx.List([CSFF(c, config, rngs=rngs) for c in widths] if fuses else [])
 
     def __call__(
-        self, x: jax.Array, shared: Shared, earlier: tuple[Levels, Levels] | None = None
+        self, x: jax.Array, shared: Shared, stage1_levels: tuple[Levels, Levels] | None = None
     ) -> Levels:
-        """Encodes features [B, H, W, f]; `earlier` are stage 1's encoded and decoded levels."""
+        """Encodes features [b, h, w, width].
 
-        def fuse(x: jax.Array, level: int) -> jax.Array:
-            if earlier is None:
+        `stage1_levels` are the encoded and the decoded levels of stage 1, given exactly if `fuses`.
+        """
+        assert bool(self.csff) == (stage1_levels is not None), "stage1_levels if and only if fuses"
+
+        def fuse(x: jax.Array, index: int) -> jax.Array:
+            if stage1_levels is None:
                 return x
-            encoded, decoded = earlier
-            return x + shared.canvas.mask(self.csff[level](encoded[level], decoded[level]))
+            encoded, decoded = stage1_levels
+            return x + shared.canvas.mask(self.csff[index](encoded[index], decoded[index]))
 
         e1 = fuse(self.level1(x, shared), 0)
         e2 = fuse(self.level2(self.down12(e1), shared), 1)
@@ -105,6 +102,7 @@ class Decoder(nnx.Module):
         self.up32 = Up(c3, c2, config, rngs=rngs)
 
     def __call__(self, encoded: Levels, shared: Shared) -> Levels:
+        """Decodes the levels of an encoder; the result has their shapes."""
         e1, e2, e3 = encoded
         d3 = self.level3(e3, shared)
         d2 = self.level2(self.up32(d3, shared) + self.skip2(e2, shared), shared)
@@ -112,27 +110,12 @@ class Decoder(nnx.Module):
         return d1, d2, d3
 
 
-class ORB(nnx.Module):
-    """Original-resolution block: a sequence of CABs and a 3x3 convolution, with a residual.
-
-    The convolution never has a bias.
-    """
-
-    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.body = CABs(config.cabs_per_orb, channels, config, rngs=rngs)
-        self.conv = conv3x3(channels, channels, config, rngs, bias=False)
-
-    def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
-        return shared.canvas.mask(self.conv(self.body(x, shared))) + x
-
-
 class Lift(nnx.Module):
-    """Converts one level of stage 2 to the width of ORSNet, ready to be resized.
+    """Projects one level of an earlier stage to ORSNet's width, at the level's resolution.
 
-    In the paper level 2 is resized by 2 once and level 3 twice, each time followed by a 1x1
-    convolution, and one more 1x1 convolution follows. Since 1x1 convolutions commute with resizing,
-    `__call__` applies all of them as a single one at the low resolution. The caller resizes, once
-    for a sum of lifts.
+    In the paper, levels 2 and 3 are resized by 2 once and twice, with a 1x1 convolution after each,
+    and a last 1x1 convolution follows. They commute with resizing, so `__call__` applies them
+    before, as a single one, and the caller resizes the sum of several results.
     """
 
     def __init__(self, level: int, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -146,6 +129,7 @@ class Lift(nnx.Module):
         self.conv = conv1x1(config.width, config.width + config.orsnet_growth, config, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Projects features [b, h, w, C] of the level to [b, h, w, width + orsnet_growth]."""
         return fused_conv1x1(x, *self.ups, self.conv)
 
 
@@ -159,13 +143,17 @@ class ORSNet(nnx.Module):
         self.decoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
 
     def __call__(self, x: jax.Array, encoded: Levels, decoded: Levels, shared: Shared) -> jax.Array:
-        for level in range(3):
-            lifted = self.encoder_lifts[level](encoded[level])
-            lifted += self.decoder_lifts[level](decoded[level])
+        """Refines features [B, H, W, width + orsnet_growth], whose shape the result has.
+
+        `encoded` and `decoded` are the levels of stage 2.
+        """
+        for index in range(3):
+            lifted = self.encoder_lifts[index](encoded[index])
+            lifted += self.decoder_lifts[index](decoded[index])
             lifted = shared.canvas.mask(lifted)
-            for _ in range(level):
+            for _ in range(index):
                 lifted = upsample2x(lifted, shared.canvas)
-            x = self.orbs[level](x, shared) + lifted
+            x = self.orbs[index](x, shared) + lifted
         return x
 
 
@@ -205,12 +193,13 @@ class MPRNet(nnx.Module):
         Args:
             images: [B, H, W, 3] floats in [0, 1]; H and W multiples of 8.
             stages: number of stages to compute, 1 to 3.
-            pool: `pool(maps, canvas)` averages maps [b, h, w, c] for channel attention.
+            pool: `pool(maps, canvas)` averages maps [b, h, w, c] for channel attention. The result
+                is [b, 1, 1, c], or has h rows, w columns or both if means differ along them.
             constrain: `constrain(maps, pieces)` constrains the sharding of maps after a split or
                 join; `pieces` is the number of patches that an image now consists of.
             sizes: int32 [B, 2], height and width of each image, multiples of 8, if images lie in
-                the upper left corner of larger arrays; see `Canvas`. Outside of the images, arrays
-                may hold any finite numbers, and the results are meaningless.
+                the upper left corner of larger arrays; see `Canvas`. Input pixels outside the
+                images may hold any finite values (not NaN or inf). Ignore output pixels there.
 
         Returns:
             The stages' images, last stage first, each [B, H, W, 3] float32 and not clipped.
@@ -239,7 +228,7 @@ class MPRNet(nnx.Module):
 
         # Stage 2 encodes halves and decodes the whole image.
         x = jnp.concatenate([self.shallow2(halves, shared), attended], axis=-1)
-        encoded = self.encoder2(canvas.mask(self.concat12(x)), shared, earlier=(encoded1, decoded1))
+        encoded = self.encoder2(canvas.mask(self.concat12(x)), shared, (encoded1, decoded1))
         encoded2 = tuple(constrain(canvas.join(e, ROWS), 1) for e in encoded)
         decoded2 = self.decoder2(encoded2, shared)
         attended, restored2 = self.sam23(decoded2[0], images, shared)
@@ -254,14 +243,14 @@ class MPRNet(nnx.Module):
         return [restored3, restored2, restored1]
 
 
-def abstract(config: ModelConfig) -> tuple[nnx.GraphDef, dict]:
+def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict]:
     """Returns the network's graph and the shapes of its parameters, a nested dict."""
-    graph, shapes = _abstract(astuple(config))
+    graph, shapes = _abstract_model(astuple(config))
     return graph, jax.tree.map(lambda shape: shape, shapes)  # a new dict for each caller
 
 
 @functools.cache
-def _abstract(fields: tuple) -> tuple[nnx.GraphDef, dict]:
+def _abstract_model(fields: tuple) -> tuple[nnx.GraphDef, dict]:
     def model() -> MPRNet:
         # The values do not matter, so all parameters get one key: tracing a new key for each would
         # take seconds.
@@ -275,7 +264,7 @@ def _abstract(fields: tuple) -> tuple[nnx.GraphDef, dict]:
 
 def with_params(config: ModelConfig, params: dict) -> MPRNet:
     """Returns the network with these parameters, a nested dict of float32 arrays."""
-    model = nnx.merge(abstract(config)[0], params)
+    model = nnx.merge(abstract_model(config)[0], params)
     model.config = config  # not the one that all networks of the cached graph would share
     return model
 
@@ -287,7 +276,7 @@ def pure_functions(config: ModelConfig) -> tuple[Callable, Callable]:
         `init(seed) -> params`, drawn on the host, and `apply(params, images, **options)`, which
         returns the stages' images; see `MPRNet.__call__`.
     """
-    graph, shapes = abstract(config)
+    graph, shapes = abstract_model(config)
 
     def apply(params: dict, images: jax.Array, **options) -> list[jax.Array]:
         return nnx.merge(graph, params)(images, **options)

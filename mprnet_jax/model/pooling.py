@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import slice_in_dim
 
-from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas, slices
+from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas, slice_each
 from mprnet_jax.ops.masking import positions
 
 # Side of a local mean's window, in pixels of the image: 1.5 x 256, the size of training patches.
@@ -42,8 +42,17 @@ def local_mean(x: jax.Array, canvas: Canvas) -> jax.Array:
 def window_means(x: jax.Array, window: int, axis: int, lengths: int | jax.Array) -> jax.Array:
     """Computes means of `window` neighbours along an axis, each at the centre of its window.
 
-    Images end at their `lengths`, an int or int32 [B, 1, 1, 1]; maps are zero beyond. An image
-    shorter than the window has one mean.
+    At the borders, the nearest window inside the image is used. An image that is not longer than
+    the window has one mean.
+
+    Args:
+        x: maps, float32 [b, h, w, C], zero outside of the images.
+        window: number of rows or columns to average.
+        axis: `ROWS` or `COLUMNS`.
+        lengths: of the images along the axis, as `Canvas.lengths` returns them.
+
+    Returns:
+        The shape of `x`, or 1 along the axis if the window spans the whole map.
     """
     size = x.shape[axis]
     if window == size:
@@ -54,7 +63,7 @@ def window_means(x: jax.Array, window: int, axis: int, lengths: int | jax.Array)
     if isinstance(lengths, int):
         return means
     last = before + lengths - window  # centre of the last window inside of the image
-    at_last = slices(means, jnp.maximum(last, 0), 1, axis)
+    at_last = slice_each(means, jnp.maximum(last, 0), 1, axis)
     means = jnp.where(positions(x, axis) <= last, means, at_last)
     return jnp.where(lengths > window, means, jnp.sum(x, axis, keepdims=True) / lengths)
 

@@ -13,68 +13,90 @@ import jax.numpy as jnp
 from jax.lax import conv_general_dilated
 
 LANES = 128  # channels that a TPU processes at a time
-MIN_IMAGES = 8  # images from which a CPU computes a kernel's gradient fast
+# Batch size from which XLA computes the gradient with respect to a kernel fast on a CPU.
+MIN_IMAGES = 8
+MIN_CHANNELS = 8  # with fewer, such as the three of images, no other way is faster
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
+def convolve(
+    x: jax.Array, kernel: jax.Array, window_strides: Any, padding: Any, **options: Any
+) -> jax.Array:
     """Computes `jax.lax.conv_general_dilated` of maps [B, H, W, C] and a 3x3 kernel.
 
     On a TPU, maps of few channels would leave most lanes empty, so two pixels of a row are
-    convolved as one with twice the channels. On a CPU, the kernel's gradient for few images is
-    computed in another way, which has no forward-mode derivative.
+    convolved as one with twice the channels. On a CPU, the gradient with respect to the kernel is
+    computed in another way for few images; that has no forward-mode derivative.
 
     Args:
         x: the maps.
         kernel: [3, 3, C, D].
-        *arguments: passed on to `jax.lax.conv_general_dilated`; zero padding, no strides, no
-            dilation.
-        **options: likewise.
+        window_strides: must be 1.
+        padding: passed on; must be zero padding that keeps the size.
+        **options: passed on; dilations must be 1.
 
     Returns:
         [B, H, W, D].
     """
-    if min(kernel.shape[2:]) < 8:  # the three channels of images gain nothing
+    dilations = (options.get("lhs_dilation"), options.get("rhs_dilation"))
+    for factors in (window_strides, *dilations):
+        assert factors is None or set(factors) == {1}, "no strides, no dilation"
+    arguments = (window_strides, padding)
+    if min(kernel.shape[2:]) < MIN_CHANNELS:
         return conv_general_dilated(x, kernel, *arguments, **options)
     return _by_platform(x, kernel, arguments, tuple(options.items()))
+
+
+def uses_pairs(width: int, channels: int) -> bool:
+    """Returns whether pairs of pixels are convolved as one.
+
+    Args:
+        width: columns of the maps.
+        channels: of the maps or the results, whichever has more.
+    """
+    return width % 2 == 0 and 2 * channels <= LANES
 
 
 # Jitted so that it is traced once for each shape: tracing `platform_dependent` is slow.
 @functools.partial(jax.jit, static_argnames=("arguments", "options"), inline=True)
 def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tuple) -> jax.Array:
-    def pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def convolve_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return conv_general_dilated(x, kernel, *arguments, **dict(options))
 
-    def pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def convolve_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
-        y = pixels(x.reshape(b, h, w // 2, 2 * c), kernel_for_pairs(kernel))
+        y = convolve_plain(x.reshape(b, h, w // 2, 2 * c), kernel_for_pairs(kernel))
         return y.reshape(b, h, w, kernel.shape[3])
 
     branches = {}
-    narrow = x.shape[2] % 2 == 0 and 2 * max(kernel.shape[2:]) <= LANES
+    narrow = uses_pairs(x.shape[2], max(kernel.shape[2:]))
     if narrow:
-        branches["tpu"] = pairs
+        branches["tpu"] = convolve_pairs
     count = MIN_IMAGES // max(1, len(x))  # bands to cut each image into
     if x.size and count > 1:
         if narrow:
-            branches["cpu"] = with_kernel_gradient(pixels, gradient_from_pairs)
+            branches["cpu"] = with_kernel_gradient(convolve_plain, gradient_from_pairs)
         elif x.shape[1] % count == 0:
             from_bands = functools.partial(gradient_from_bands, count=count)
-            branches["cpu"] = with_kernel_gradient(pixels, from_bands)
+            branches["cpu"] = with_kernel_gradient(convolve_plain, from_bands)
     if not branches:
-        return pixels(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, **branches, default=pixels)
+        return convolve_plain(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, **branches, default=convolve_plain)
 
 
 def with_kernel_gradient(convolution: Callable, kernel_gradient: Callable) -> Callable:
-    """Returns `convolution(x, kernel)` with `kernel_gradient(x, gradient)` as its derivative by the
-    kernel.
+    """Returns `convolution` with another way to compute the gradient with respect to the kernel.
+
+    Args:
+        convolution: `convolution(x, kernel)`, [B, H, W, C] and [3, 3, C, D] -> [B, H, W, D].
+        kernel_gradient: `kernel_gradient(x, cotangent)`, with the cotangent of the result,
+            [B, H, W, D]; returns [3, 3, C, D].
     """
 
-    def backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
+    def backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple:
         x, kernel = saved
-        (by_x,) = jax.linear_transpose(lambda x: convolution(x, kernel), x)(gradient)
-        return by_x, kernel_gradient(x, gradient)
+        (x_gradient,) = jax.linear_transpose(lambda x: convolution(x, kernel), x)(cotangent)
+        return x_gradient, kernel_gradient(x, cotangent)
 
     function = jax.custom_vjp(convolution)
     function.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
@@ -84,8 +106,11 @@ def with_kernel_gradient(convolution: Callable, kernel_gradient: Callable) -> Ca
 def kernel_for_pairs(kernel: jax.Array) -> jax.Array:
     """Returns the kernel [3, 3, 2C, 2D] for maps that hold two pixels of a row as one.
 
-    Half of it is zeros. Pixel `i` of an output pair depends on pixels `i - 1` to `i + 1` of the
-    input pair at the same position, or of its neighbours.
+    Half of it is zeros. Output pixel i (0 or 1) of a pair needs input pixels i-1 to i+1, counted
+    from the pair's first pixel; -1 and 2 lie in the neighbouring pairs.
+
+    Args:
+        kernel: [3, 3, C, D].
     """
     height, _, c, d = kernel.shape
     shifted = [
@@ -95,28 +120,28 @@ def kernel_for_pairs(kernel: jax.Array) -> jax.Array:
     return jnp.concatenate(shifted, axis=-1)
 
 
-def gradient_from_pairs(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Computes the gradient of a 3x3 kernel from maps that hold two pixels of a row as one.
+def gradient_from_pairs(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """Computes the gradient with respect to a 3x3 kernel from pairs of pixels of a row.
 
-    The gradient is itself a convolution: of the maps by the output's gradient, with the images as
-    channels and C x D results for each of the 9 positions of the kernel. On a CPU that is slow for
-    narrow maps. In pairs there are four times as many results, for two thirds of the positions.
+    The gradient is itself a convolution, of the maps by the cotangent, with the images as channels
+    and C x D results for each of the 3 x 3 positions of the kernel. On a CPU that is slow for few
+    channels. With pairs there are 2C x 2D results at 3 x 2 instead of 3 x 3 positions.
 
     Args:
         x: the maps, [B, H, W, C]; W even.
-        gradient: of the convolution's output, [B, H, W, D].
+        cotangent: of the convolution's result, [B, H, W, D].
 
     Returns:
         [3, 3, C, D].
     """
     b, h, w, c = x.shape
-    # Pixels -1 and 0, 1 and 2, ... of the map, but 0 and 1, 2 and 3, ... of the gradient.
+    # Pixels -1 and 0, 1 and 2, ... of the map, but 0 and 1, 2 and 3, ... of the cotangent.
     pairs = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))).reshape(b, h, w // 2 + 1, 2 * c)
-    # Without the barrier XLA would fuse all of this into one loop with a branch for every number.
+    # Without the barrier XLA would fuse all of this into one loop with a branch per element.
     pairs = jax.lax.optimization_barrier(pairs.transpose(3, 1, 2, 0))
-    gradient = gradient.reshape(b, h, w // 2, 2 * gradient.shape[3]).transpose(1, 2, 0, 3)
+    cotangent = cotangent.reshape(b, h, w // 2, 2 * cotangent.shape[3]).transpose(1, 2, 0, 3)
     padding = ((1, 1), (0, 0))
-    result = conv_general_dilated(pairs, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
+    result = conv_general_dilated(pairs, cotangent, (1, 1), padding, dimension_numbers=DIMENSIONS)
     result = result.reshape(2, c, 3, 2, 2, -1)
     # Pixel i of the pair at `offset` from that of pixel j is 2 * offset + i - j - 1 pixels after j.
     columns = [
@@ -130,8 +155,8 @@ def gradient_from_pairs(x: jax.Array, gradient: jax.Array) -> jax.Array:
     return jnp.stack(columns).transpose(2, 0, 1, 3)
 
 
-def gradient_from_bands(x: jax.Array, gradient: jax.Array, count: int) -> jax.Array:
-    """Computes the gradient of a 3x3 kernel from bands of rows, treated as separate images.
+def gradient_from_bands(x: jax.Array, cotangent: jax.Array, count: int) -> jax.Array:
+    """Computes the gradient with respect to a 3x3 kernel from bands of rows, as separate images.
 
     Each of the `count` bands of an image has H / count rows, and one row of each neighbouring band.
     Arguments and result are those of `gradient_from_pairs`, but H must be a multiple of `count`.
@@ -144,8 +169,8 @@ def gradient_from_bands(x: jax.Array, gradient: jax.Array, count: int) -> jax.Ar
     above = jnp.concatenate([edge, bands[:, -1:, ..., :-1]], axis=4)
     below = jnp.concatenate([bands[:, :1, ..., 1:], edge], axis=4)
     bands = jnp.concatenate([above, bands, below], axis=1).reshape(c, rows + 2, w, b * count)
-    gradient = gradient.reshape(b, count, rows, w, -1).transpose(2, 3, 0, 1, 4)
-    gradient = gradient.reshape(rows, w, b * count, -1)
+    cotangent = cotangent.reshape(b, count, rows, w, -1).transpose(2, 3, 0, 1, 4)
+    cotangent = cotangent.reshape(rows, w, b * count, -1)
     padding = ((0, 0), (1, 1))
-    result = conv_general_dilated(bands, gradient, (1, 1), padding, dimension_numbers=DIMENSIONS)
+    result = conv_general_dilated(bands, cotangent, (1, 1), padding, dimension_numbers=DIMENSIONS)
     return result.transpose(1, 2, 0, 3)

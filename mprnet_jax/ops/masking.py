@@ -6,22 +6,33 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from mprnet_jax.ops.convolution import LANES
+from mprnet_jax.ops.convolution import MIN_CHANNELS, uses_pairs
 
-# Axes of [B, H, W, C] from major to minor, in the layout of a TPU's convolutions.
+ROWS, COLUMNS = 1, 2  # axes of [batch, height, width, channels]
+
+# Axes from major to minor, in the layout of a TPU's convolutions.
 CONVOLUTION_LAYOUT = (1, 2, 0, 3)
 
 
 # Jitted so that it is traced once for each shape: tracing `platform_dependent` is slow.
 @functools.partial(jax.jit, inline=True)
 def mask(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
-    """Sets maps [B, H, W, C] to zero beyond the heights and widths, int32 [B or 1, 1, 1, 1]."""
+    """Sets maps to zero outside of their images. Multiplies by 0 there, so values must be finite.
+
+    Args:
+        x: maps [B, H, W, C].
+        heights: of the images in pixels, int32 [B, 1, 1, 1], or [1, 1, 1, 1] for all.
+        widths: likewise.
+
+    Returns:
+        [B, H, W, C].
+    """
     return jax.lax.platform_dependent(x, heights, widths, tpu=mask_pairs, default=mask_pixels)
 
 
 def mask_pixels(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
-    """Computes `mask` on maps as they are."""
-    rows, columns = positions(x, 1), positions(x, 2)
+    """Computes `mask` pixel by pixel."""
+    rows, columns = positions(x, ROWS), positions(x, COLUMNS)
     # Factors instead of `where`: compilers fuse them with the convolution before.
     return x * (rows < heights).astype(x.dtype) * (columns < widths).astype(x.dtype)
 
@@ -29,14 +40,16 @@ def mask_pixels(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Arra
 def mask_pairs(x: jax.Array, heights: jax.Array, widths: jax.Array) -> jax.Array:
     """Computes `mask` on pairs of pixels, as a TPU's convolutions of narrow maps return them."""
     b, h, w, c = x.shape
-    if w % 2 or not 8 <= c <= LANES // 2:
+    if c < MIN_CHANNELS or not uses_pairs(w, c):
         return mask_pixels(x, heights, widths)
-    rows = positions(x, 1)
-    columns = 2 * jax.lax.broadcasted_iota(jnp.int32, (1, 1, w // 2, 2 * c), 2)
+    rows = positions(x, ROWS)
+    columns = 2 * jax.lax.broadcasted_iota(jnp.int32, (1, 1, w // 2, 2 * c), COLUMNS)
     columns += jax.lax.broadcasted_iota(jnp.int32, columns.shape, 3) >= c
     x = x.reshape(b, h, w // 2, 2 * c)
     x = x * (rows < heights).astype(x.dtype) * (columns < widths).astype(x.dtype)
-    if b == 1:  # otherwise the compiler changes the layout of large maps before and after this
+    if b == 1:
+        # For one image, fix the layout: without this the compiler inserts layout changes before and
+        # after.
         x = with_layout_constraint(x, Layout(major_to_minor=CONVOLUTION_LAYOUT))
     return x.reshape(b, h, w, c)
 

@@ -16,7 +16,7 @@ from mprnet_jax.training.mixup import mixup
 from mprnet_jax.training.optimizer import make_optimizer, schedule
 from mprnet_jax.training.state import TrainState, create_state
 from mprnet_jax.training.step import Apply, Batch, Metrics, train_step, validation_step
-from mprnet_jax.weights.packing import join, split
+from mprnet_jax.weights.packing import join, pack, split, unpack
 
 InitState = Callable[[], TrainState]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -35,12 +35,13 @@ def build_train_step(
 
     Returns:
         `init_state() -> state` and `step(state, batch) -> (state, metrics)`, both jitted. The step
-        donates the state. Its metrics are those of `train_step`, "learning_rate", and "unreadable",
-        the number of examples for which that is true in the batch.
+        donates the state. The batch has "unreadable" too, bool [B]. The metrics are those of
+        `train_step`, "learning_rate", and "unreadable", the number of examples where that is true.
     """
     apply = build_apply(config.model, mesh)
-    if joins_params(mesh):
-        apply, params = apply_to_vector(apply, replicated_shapes(params, mesh)), join(params)
+    if uses_flat_params(mesh):
+        apply = apply_with_flat_params(apply, replicated_abstract(params, mesh))
+        params = join(params)
     optimizer = make_optimizer(config.optim, config.total_steps)
     learning_rate = schedule(config.optim, config.total_steps)
     mix = None
@@ -48,7 +49,7 @@ def build_train_step(
         mix = functools.partial(mixup, seed=config.seed, from_step=config.data.mixup_from_step)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        after, metrics = train_step(
+        new_state, metrics = train_step(
             state,
             batch,
             apply=apply,
@@ -59,7 +60,7 @@ def build_train_step(
             mix=mix,
         )
         metrics["learning_rate"] = learning_rate(state.step)
-        return after, metrics | {"unreadable": jnp.sum(batch["unreadable"])}
+        return new_state, metrics | {"unreadable": jnp.sum(batch["unreadable"])}
 
     # Jitted, since a thousand small programs for the optimizer's arrays take a second.
     create = jax.jit(
@@ -84,21 +85,48 @@ def build_apply(config: ModelConfig, mesh: Mesh) -> Apply:
     return functools.partial(apply, constrain=meshes.sharding_constraint(mesh))
 
 
-def joins_params(mesh: Mesh) -> bool:
-    """Whether the training state on this mesh holds the parameters as one vector.
+def uses_flat_params(mesh: Mesh) -> bool:
+    """Returns whether the training state on this mesh holds the parameters as one flat vector.
 
-    A step on hundreds of arrays is twice the program to compile. Not on TPUs: they change the
-    layout of all that is sliced out of a vector, which costs more.
+    With hundreds of parameter arrays the compiled step is about twice as large. On TPUs slicing a
+    flat vector forces layout changes that cost more, so it stays a tree there.
     """
     return mesh.devices.flat[0].platform != "tpu"
 
 
-def apply_to_vector(apply: Apply, shapes: Any) -> Apply:
-    """Returns `apply` for parameters of these shapes that are joined into one vector."""
-    return lambda vector, *args, **options: apply(split(vector, shapes), *args, **options)
+def apply_with_flat_params(apply: Apply, abstract_params: Any) -> Apply:
+    """Returns `apply` that takes a flat vector of parameters of these shapes."""
+    return lambda vector, *args, **options: apply(split(vector, abstract_params), *args, **options)
 
 
-def replicated_shapes(tree: Any, mesh: Mesh) -> Any:
-    """Returns the shapes and dtypes of a pytree, with the sharding of arrays on every device."""
+def convert_params(params: Any, like: Any) -> Any:
+    """Returns parameters on devices in the form of `like`.
+
+    Args:
+        params: a nested dict of arrays, or a flat vector.
+        like: shapes, dtypes and shardings of the result, a nested dict or a flat vector.
+    """
+    if isinstance(params, dict) == isinstance(like, dict):
+        return params
+    return unpack(pack(params), like)
+
+
+def nested_params(params: Any, abstract_params: Any) -> Any:
+    """Returns parameters as a nested dict: views of a flat vector's copy on the host, or as given.
+
+    Args:
+        params: a nested dict of arrays, or a flat vector.
+        abstract_params: shapes of the parameters, a nested dict.
+    """
+    if isinstance(params, jax.Array):
+        return split(jax.device_get(params), abstract_params)
+    return params
+
+
+def replicated_abstract(tree: Any, mesh: Mesh) -> Any:
+    """Returns shapes and dtypes of a pytree's arrays, with the replicated sharding of a mesh.
+
+    The leaves of the result are `jax.ShapeDtypeStruct`.
+    """
     sharding = meshes.replicated(mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -1,21 +1,26 @@
-"""Counts skipped steps and unreadable examples, and stops a run that has too many of them."""
+"""Counts skipped steps and unreadable examples, and ends a run that has too many of them."""
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 
-import jax
 import numpy as np
 
 from mprnet_jax.config import TrainConfig
+from mprnet_jax.devices import hosts
 from mprnet_jax.errors import UserError
 
 
 class Guard:
-    """Counts what goes wrong in a run; the counts are saved with it."""
+    """Counts skipped steps and unreadable examples of a run.
+
+    Attributes:
+        counts: what checkpoints save of it. "skipped" steps in all; "skipped_in_a_row" up to the
+            last step; "unreadable", how often an example could not be read.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
-        source: Sized,
+        num_examples: int,
         log: Callable[[str], None],
         counts: Mapping[str, int] | None = None,
     ):
@@ -23,22 +28,24 @@ class Guard:
 
         Args:
             config: of the run.
-            source: the training examples.
+            num_examples: size of the training set.
             log: prints a line.
-            counts: of the run so far.
+            counts: those of the checkpoint that the run starts from; by default all are 0.
         """
-        self._config, self._examples, self._log = config, len(source), log
+        self._config, self._num_examples, self._log = config, num_examples, log
         self._logged: set[str] = set()
         self.counts = {"skipped": 0, "skipped_in_a_row": 0, "unreadable": 0} | dict(counts or {})
 
     def log_unreadable(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Logs each example that could not be read once, on the host that tried to.
+        """Logs the error messages in `batch["unreadable"]`, strings [B], each message once.
+
+        Each process logs those of its own examples.
 
         Args:
-            batch: of `data.batches.TrainingBatches`.
+            batch: of `data.batches.TrainingBatches`. A message is empty if the example was read.
 
         Returns:
-            The batch, in which "unreadable" says which examples were replaced, bool [B].
+            The batch with a bool mask [B] instead, True where an example could not be read.
         """
         messages = batch["unreadable"]
         for message in sorted(set(messages.tolist()) - self._logged - {""}):
@@ -46,14 +53,14 @@ class Guard:
             self._log(f"{message}; the next picture stands in for it")
         return batch | {"unreadable": messages != ""}
 
-    def check(
+    def count_and_check(
         self, step: int, metrics: Mapping[str, float], names: Callable[[], list[str]]
     ) -> None:
-        """Counts what went wrong in a step.
+        """Counts what went wrong in a step; ends the run if that is too much.
 
         Args:
             step: its number, from 1.
-            metrics: of this step.
+            metrics: of this step: "skipped", "unreadable", "loss" and "gradient_norm".
             names: returns the names of the step's images.
 
         Raises:
@@ -67,20 +74,22 @@ class Guard:
         else:
             counts["skipped"] += 1
             what = f"loss {metrics['loss']:.4g}, gradient norm {metrics['gradient_norm']:.4g}"
-            if jax.process_index() == 0:
+            if hosts.is_main_process():
                 self._log(f"step {step} is skipped: {what}; its images: {', '.join(names())}")
             if counts["skipped_in_a_row"] >= config.optim.max_skipped:
                 raise UserError(
                     f"step {step}: {counts['skipped_in_a_row']} steps in a row were skipped, the "
-                    f"last with {what}; the checkpoints so far are sound. Start anew in another "
-                    "workdir with a lower --config.optim.learning_rate or "
-                    "--config.optim.clip_norm=0.01, and from here with --config.init_from=WORKDIR "
-                    "if there is a checkpoint"
+                    f"last with {what}; the newest checkpoint may already have diverged. Train "
+                    "again in a new workdir with a lower --config.optim.learning_rate or "
+                    "--config.optim.clip_norm=0.01. To start from this run's parameters, add "
+                    "--config.init_from=WORKDIR"
                 )
-        # In the first epoch the limit is a share of the whole set.
-        seen = max(self._examples, step * config.batch_size)
+        # In the first epoch the limit is a share of the whole set: after few steps one unreadable
+        # example would exceed a share of the examples drawn so far.
+        seen = max(self._num_examples, step * config.batch_size)
         if counts["unreadable"] > config.data.max_unreadable * seen:
             raise UserError(
-                f"step {step}: {counts['unreadable']} of {seen} pictures could not be read, more "
-                f"than data.max_unreadable={config.data.max_unreadable}: replace those named above"
+                f"step {step}: {counts['unreadable']} reads of pictures failed, more than "
+                f"data.max_unreadable={config.data.max_unreadable} of {seen}: replace those named "
+                "in the log"
             )

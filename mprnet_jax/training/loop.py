@@ -1,7 +1,8 @@
-"""The training loop: save, validate, draw a batch, step, report the step before, in this order.
+"""The training loop: save, validate, draw a batch, step, report the previous step, in this order.
 
 A checkpoint is saved before the next batch is drawn, so a saved step and its position in the data
-always agree. Step number n always has batch number n, also after skipped steps.
+always agree. The n-th step (n from 1) always uses the batch with index n - 1, even if earlier steps
+were skipped.
 """
 
 from contextlib import closing, nullcontext
@@ -15,41 +16,44 @@ from mprnet_jax.compat import malloc
 from mprnet_jax.config import TrainConfig
 from mprnet_jax.devices import hosts, memory
 from mprnet_jax.training.interrupts import Interrupts
-from mprnet_jax.training.monitor import Monitor, print_on_main
+from mprnet_jax.training.monitor import Monitor
 from mprnet_jax.training.setup import Run
 from mprnet_jax.training.state import TrainState
 from mprnet_jax.training.summaries import Summaries
-from mprnet_jax.training.validation import Validation
+from mprnet_jax.training.validation import ValidationResult
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
 
-TAKES_LESS = (
-    "--config.accumulate=2 or more and --config.model.remat=cab take less each, and in a new "
-    "workdir --config.model.dtype=bfloat16"
+OUT_OF_MEMORY_REMEDY = (
+    "each of --config.accumulate=2 (or more) and --config.model.remat=cab reduces memory; so does "
+    "--config.model.dtype=bfloat16, which needs a new workdir"
 )
 
 
-def train(config: TrainConfig, workdir: Path | str) -> Validation | None:
+def train(config: TrainConfig, workdir: Path | str) -> ValidationResult | None:
     """Trains until `config.total_steps`, from the newest checkpoint in `workdir` if there is one.
 
-    SIGTERM and Ctrl-C save a checkpoint and end it earlier.
+    SIGTERM and Ctrl-C save a checkpoint and end the run, if this is called in the main thread;
+    elsewhere signals keep their effect. Limits the malloc arenas of this process and sets its
+    compile cache.
 
     Returns:
         The last validation, or None if a signal ended the run.
 
     Raises:
-        UserError: for a config that cannot run, missing or broken data, a workdir of another run
-            or one that cannot be written, and if too many steps in a row were skipped.
+        UserError: for a config that cannot run, missing data, a workdir of another run or one that
+            cannot be written, a full disk, too little memory of a device, a lost process, and if
+            too many steps in a row were skipped or too many examples are unreadable.
     """
     malloc.limit_arenas()
     with (
         Interrupts() as interrupts,
         hosts.report_lost_host(),
-        memory.report_out_of_memory(TAKES_LESS),
+        memory.report_out_of_memory(OUT_OF_MEMORY_REMEDY),
     ):
         return train_run(Run(config, Path(workdir)), interrupts)
 
 
-def train_run(run: Run, interrupts: Interrupts) -> Validation | None:
+def train_run(run: Run, interrupts: Interrupts) -> ValidationResult | None:
     """Trains a run that is set up; see `train`."""
     run.claim_workdir()
     with Checkpoints(run.workdir) as checkpoints:
@@ -58,7 +62,7 @@ def train_run(run: Run, interrupts: Interrupts) -> Validation | None:
         if step < total:
             validation = train_steps(run, state, record, checkpoints, interrupts)
         else:
-            print_on_main(f"This run is finished: {step} steps. Its result:")
+            hosts.print_on_main(f"This run is finished: {step} steps. Its result:")
             validation = run.validate(state, interrupts)
             if validation and checkpoints.score(step) == UNSCORED:
                 with closing(run.summaries(step)) as summaries:
@@ -74,67 +78,78 @@ def train_steps(
     record: dict[str, Any],
     checkpoints: Checkpoints,
     interrupts: Interrupts,
-) -> Validation | None:
+) -> ValidationResult | None:
     """Trains from a checkpoint's state and record to the end, or until a signal."""
-    config, first, total = run.config, record["batches"], run.config.total_steps
-    step, metrics = first, None  # metrics: of the step that the devices are computing
+    config, start_step, total = run.config, record["batches"], run.config.total_steps
+    step, metrics = start_step, None  # metrics: of the step that the devices are computing
     save_due = False
     # A run may have been stopped between saving a checkpoint and validating it.
-    validation_due = record["validates"] and checkpoints.score(first) == UNSCORED
-    with closing(run.batches(first)) as batches, closing(run.monitor(record, batches)) as monitor:
+    validation_due = record["validates"] and checkpoints.score(start_step) == UNSCORED
+    with (
+        closing(run.batches(start_step)) as batches,
+        closing(run.monitor(record, batches)) as monitor,
+    ):
         while True:
             stop, validation = interrupts.should_stop(), None
-            save_due |= is_due(step, config.checkpoint_every, first, total)
-            validation_due |= is_due(step, config.validate_every, first, total)
+            save_due |= is_due(step, config.checkpoint_every, start_step, total)
+            validation_due |= is_due(step, config.validate_every, start_step, total)
             if stop or save_due or validation_due:
                 monitor.report(step, metrics)
                 metrics = None
-                # After a skipped step both wait for one that is not skipped: if all further steps
-                # are, their checkpoints must not replace good ones.
+                # After a skipped step, put off saving and validating until a step succeeds: if the
+                # parameters have diverged, these checkpoints would push out good ones. A stop or
+                # the last step saves anyway.
                 if stop or step == total or not monitor.counts["skipped_in_a_row"]:
                     run.save(checkpoints, step, state, monitor.counts, validation_due)
                     if validation_due and not stop:
                         validation = run.validate(state, interrupts)
-                    if validation:
-                        record_validation(step, validation, checkpoints, monitor)
+                        if validation:
+                            record_validation(step, validation, checkpoints, monitor)
+                        stop = interrupts.should_stop()  # validating may have taken long
                     save_due = validation_due = False
                 monitor.restart_clock()
-                stop = interrupts.should_stop()  # validating may have taken long
-            if stop:
-                run.save(checkpoints, step, state, monitor.counts, validation_due)
+            if stop:  # and saved
                 checkpoints.wait()
-                print_on_main(f"Stopped after step {step}; the same command goes on from there.")
+                hosts.print_on_main(f"Stopped after step {step}; the same command continues.")
                 return None
             if step == total:
                 return validation
-            batch = run.put(monitor.log_unreadable(next(batches)))
-            # The batch and the metrics are all that is copied between host and devices.
+            batch = run.shard_batch(monitor.log_unreadable(next(batches)))
+            # Raises on implicit transfers between host and devices. The batch was transferred
+            # explicitly above; `report` fetches the metrics explicitly.
             with jax.transfer_guard("disallow"):
                 monitor.before_step(step, state)
-                with run.announce_compiling() if step == first else nullcontext():
+                with run.announce_compiling() if step == start_step else nullcontext():
                     state, next_metrics = run.train_step(state, batch)
-                if step == first:
-                    run.validator.compile_in_background()
-                # Waits for the step before this one, while the devices compute this one.
+                if step == start_step:
+                    run.validator.start_compiling()
+                # Waits for the previous step, while the devices compute this one.
                 monitor.report(step, metrics)
             step, metrics = step + 1, next_metrics
             checkpoints.check()
 
 
 def record_validation(
-    step: int, validation: Validation, checkpoints: Checkpoints, summaries: Monitor | Summaries
+    step: int,
+    validation: ValidationResult,
+    checkpoints: Checkpoints,
+    summaries: Monitor | Summaries,
 ) -> None:
-    """Saves the score of a checkpoint and adds the validation to the event file."""
-    summaries.validation(step, validation)
+    """Saves the score of a checkpoint and adds the validation to the event file.
+
+    A validation that is not complete gives no score, since it cannot be compared with others.
+    """
+    summaries.write_validation(step, validation)
     if validation.complete:
         checkpoints.set_score(step, validation.score)
     else:
         logging.warning("step %d does not count for the best checkpoint: pairs are missing", step)
 
 
-def is_due(step: int, every: int, first: int, last: int) -> bool:
-    """Whether something that happens every `every` steps is due after `step` steps.
+def is_due(step: int, every: int, start_step: int, last: int) -> bool:
+    """Returns whether an action with period `every` is due after `step` steps of a run.
 
-    It is due after the last step as well, and not at the start.
+    The run started at step `start_step` and ends at `last`. Never at `start_step`, unless that is
+    `last`; always at `last`.
     """
-    return (step > max(first, 0) and step % every == 0) or step == last
+    return (step > start_step and step % every == 0) or step == last

@@ -7,21 +7,25 @@ import jax
 
 from mprnet_jax.config import TrainConfig
 from mprnet_jax.data.batches import TrainingBatches
+from mprnet_jax.devices import hosts
 from mprnet_jax.training.guard import Guard
 from mprnet_jax.training.progress import Progress, Trace
 from mprnet_jax.training.step import Metrics
 from mprnet_jax.training.summaries import Summaries
-from mprnet_jax.training.validation import Validation
+from mprnet_jax.training.validation import ValidationResult
 
 
 class Monitor:
-    """Reports steps and validations of a run. Only the first host shows them."""
+    """Checks and shows the steps and validations of a run.
+
+    Process 0 alone shows them, except unreadable examples, which each process logs.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
-        first_step: int,
-        source: Any,
+        start_step: int,
+        num_examples: int,
         batches: TrainingBatches,
         counts: Mapping[str, int],
         summaries: Summaries,
@@ -30,30 +34,35 @@ class Monitor:
 
         Args:
             config: of the run.
-            first_step: number of steps before this start.
-            source: the training examples.
-            batches: drawn from them; they know the names of their examples.
-            counts: of the guard so far.
+            start_step: number of steps done before.
+            num_examples: size of the training set.
+            batches: of the run; their examples' names are logged with skipped steps.
+            counts: `Guard.counts` of the checkpoint that the run starts from.
             summaries: event file to write to; closed with the monitor.
         """
-        is_main = jax.process_index() == 0
+        is_main = hosts.is_main_process()
         self._batches, self._log_every, self._summaries = batches, config.log_every, summaries
-        self._bar = Progress(config, first_step, enabled=is_main)
-        self._guard = Guard(config, source, self._bar.log, counts)
-        # Of one host: on one machine those of several would have the same name.
+        self._bar = Progress(config, start_step, enabled=is_main)
+        self._guard = Guard(config, num_examples, self._bar.log, counts)
+        # Of one process: the traces of several on one machine would have the same file name.
         steps = config.profile_steps if is_main else 0
-        self._trace = Trace(summaries.folder, first_step, steps)
+        self._trace = Trace(summaries.folder, start_step, steps)
 
     def before_step(self, step: int, state: Any) -> None:
-        """Starts or ends the trace if that is due before step number `step` from `state`."""
+        """Starts or ends the trace if that is due; called before the next step.
+
+        Args:
+            step: number of steps done.
+            state: after them.
+        """
         self._trace.update(step, state)
 
     def log_unreadable(self, batch: dict) -> dict:
-        """Logs examples that could not be read; "unreadable" becomes bool."""
+        """Logs the error messages in `batch["unreadable"]`; see `Guard.log_unreadable`."""
         return self._guard.log_unreadable(batch)
 
     def report(self, step: int, metrics: Metrics | None) -> None:
-        """Waits for the metrics of step number `step`, checks and shows them; None does nothing.
+        """Waits for the metrics of the `step`-th step, checks and shows them; None does nothing.
 
         Raises:
             UserError: if too many steps were skipped or too many examples unreadable.
@@ -61,23 +70,22 @@ class Monitor:
         if metrics is None:
             return
         values = jax.device_get(metrics)
-        self._guard.check(step, values, lambda: self._batches.names(step - 1))
+        self._guard.count_and_check(step, values, lambda: self._batches.names(step - 1))
         self._bar.update(values)
         if step % self._log_every == 0:
-            shown = {name: values[name] for name in values if name not in self.counts}
-            self._summaries.scalars(step, shown | self.counts | self._bar.speed)
+            self._summaries.write_scalars(step, values | self.counts | self._bar.speed)
 
     @property
     def counts(self) -> dict[str, int]:
-        """What went wrong so far; saved in checkpoints."""
+        """`Guard.counts`, which checkpoints save."""
         return self._guard.counts
 
-    def validation(self, step: int, validation: Validation) -> None:
-        """Shows a validation."""
-        self._summaries.validation(step, validation)
+    def write_validation(self, step: int, validation: ValidationResult) -> None:
+        """Adds a validation to the event file."""
+        self._summaries.write_validation(step, validation)
 
     def restart_clock(self) -> None:
-        """Leaves the time until now out of images/s."""
+        """Restarts the images/s measurement, so that saving and validating do not count."""
         self._bar.restart()
 
     def close(self) -> None:
@@ -85,9 +93,3 @@ class Monitor:
         self._bar.close()
         self._trace.close()
         self._summaries.close()
-
-
-def print_on_main(text: str) -> None:
-    """Prints on the first host only."""
-    if jax.process_index() == 0:
-        print(text, flush=True)

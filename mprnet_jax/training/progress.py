@@ -1,4 +1,4 @@
-"""What a run shows on its way: a progress bar, its speed, and a trace for the profiler."""
+"""Shows how a run goes: a progress bar, the speed, and a trace for the profiler."""
 
 import sys
 import time
@@ -19,13 +19,13 @@ WARM_STEPS = 3  # before a trace begins: the first one compiles
 class Progress:
     """A progress bar with steps/s, time left, loss, learning rate and images/s."""
 
-    def __init__(self, config: TrainConfig, first: int, *, enabled: bool):
+    def __init__(self, config: TrainConfig, start_step: int, *, enabled: bool):
         self._batch_size = config.batch_size
         # The backward pass takes twice the arithmetic of the forward pass.
         self._image_flops = 3 * forward_flops(config.model, config.patch_size, config.patch_size)
         self._bar = tqdm(
             total=config.total_steps,
-            initial=first,
+            initial=start_step,
             desc=config.name,
             unit="step",
             dynamic_ncols=True,
@@ -33,10 +33,10 @@ class Progress:
             disable=not enabled,
         )
         self._steps = 0
-        self._time: float | None = None  # when the clock of images/s started
+        self._time: float | None = None  # when the measurement started
 
     def restart(self) -> None:
-        """Restarts the clock of images/s, so that validating and saving do not count."""
+        """Restarts the images/s measurement, so that saving and validating do not count."""
         self._steps, self._time = 0, time.perf_counter()
 
     def update(self, values: Mapping[str, float]) -> None:
@@ -54,7 +54,7 @@ class Progress:
 
     @property
     def speed(self) -> dict[str, float]:
-        """Images/s since the last `restart`, and the TFLOP/s of `forward_flops` in them."""
+        """Images/s since the last `restart`, and the model's TFLOP/s, backward pass included."""
         images = self._images_per_second
         return {"images_per_second": images, "model_tflops": images * self._image_flops / 1e12}
 
@@ -65,7 +65,7 @@ class Progress:
         return self._steps * self._batch_size / (time.perf_counter() - self._time)
 
     def log(self, text: str) -> None:
-        """Prints a line above the bar, on every host."""
+        """Prints a line above the bar, in every process."""
         self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
@@ -76,14 +76,19 @@ class Progress:
 class Trace:
     """Writes a trace of a few steps into a run folder, for TensorBoard's profiler."""
 
-    def __init__(self, run_folder: Path, first: int, steps: int):
+    def __init__(self, run_folder: Path, start_step: int, steps: int):
         self._folder = run_folder
-        self._begin = first + WARM_STEPS
+        self._begin = start_step + WARM_STEPS
         self._end = self._begin + steps
         self._running = False
 
     def update(self, step: int, state: Any) -> None:
-        """Starts or ends the trace if that is due before step number `step` from `state`."""
+        """Starts or ends the trace if that is due; called before the next step.
+
+        Args:
+            step: number of steps done.
+            state: after them; waits for it, so that the trace holds whole steps.
+        """
         if self._begin == step < self._end:
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(self._folder))
@@ -98,5 +103,5 @@ class Trace:
             self._running = False
             try:
                 jax.profiler.stop_trace()
-            except (OSError, RuntimeError) as error:  # a run goes on without
+            except (OSError, RuntimeError) as error:  # the run goes on without a trace
                 logging.warning("%s: the trace cannot be written (%s)", self._folder, error)

@@ -5,76 +5,96 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from clu import parameter_overview
+from jax.sharding import Mesh
 
-from mprnet_jax.config import TrainConfig, flatten
+from mprnet_jax.config import MeshConfig, TrainConfig, flatten
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
 from mprnet_jax.devices import hosts, records
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
-from mprnet_jax.training.build import build_train_step, replicated_shapes
+from mprnet_jax.training.build import (
+    build_train_step,
+    convert_params,
+    nested_params,
+    replicated_abstract,
+)
 from mprnet_jax.training.interrupts import Interrupts
-from mprnet_jax.training.monitor import Monitor, print_on_main
+from mprnet_jax.training.monitor import Monitor
 from mprnet_jax.training.state import TrainState
 from mprnet_jax.training.summaries import Summaries
-from mprnet_jax.training.validation import Validation, Validator
+from mprnet_jax.training.validation import ValidationResult, Validator
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints
-from mprnet_jax.weights.packing import pack, split, unpack
 from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
 
 
 class Run:
-    """A training run: what it reads, what it computes with, and what it saves."""
+    """A training run: its config, devices, data and compiled functions."""
 
     def __init__(self, config: TrainConfig, workdir: Path):
-        """Checks the config and builds the run. Writes nothing yet.
+        """Checks the config and builds the run.
+
+        Writes no run data. With several processes it creates the workdir, to check that it is
+        shared. Sets the compile cache of this process.
 
         Raises:
-            UserError: for a config that cannot run, or missing data.
+            UserError: for a config that cannot run, missing data, weights of `init_from` that
+                cannot be read or are of another network, or a workdir that is not shared.
         """
         config.validate()
         use_compile_cache(shared=workdir / "compiled")
         self.config = config
         self.workdir = workdir
         self.mesh = meshes.make_mesh(config.mesh.data, config.mesh.height)
-        meshes.check_divides(self.mesh, config.batch_size, config.patch_size, config.accumulate)
-        meshes.check_divides(self.mesh, config.batch_size, config.validation_crop)
+        warn_of_idle_devices(self.mesh, config.mesh)
+        meshes.check_divides(
+            self.mesh,
+            config.batch_size,
+            config.accumulate,
+            patch_size=config.patch_size,
+            validation_crop=config.validation_crop,
+        )
         self.source, self._degrade = training_source(config.data)
         held_out = validation_source(config.data)
         self._local_images = meshes.local_images(self.mesh, config.batch_size)
         hosts.check_same_folder(workdir)
 
         params = self._initial_params()
-        self.param_shapes = replicated_shapes(params, self.mesh)
+        self.abstract_params = replicated_abstract(params, self.mesh)
         self.init_state, self.train_step = build_train_step(config, self.mesh, params)
-        self.validator = Validator(config, self.mesh, held_out, self.param_shapes)
+        self.validator = Validator(config, self.mesh, held_out, self.abstract_params)
 
     def _initial_params(self) -> Any:
-        """Returns the parameters to start from; once there is a checkpoint, any."""
+        """Returns the parameters of a new run; if it has checkpoints, just for the shapes."""
         if self.config.init_from and not has_checkpoints(self.workdir):
             return read_initial_params(self.config)
         init, _ = pure_functions(self.config.model)
         return init(self.config.seed)
 
     def claim_workdir(self) -> None:
-        """Makes the workdir this run's.
+        """Creates the workdir, checks that it belongs to the same run, and writes config.json.
 
         Raises:
-            UserError: if it is that of another run, or cannot be written.
+            UserError: if it belongs to another run, or cannot be written.
         """
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"workdir {self.workdir}: cannot be made a folder ({error})") from error
         check_same_run(self.workdir, self.config)
-        if jax.process_index() == 0:
+        if hosts.is_main_process():
             write_config(self.workdir, self.config)
 
     def batches(self, start: int) -> TrainingBatches:
-        """Returns the training batches from number `start` on, this host's share of each."""
+        """Returns the training batches from index `start` on: this process's share of each.
+
+        Raises:
+            UserError: if no example can be read.
+        """
         config = self.config
         return TrainingBatches(
             self.source,
@@ -89,43 +109,51 @@ class Run:
         )
 
     def summaries(self, step: int) -> Summaries:
-        """Opens an event file after `step` steps; only the first host writes one."""
-        return Summaries(self.workdir, step, enabled=jax.process_index() == 0)
+        """Opens an event file after `step` steps; process 0 alone writes one.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        return Summaries(self.workdir, step, enabled=hosts.is_main_process())
 
     def monitor(self, record: dict[str, Any], batches: TrainingBatches) -> Monitor:
-        """Returns what watches the run from a checkpoint's record on."""
-        step = record["batches"]
-        return Monitor(
-            self.config, step, self.source, batches, record["counts"], self.summaries(step)
-        )
+        """Returns the monitor of the run that starts from a checkpoint's record."""
+        step, counts = record["batches"], record["counts"]
+        return Monitor(self.config, step, len(self.source), batches, counts, self.summaries(step))
 
     def announce_compiling(self) -> AbstractContextManager:
         """Prints a line if compiling the training step within this context takes long."""
         return records.announced(f"the training step of {self.config.name}")
 
-    def validate(self, state: TrainState, interrupts: Interrupts) -> Validation | None:
-        """Validates a state; returns None after a signal."""
+    def validate(self, state: TrainState, interrupts: Interrupts) -> ValidationResult | None:
+        """Validates a state; returns None after a signal. All processes must call this."""
         return self.validator.validate(state.eval_params, interrupts.should_stop)
 
-    def put(self, batch: dict) -> dict[str, jax.Array]:
-        """Puts this host's share of a batch on the devices."""
+    def shard_batch(self, batch: dict) -> dict[str, jax.Array]:
+        """Puts this process's share of a batch on the devices; see `mesh.put_batch`."""
         return meshes.put_batch(batch, self.mesh, self.config.batch_size, self._local_images.start)
 
     def restore_or_init(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
-        """Returns state and record of the newest checkpoint, or those of a new run; see `save`."""
-        shapes = replicated_shapes(jax.eval_shape(self.init_state), self.mesh)
-        saved = checkpoints.load_newest(self.param_shapes, shapes.without_eval_params())
+        """Returns the state and the record of the newest checkpoint, or those of a new run.
+
+        The record's keys are "batches", the number of batches drawn, which is that of steps done;
+        "counts", those of the guard; and "validates", whether a validation was due when the
+        checkpoint was saved.
+
+        Raises:
+            UserError: if there are checkpoints, but none can be read.
+        """
+        abstract_state = replicated_abstract(jax.eval_shape(self.init_state), self.mesh)
+        saved = checkpoints.load_newest(self.abstract_params, abstract_state.without_eval_params())
         if saved is None:
             state = self.init_state()
             overview = parameter_overview.get_parameter_overview(
-                self.param_shapes, include_stats=False
+                self.abstract_params, include_stats=False
             )
-            print_on_main(overview)
+            hosts.print_on_main(overview)
             return state, {"batches": 0, "counts": {}, "validates": False}
-        print_on_main(f"Resuming from step {saved.step} in {self.workdir}")
-        params = saved.params
-        if isinstance(shapes.eval_params, jax.ShapeDtypeStruct):  # the state holds a vector
-            params = unpack(pack(params), shapes.eval_params)
+        hosts.print_on_main(f"Resuming from step {saved.step} in {self.workdir}")
+        params = convert_params(saved.params, abstract_state.eval_params)
         return TrainState.with_eval_params(params, saved.training_state), saved.record
 
     def save(
@@ -136,32 +164,50 @@ class Run:
         counts: dict[str, int],
         validation_due: bool,
     ) -> None:
-        """Saves a checkpoint in the background.
+        """Saves a checkpoint in the background, with the record that `restore_or_init` describes.
 
-        Its record has the number of batches drawn, what went wrong so far, and whether a validation
-        was due.
+        Raises:
+            UserError: if this or an earlier checkpoint cannot be written.
         """
-        # Copied, since the record is written in the background too.
+        # The counts are copied, since the record is written in the background too.
         record = {"batches": step, "counts": dict(counts), "validates": validation_due}
-        params = state.eval_params
-        if isinstance(params, jax.Array):
-            params = split(jax.device_get(params), self.param_shapes)
+        params = nested_params(state.eval_params, self.abstract_params)
         checkpoints.save(Checkpoint(step, params, state.without_eval_params(), record))
 
-    def show(self, validation: Validation, best_step: int | None) -> None:
-        """Prints the result of the run and draws it, on the first host."""
-        if jax.process_index():
+    def show(self, validation: ValidationResult, best_step: int | None) -> None:
+        """Prints the result of the run and writes before_after.png, in process 0.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        if not hosts.is_main_process():
             return
         picture = self.workdir / "before_after.png"
         validation.write_before_after(picture)
-        print_on_main(validation.table())
-        print_on_main(f"Best checkpoint: step {best_step}. Before and after: {picture}")
+        hosts.print_on_main(validation.table())
+        hosts.print_on_main(f"Best checkpoint: step {best_step}. Before and after: {picture}")
         if self.config.note:
-            print_on_main(self.config.note)
+            hosts.print_on_main(self.config.note)
+
+
+def warn_of_idle_devices(mesh: Mesh, config: MeshConfig) -> None:
+    """Warns if devices stay idle though the config asks for all remaining ones."""
+    count = jax.device_count()
+    if -1 in (config.data, config.height) and mesh.size < count:
+        logging.warning(
+            "mesh.data=%d x mesh.height=%d leaves %d of %d devices idle",
+            *mesh.devices.shape,
+            count - mesh.size,
+            count,
+        )
 
 
 def read_initial_params(config: TrainConfig) -> Any:
-    """Returns the parameters of `init_from`; UserError if they are of another network."""
+    """Returns the parameters of `init_from`, a nested dict of arrays.
+
+    Raises:
+        UserError: if they cannot be read or are of another network.
+    """
     weights = files.read(config.init_from)
     wanted, found = flatten(config.model, fixed_only=True), flatten(weights.config)
     for name in wanted:

@@ -41,16 +41,15 @@ class TrainState:
 
 
 def create_state(
-    params: Any, optimizer: optax.GradientTransformation, config: OptimConfig | None = None
+    params: Any, optimizer: optax.GradientTransformation, config: OptimConfig
 ) -> TrainState:
     """Returns the state before the first step.
 
     Args:
         params: to start from.
         optimizer: whose state is created.
-        config: says whether the state has a moving average and norms; by default it has neither.
+        config: says whether the state has a moving average and norms.
     """
-    config = config or OptimConfig()
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -19,7 +19,7 @@ Apply = Callable[..., list[jax.Array]]
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """Converts uint8 images to float32 in [0, 1]; floats are returned as they are."""
+    """Converts uint8 images to float32 in [0, 1]; returns floats unchanged."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
@@ -30,7 +30,7 @@ def train_step(
     apply: Apply,
     optimizer: optax.GradientTransformation,
     loss: LossConfig,
-    optim: OptimConfig | None = None,
+    optim: OptimConfig,
     accumulate: int = 1,
     mix: Mix | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -42,40 +42,39 @@ def train_step(
         apply: `apply(params, images) -> [stage 3, stage 2, stage 1]`.
         optimizer: transforms gradients into updates.
         loss: settings of the loss.
-        optim: settings of the moving average and of spikes; by default there is neither.
-        accumulate: number of equal parts of the batch whose gradients are computed one after
-            another.
+        optim: settings of the moving average and of spikes, those that `state` was created with.
+        accumulate: number of equal microbatches whose gradients are computed in turn.
         mix: `mix(degraded, target, step)` blends the patches of the batch first, as mixup does.
 
     Returns:
-        The next state and scalars: "loss", "loss_stage1" to "loss_stage3", "gradient_norm", and
-        "skipped", which is 1 if the state has not changed.
+        The new state and scalars: "loss", the sum over the stages; "loss_stage1" to "loss_stage3";
+        "gradient_norm", before clipping; and "skipped", which is 1 if the state, including
+        `state.step`, has not changed.
     """
-    optim = optim or OptimConfig()
     degraded, target = batch["degraded"], batch["target"]
     if mix is not None:
         degraded, target = mix(degraded, target, state.step)
     degraded, target = to_float(degraded), to_float(target)
 
-    def total(params: Any, degraded: jax.Array, target: jax.Array) -> tuple[jax.Array, list]:
+    def total_loss(params: Any, degraded: jax.Array, target: jax.Array) -> tuple[jax.Array, list]:
         losses = stage_losses(apply(params, degraded), target, loss)
         return jnp.asarray(sum(losses)), losses
 
-    gradient = jax.value_and_grad(total, has_aux=True)
-    (value, losses), gradients = accumulate_gradients(gradient, accumulate)(
+    loss_and_grad = jax.value_and_grad(total_loss, has_aux=True)
+    (value, losses), gradients = accumulate_gradients(loss_and_grad, accumulate)(
         state.params, degraded, target
     )
     norm = optax.tree.norm(gradients)
-    after = apply_gradients(state, gradients, norm, optimizer, optim)
-    sound = jnp.isfinite(value) & jnp.isfinite(norm)
+    candidate = apply_gradients(state, gradients, norm, optimizer, optim)
+    accept = jnp.isfinite(value) & jnp.isfinite(norm)
     if state.norms is not None:
         # Until half of the window is filled, the median is infinite and nothing is a spike.
-        sound &= ~(norm > optim.spike_factor * jnp.median(state.norms))
-    after = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state)
+        accept &= ~(norm > optim.spike_factor * jnp.median(state.norms))
+    new_state = jax.tree.map(lambda new, old: jnp.where(accept, new, old), candidate, state)
 
-    metrics = {f"loss_stage{3 - i}": stage for i, stage in enumerate(losses)}
-    metrics |= {"loss": value, "gradient_norm": norm, "skipped": 1 - sound.astype(jnp.int32)}
-    return after, metrics
+    metrics = {f"loss_stage{len(losses) - i}": stage for i, stage in enumerate(losses)}
+    metrics |= {"loss": value, "gradient_norm": norm, "skipped": 1 - accept.astype(jnp.int32)}
+    return new_state, metrics
 
 
 def apply_gradients(
@@ -85,12 +84,12 @@ def apply_gradients(
     optimizer: optax.GradientTransformation,
     optim: OptimConfig,
 ) -> TrainState:
-    """Returns the state after an update with gradients, whose global norm is `norm`."""
+    """Returns the state after an update with gradients, whose global norm is `norm`, a scalar."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema, norms = state.ema, state.norms
     if ema is not None:
-        # A smaller decay at first, so that the random start does not linger in the average.
+        # The decay is smaller at first, so that the average soon forgets the random start.
         decay = jnp.minimum(optim.ema_decay, (1 + state.step) / (10 + state.step))
         ema = optax.incremental_update(params, ema, 1 - decay)
     if norms is not None:
@@ -98,24 +97,27 @@ def apply_gradients(
     return TrainState(state.step + 1, params, opt_state, ema, norms)
 
 
-def accumulate_gradients(gradient: Callable, parts: int) -> Callable:
-    """Returns `gradient` averaged over parts of the batch, which takes less memory.
+def accumulate_gradients(function: Callable, parts: int) -> Callable:
+    """Returns a function that computes `function` on `parts` equal microbatches in turn.
+
+    It averages the outputs. That takes less memory than computing the whole batch at once.
 
     Args:
-        gradient: `gradient(params, *images)`, a pytree of means over images [B, H, W, C].
-        parts: number of equal parts, computed one after another.
+        function: `function(params, *images)`, with images [B, H, W, C]; returns a pytree of means
+            over the batch.
+        parts: number of microbatches; must divide B.
     """
     if parts == 1:
-        return gradient
+        return function
 
     def average(params: Any, *images: jax.Array) -> Any:
-        # Strided parts, so that each part is sharded over all devices as the batch is.
+        # Every `parts`-th image, so that each microbatch is sharded over all devices.
         split = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in images]
-        shapes = jax.eval_shape(gradient, params, *(x[0] for x in split))
+        shapes = jax.eval_shape(function, params, *(x[0] for x in split))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def add(sums: Any, part: list[jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, gradient(params, *part)), None
+            return jax.tree.map(jnp.add, sums, function(params, *part)), None
 
         sums, _ = jax.lax.scan(add, zeros, split)
         return jax.tree.map(lambda x: x / parts, sums)
@@ -124,7 +126,12 @@ def accumulate_gradients(gradient: Callable, parts: int) -> Callable:
 
 
 def psnr(restored: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns the PSNR in dB of each image, [B]. Images are [B, H, W, 3], clipped to [0, 1]."""
+    """Returns the PSNR of each image in dB, [B], at most 100.
+
+    Args:
+        restored: float images [B, H, W, 3]; clipped to [0, 1], not rounded to 8 bits.
+        target: likewise.
+    """
     error = jnp.clip(restored, 0, 1) - jnp.clip(target, 0, 1)
     return -10 * jnp.log10(jnp.maximum(jnp.mean(jnp.square(error), axis=(1, 2, 3)), 1e-10))
 
@@ -133,8 +140,8 @@ def validation_step(params: Any, batch: Batch, *, apply: Apply) -> dict[str, jax
     """Restores a batch and computes its scores.
 
     Returns:
-        "psnr": [4, B] in dB, of the degraded images and of stages 1, 2, 3, in this order;
-        "images": [3, B, H, W, 3], the stages' images, stage 1 first.
+        "psnr", [4, B] in dB, of the degraded images and of stages 1, 2, 3, in this order, and
+        "images", float32 [3, B, H, W, 3], the stages' images, stage 1 first, not clipped.
     """
     degraded, target = to_float(batch["degraded"]), to_float(batch["target"])
     stages = apply(params, degraded)[::-1]

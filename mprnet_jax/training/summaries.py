@@ -8,26 +8,26 @@ import numpy as np
 
 from mprnet_jax.compat import tensorboardx
 from mprnet_jax.errors import UserError
-from mprnet_jax.training.validation import IMAGES, Validation
+from mprnet_jax.training.validation import IMAGES, ValidationResult
 
 
 class Summaries:
     """Writes an event file into a run folder; writes nothing if not `enabled`.
 
-    Everything is written at once: if the disk is full, the call that finds it raises UserError.
+    Everything is written at once: if the disk is full, that call raises UserError.
     """
 
-    def __init__(self, run_folder: Path, first_step: int, enabled: bool):
+    def __init__(self, run_folder: Path, start_step: int, enabled: bool):
         self.folder = run_folder
         self._file = None
         if enabled:
             with self._report_failures():
-                # Hides what an interrupted run logged after the checkpoint that it resumes from.
+                # Hides what the run logged after the checkpoint that it now resumes from.
                 prefix = str(run_folder / "events")
-                self._file = tensorboardx.open_event_file(prefix, first_step + 1)
+                self._file = tensorboardx.open_event_file(prefix, start_step + 1)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one point to each curve; values that are not finite are left out."""
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one point to each curve; leaves out values that are not finite."""
         if self._file:
             with self._report_failures():
                 for name, value in values.items():
@@ -35,10 +35,10 @@ class Summaries:
                         self._file.scalar(step, name, value)
                 self._file.flush()
 
-    def validation(self, step: int, validation: Validation) -> None:
-        """Adds the PSNR of each stage, and the sheet."""
+    def write_validation(self, step: int, validation: ValidationResult) -> None:
+        """Adds the PSNR of each stage, and the sheet of images."""
         curves = zip(IMAGES, validation.mean_psnr)
-        self.scalars(step, {f"validation_psnr/{title}": score for title, score in curves})
+        self.write_scalars(step, {f"validation_psnr/{title}": score for title, score in curves})
         if self._file:
             with self._report_failures():
                 self._file.image(step, "validation", validation.sheet())
@@ -56,7 +56,7 @@ class Summaries:
             ) from error
 
     def close(self) -> None:
-        """Closes the file, in which everything is already."""
+        """Closes the file."""
         if self._file:
             with contextlib.suppress(OSError):
                 self._file.close()

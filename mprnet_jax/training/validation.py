@@ -13,14 +13,14 @@ from tabulate import tabulate
 
 from mprnet_jax.config import TrainConfig
 from mprnet_jax.data.batches import validation_batches
+from mprnet_jax.data.pairs import Source
 from mprnet_jax.devices import hosts
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import compile_in_background
 from mprnet_jax.devices.records import announced
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio.sheets import make_sheet, write_png
-from mprnet_jax.training.build import build_validation_step
-from mprnet_jax.weights.packing import pack, unpack
+from mprnet_jax.training.build import build_validation_step, convert_params
 
 IMAGES = ("degraded", "stage1", "stage2", "stage3")  # that are scored
 SHEET_ROWS = 4
@@ -28,13 +28,14 @@ TABLE_ROWS = 8
 
 
 @dataclass
-class Validation:
+class ValidationResult:
     """The result of a validation.
 
     Attributes:
         names: of the pairs.
         psnr: [4, N] in dB, of the degraded images and of stages 1, 2, 3.
-        shown: images of the first few pairs: degraded, stage 1, stage 2, stage 3, target.
+        shown: for each of the first few pairs: degraded, stage 1, stage 2, stage 3, target, each
+            [S, S, 3] with `validation_crop` S; the stages float32, the others uint8.
         complete: whether all held-out pairs were read.
     """
 
@@ -66,7 +67,10 @@ class Validation:
         return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
     def sheet(self) -> np.ndarray:
-        """Returns degraded | stage 1 | stage 2 | stage 3 | target of the pairs shown, uint8."""
+        """Returns a sheet with a row of images for each pair shown, uint8 [H, W, 3].
+
+        A row is degraded | stage 1 | stage 2 | stage 3 | target.
+        """
         return make_sheet(
             [
                 [
@@ -79,7 +83,11 @@ class Validation:
         )
 
     def write_before_after(self, path: Path) -> None:
-        """Writes degraded | restored | target of the pairs shown as a PNG."""
+        """Writes a sheet of degraded | restored | target of the pairs shown, as PNG.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
         rows = [
             [
                 (f"before, {scores[0]:.2f} dB", images[0]),
@@ -99,49 +107,53 @@ def table_row(name: str, psnr: np.ndarray) -> list[str]:
 class Validator:
     """Validates parameters on the held-out pairs of a run."""
 
-    def __init__(self, config: TrainConfig, mesh: Mesh, held_out: Any, param_shapes: Any):
+    def __init__(self, config: TrainConfig, mesh: Mesh, held_out: Source, abstract_params: Any):
         """Builds the validation.
 
         Args:
             config: of the run.
             mesh: the devices to validate on.
-            held_out: the pairs, with `.names`.
-            param_shapes: shapes, dtypes and shardings of the parameters, a nested dict.
+            held_out: the pairs.
+            abstract_params: shapes, dtypes and shardings of the parameters, a nested dict.
         """
-        self._config, self._mesh, self._shapes = config, mesh, param_shapes
+        self._config, self._mesh, self._abstract_params = config, mesh, abstract_params
         self.held_out = held_out
+        self._is_compiled = False  # or in the course of it
         self._step: Any = build_validation_step(config, mesh)
         data = mesh.shape["data"]
         self._batch_size = min(config.batch_size, -(-len(held_out) // data) * data)
 
-    def compile_in_background(self) -> None:
-        """Compiles while training runs, if that takes nothing from it."""
-        # A CPU would compile and train on the same cores. Hosts must compile in the same order.
-        if jax.default_backend() == "cpu" or jax.process_count() > 1:
+    def start_compiling(self) -> None:
+        """Starts to compile the validation step in a thread, unless it is compiled already.
+
+        Not on a CPU, which trains on the same cores, nor with several processes, which must compile
+        their programs in the same order.
+        """
+        if self._is_compiled or jax.default_backend() == "cpu" or jax.process_count() > 1:
             return
+        self._is_compiled = True
         crop = self._config.validation_crop
         sharding = meshes.image_sharding(self._mesh)
         images = jax.ShapeDtypeStruct(
             (self._batch_size, crop, crop, 3), jnp.uint8, sharding=sharding
         )
         batch = {"degraded": images, "target": images}
-        self._step = compile_in_background(self._step, self._shapes, batch)
+        self._step = compile_in_background(self._step, self._abstract_params, batch)
 
-    def validate(self, params: Any, should_stop: Callable[[], bool]) -> Validation | None:
-        """Restores the centre crops of the held-out pairs.
+    def validate(self, params: Any, should_stop: Callable[[], bool]) -> ValidationResult | None:
+        """Restores the centre crops of the held-out pairs. All processes must call this.
 
         Args:
-            params: a nested dict of arrays, or the vector that they are joined into.
-            should_stop: asked before each batch.
+            params: a nested dict of arrays, or a flat vector.
+            should_stop: called before each batch; whether to stop.
 
         Returns:
-            The result, or None if it was asked to stop.
+            The result, or None after a stop.
 
         Raises:
             UserError: if no pair can be read.
         """
-        if isinstance(params, jax.Array):
-            params = unpack(pack(params), self._shapes)
+        params = convert_params(params, self._abstract_params)
         scores: list[np.ndarray] = []  # [4, b] of each batch
         read: list[np.ndarray] = []
         shown: list[list[np.ndarray]] = []
@@ -149,13 +161,14 @@ class Validator:
         for batch, readable in validation_batches(self.held_out, self._batch_size, crop):
             if should_stop():
                 return None
-            readable = hosts.on_all(readable)
+            readable = hosts.all_processes(readable)
             on_devices = meshes.put_batch(batch, self._mesh)
             if scores:
                 result = self._step(params, on_devices)
             else:
                 with announced(f"the validation of {self._config.name}"):
                     result = self._step(params, on_devices)
+                self._is_compiled = True
             scores.append(np.asarray(result["psnr"])[:, : len(readable)])
             read.append(readable)
             for i in np.flatnonzero(readable)[: SHEET_ROWS - len(shown)]:
@@ -163,11 +176,11 @@ class Validator:
                 shown.append([batch["degraded"][i], *stages, batch["target"][i]])
         return self._result(np.hstack(scores), np.hstack(read), shown)
 
-    def _result(self, psnr: np.ndarray, read: np.ndarray, shown: list) -> Validation:
+    def _result(self, psnr: np.ndarray, read: np.ndarray, shown: list) -> ValidationResult:
         """Returns the result without the pairs that could not be read."""
         names = self.held_out.names
         if not read.any():
-            raise UserError("no held-out pair can be read: replace those named above")
+            raise UserError("no held-out pair can be read: replace those named in the log")
         if not read.all():
-            names, psnr = [names[i] for i in np.flatnonzero(read)], psnr[:, read]
-        return Validation(names, psnr, shown, complete=bool(read.all()))
+            names, psnr = [names[int(i)] for i in np.flatnonzero(read)], psnr[:, read]
+        return ValidationResult(names, psnr, shown, complete=bool(read.all()))

@@ -12,7 +12,7 @@ import numpy as np
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig, flatten
 from mprnet_jax.errors import UserError, one_line
-from mprnet_jax.model.mprnet import abstract
+from mprnet_jax.model.mprnet import abstract_model
 from mprnet_jax.weights.checkpoints import Checkpoints, as_first_host_sees
 from mprnet_jax.weights.names import Params, by_path, warn_of_non_finite
 
@@ -106,7 +106,7 @@ def read(run_folder: Path) -> tuple[ModelConfig, Params]:
         ) from error
     checkpoint = None
     if has_checkpoints(run_folder):
-        _, shapes = abstract(config)
+        _, shapes = abstract_model(config)
         on_host = jax.tree.map(lambda shape: np.empty(shape.shape, shape.dtype), shapes)
         with Checkpoints(run_folder, read_only=True) as checkpoints:
             checkpoint = checkpoints.load_best(on_host)

@@ -63,10 +63,13 @@ def test_stages_are_those_of_pytorch():
 def training_step():
     """One step of the small network, the state before it, and a batch, on the host."""
     init, apply = pure_functions(SMALL)
-    optimizer = make_optimizer(OptimConfig(), total_steps=10)
-    step = functools.partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig())
+    optim = OptimConfig()
+    optimizer = make_optimizer(optim, total_steps=10)
+    step = functools.partial(
+        train_step, apply=apply, optimizer=optimizer, loss=LossConfig(), optim=optim
+    )
     degraded, target = np.random.default_rng(0).random((2, 4, 32, 32, 3), np.float32)
-    state = jax.device_get(create_state(init(0), optimizer))
+    state = jax.device_get(create_state(init(0), optimizer, optim))
     return step, state, {"degraded": degraded, "target": target}
 
 

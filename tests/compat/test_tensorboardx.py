@@ -59,7 +59,7 @@ def test_a_library_that_has_changed_costs_the_event_file_and_one_warning(
     with caplog.at_level(logging.WARNING, logger="absl"):
         for _ in range(2):
             summaries = Summaries(tmp_path, 0, enabled=True)
-            summaries.scalars(1, {"loss": 0.5})
+            summaries.write_scalars(1, {"loss": 0.5})
             summaries.close()
     assert caplog.text.count("no event files for TensorBoard are written") == 1
     assert not list(tmp_path.iterdir())

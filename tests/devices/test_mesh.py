@@ -13,7 +13,7 @@ from mprnet_jax.errors import UserError
     ("data", "height", "shape"),
     [(-1, 1, (8, 1)), (2, -1, (2, 4)), (1, 1, (1, 1)), (-1, 3, (2, 3)), (-1, 8, (1, 8))],
 )
-def test_minus_one_takes_the_rest(data, height, shape):
+def test_minus_one_uses_all_remaining_devices(data, height, shape):
     mesh = meshes.make_mesh(data, height)
     assert (mesh.shape["data"], mesh.shape["height"]) == shape
 
@@ -52,11 +52,13 @@ def test_a_hosts_devices_follow_each_other(monkeypatch):
 
 def test_batches_and_rows_must_divide():
     mesh = meshes.make_mesh(4, 2)
-    meshes.check_divides(mesh, batch_size=8, patch_size=64)
+    meshes.check_divides(mesh, batch_size=8, patch_size=64, validation_crop=32)
     with pytest.raises(UserError, match=r"batch_size=6 .* mesh.data=4"):
         meshes.check_divides(mesh, batch_size=6, patch_size=64)
-    with pytest.raises(UserError, match=r"patches of 9 pixels .* mesh.height=2"):
+    with pytest.raises(UserError, match=r"patch_size=9 .* mesh.height=2"):
         meshes.check_divides(mesh, batch_size=8, patch_size=9)
+    with pytest.raises(UserError, match=r"validation_crop=9 .* mesh.height=2"):
+        meshes.check_divides(mesh, batch_size=8, patch_size=64, validation_crop=9)
 
 
 def test_images_lie_over_data_and_rows_over_height():

@@ -7,7 +7,7 @@ from flax import nnx
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.model.cost import forward_flops, level_of, named_shapes, parameters_used
-from mprnet_jax.model.mprnet import abstract
+from mprnet_jax.model.mprnet import abstract_model
 
 SMALL = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
 
@@ -59,7 +59,7 @@ def convolutions(jaxpr):
 
 def test_3x3_convolutions_are_counted_at_the_level_where_the_network_runs_them():
     """Those run at the paper's resolution, so the traced network says what they take."""
-    graph, params = abstract(SMALL)
+    graph, params = abstract_model(SMALL)
     images = jax.ShapeDtypeStruct((1, 16, 24, 3), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda p, x: nnx.merge(graph, p)(x))(params, images)
     expected = sum(
@@ -72,7 +72,7 @@ def test_3x3_convolutions_are_counted_at_the_level_where_the_network_runs_them()
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_parameters_used_are_those_that_the_image_depends_on(stages):
-    graph, params = abstract(SMALL)
+    graph, params = abstract_model(SMALL)
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
 
     def final(params, images):

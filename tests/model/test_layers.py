@@ -60,6 +60,8 @@ def test_fused_convolutions_equal_its_convolutions_one_by_one(maps, tiny_model):
     np.testing.assert_allclose(
         layers.fused_conv1x1(maps, first, last), last(first(maps)), atol=1e-6
     )
+    with pytest.raises(AssertionError, match="only the last may have a bias"):
+        layers.fused_conv1x1(maps, layers.conv1x1(3, 4, tiny_model, rngs), last)
 
 
 def test_prelu_scales_negative_values_only():

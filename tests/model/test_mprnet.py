@@ -8,7 +8,7 @@ from flax import nnx
 
 from mprnet_jax import ModelConfig, MPRNet
 from mprnet_jax.config import REMATS
-from mprnet_jax.model.mprnet import abstract, pure_functions
+from mprnet_jax.model.mprnet import Encoder, abstract_model, pure_functions
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def network(tiny_model):
 )
 def test_presets_have_the_published_number_of_parameters(preset, count):
     config = getattr(ModelConfig, preset)()
-    assert sum(leaf.size for leaf in jax.tree.leaves(abstract(config)[1])) == count
+    assert sum(leaf.size for leaf in jax.tree.leaves(abstract_model(config)[1])) == count
 
 
 def test_fewer_stages_give_the_same_images(network, images):
@@ -125,3 +125,10 @@ def test_remat_keeps_less_for_backpropagation(tiny_model, images):
         _, pullback = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p), params)
         kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pullback)))
     assert kept == sorted(set(kept), reverse=True)
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+def test_an_encoder_gets_levels_of_stage_1_if_and_only_if_it_fuses(tiny_model, fuses):
+    encoder = Encoder(tiny_model, fuses=fuses, rngs=nnx.Rngs(0))
+    with pytest.raises(AssertionError, match="if and only if fuses"):
+        encoder(jnp.zeros((1, 8, 8, tiny_model.width)), None, None if fuses else ((), ()))

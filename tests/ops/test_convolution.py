@@ -99,3 +99,10 @@ def test_no_choice_is_left_to_the_compiled_program():
     x, kernel = jnp.zeros((1, 8, 8, 40)), jnp.zeros((3, 3, 40, 40))
     gradient = jax.jit(jax.grad(lambda x, kernel: conv(x, kernel).sum(), argnums=(0, 1)))
     assert "conditional" not in gradient.lower(x, kernel).compile().as_text()
+
+
+@pytest.mark.parametrize("options", [{"window_strides": (2, 2)}, {"rhs_dilation": (2, 2)}])
+def test_strides_and_dilation_are_refused(options):
+    options = OPTIONS | options
+    with pytest.raises(AssertionError, match="no strides, no dilation"):
+        convolve(jnp.zeros((1, 8, 8, 16)), jnp.zeros((3, 3, 16, 16)), **options)

@@ -17,12 +17,12 @@ def logged():
 def guard(tiny_run, logged):
     tiny_run.optim.max_skipped = 3
     tiny_run.data.max_unreadable = 0.01
-    return Guard(tiny_run, range(100), logged.append)
+    return Guard(tiny_run, 100, logged.append)
 
 
 def check(guard, *metrics):
     for step, values in enumerate(metrics, 1):
-        guard.check(step, values, lambda: ["a.png", "b.png"])
+        guard.count_and_check(step, values, lambda: ["a.png", "b.png"])
 
 
 def test_a_skipped_step_is_logged_with_its_images(guard, logged):
@@ -40,7 +40,7 @@ def test_many_skipped_steps_in_a_row_end_the_run(guard):
 
 def test_counts_go_on_where_they_were(guard, tiny_run, logged):
     check(guard, SKIPPED, SKIPPED)
-    resumed = Guard(tiny_run, range(100), logged.append, guard.counts)
+    resumed = Guard(tiny_run, 100, logged.append, guard.counts)
     with pytest.raises(UserError, match=r"3 steps in a row"):
         check(resumed, SKIPPED)
 
@@ -55,7 +55,9 @@ def test_an_unreadable_picture_is_logged_once_with_the_reason(guard, logged):
 def test_too_many_unreadable_pictures_end_the_run(guard):
     one = SOUND | {"unreadable": 1}
     check(guard, one)  # of a set of 100
-    with pytest.raises(UserError, match=r"2 of 100 pictures could not be read.*max_unreadable"):
+    with pytest.raises(
+        UserError, match=r"2 reads of pictures failed, .*max_unreadable=0\.01 of 100"
+    ):
         check(guard, one)
 
 

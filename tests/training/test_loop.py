@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mprnet_jax.config import MeshConfig
+from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training import build, loop, monitor, setup, validation
 from mprnet_jax.training.progress import WARM_STEPS, Trace
 from mprnet_jax.training.setup import Run
-from mprnet_jax.training.validation import Validation
+from mprnet_jax.training.validation import ValidationResult
 from mprnet_jax.weights import files, run_folder
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
 from mprnet_jax.weights.packing import join
@@ -61,6 +63,12 @@ def test_accelerators_compile_the_validation_while_training_runs(tiny_run, tmp_p
     result = loop.train(tiny_run, tmp_path / "in advance")
     assert len(begun) == 1
     np.testing.assert_array_equal(result.psnr, expected.psnr)
+
+    # Not again after a validation, as when a run resumes with one that was due.
+    run = Run(tiny_run, tmp_path / "resumed")
+    run.validator.validate(run.init_state().eval_params, lambda: False)
+    run.validator.start_compiling()
+    assert len(begun) == 1
 
 
 def test_another_config_is_refused_with_the_field_that_differs(tiny_run, tmp_path):
@@ -137,14 +145,17 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
         return log(guard, batch)
 
     monkeypatch.setattr(monitor.Guard, "log_unreadable", log_and_signal)
+    saved, save = [], Run.save
+    monkeypatch.setattr(Run, "save", lambda *a: saved.append(a[2]) or save(*a))
     for number in (signal.SIGTERM, signal.SIGINT):
         signals = [number]
         handler = signal.getsignal(number)
         assert go_on(run) is None
         assert signal.getsignal(number) is handler
     printed = capsys.readouterr().out
-    assert "Stopped after step 1; the same command goes on" in printed
-    assert "Stopped after step 2; the same command goes on" in printed
+    assert "Stopped after step 1; the same command continues" in printed
+    assert "Stopped after step 2; the same command continues" in printed
+    assert saved == [1, 2]  # each once
     resumed = go_on(run)
     np.testing.assert_array_equal(resumed.psnr, whole.psnr)
     hashes = {str(final_hash(tmp_path / name, tiny_run)) for name in ("whole", "stopped")}
@@ -185,7 +196,7 @@ def test_a_trace_for_the_profiler_spans_the_steps_asked_for(tiny_run, tmp_path):
 
 
 def test_a_trace_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
-    trace = Trace(tmp_path, first=0, steps=2)
+    trace = Trace(tmp_path, start_step=0, steps=2)
     trace.update(WARM_STEPS, None)
     stop = jax.profiler.stop_trace
 
@@ -224,7 +235,7 @@ def test_checkpoints_are_the_same_where_training_keeps_arrays(tiny_run, tmp_path
     tiny_run.optim.ema_decay = 0.9
     joined = Run(tiny_run, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(build, "joins_params", lambda mesh: False)
+        patched.setattr(build, "uses_flat_params", lambda mesh: False)
         apart = Run(tiny_run, tmp_path)
     assert len(jax.tree.leaves(joined.init_state())) < 10 < len(jax.tree.leaves(apart.init_state()))
     for name, saver, loader in (("a", joined, apart), ("b", apart, joined)):
@@ -259,7 +270,7 @@ def test_workdir_that_is_a_file_is_refused(tiny_run, tmp_path):
 
 def test_a_result_that_cannot_be_drawn_is_reported(tiny_run, tmp_path):
     (tmp_path / "before_after.png").mkdir()
-    result = Validation(["name"], np.zeros((4, 1)), [[np.zeros((8, 8, 3), np.uint8)] * 5])
+    result = ValidationResult(["name"], np.zeros((4, 1)), [[np.zeros((8, 8, 3), np.uint8)] * 5])
     with pytest.raises(UserError, match=r"before_after.png: cannot be written"):
         Run(tiny_run, tmp_path).show(result, 6)
 
@@ -273,7 +284,7 @@ def test_a_signal_while_a_run_starts_stops_it_too(tiny_run, tmp_path, monkeypatc
 
     monkeypatch.setattr(setup, "training_source", find_and_signal)
     assert loop.train(tiny_run, tmp_path) is None
-    assert "Stopped after step 0; the same command goes on" in capsys.readouterr().out
+    assert "Stopped after step 0; the same command continues" in capsys.readouterr().out
     assert (tmp_path / "checkpoints/0").is_dir()
 
 
@@ -300,5 +311,15 @@ def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(tiny_run, tmp_path,
 
 
 def test_things_happen_when_due():
-    happens = [step for step in range(10, 26) if loop.is_due(step, 6, first=12, last=25)]
+    happens = [step for step in range(10, 26) if loop.is_due(step, 6, start_step=12, last=25)]
     assert happens == [18, 24, 25]
+
+
+@pytest.mark.parametrize(
+    ("data", "height", "idle"), [(-1, 3, "leaves 2 of 8 devices idle"), (-1, 2, ""), (1, 1, "")]
+)
+def test_devices_that_minus_one_leaves_idle_are_named(data, height, idle, caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        setup.warn_of_idle_devices(make_mesh(data, height), MeshConfig(data, height))
+    assert idle in caplog.text
+    assert bool(caplog.text) == bool(idle)

@@ -89,8 +89,11 @@ def train_here(params, batches, loss, optim):
     """The same, of our step."""
     _, apply = pure_functions(MODEL)
     optimizer = make_optimizer(optim, STEPS)
-    step = jit(functools.partial(train_step, apply=apply, optimizer=optimizer, loss=loss))
-    state = create_state(params, optimizer)
+    plain = OptimConfig()  # neither a moving average nor a limit to spikes
+    step = jit(
+        functools.partial(train_step, apply=apply, optimizer=optimizer, loss=loss, optim=plain)
+    )
+    state = create_state(params, optimizer, plain)
     history, gradients = [], {}
     for degraded, target in batches:
         batch = {

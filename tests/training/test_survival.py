@@ -224,5 +224,5 @@ def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, t
     np.testing.assert_array_equal(first.psnr, again.psnr)
     run.workdir = tmp_path / "c"
     tiny_run.data.max_unreadable = 0.0
-    with pytest.raises(UserError, match=r"1 of \d+ pictures could not be read"):
+    with pytest.raises(UserError, match=r"1 reads of pictures failed, more than .* of \d+"):
         go_on(run)

@@ -6,7 +6,7 @@ import pytest
 
 from mprnet_jax import ModelConfig
 from mprnet_jax.errors import UserError
-from mprnet_jax.model.mprnet import abstract
+from mprnet_jax.model.mprnet import abstract_model
 from mprnet_jax.weights import names, torch_reference
 
 SMALL = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
@@ -22,7 +22,7 @@ CONFIGS = {
 
 def our_shapes(config: ModelConfig) -> dict:
     """Shapes of the parameters of our network, nested."""
-    return jax.tree.map(lambda leaf: leaf.shape, abstract(config)[1])
+    return jax.tree.map(lambda leaf: leaf.shape, abstract_model(config)[1])
 
 
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
