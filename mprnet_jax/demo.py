@@ -8,7 +8,6 @@ The page is for this machine alone unless --host says otherwise. It loads nothin
 servers. Uploads are removed after --keep_minutes and when the command ends.
 """
 
-import contextlib
 import functools
 import os
 import signal
@@ -22,11 +21,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from mprnet_jax import command
 from mprnet_jax.compat.gradio import refuse_addresses
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 
 WEIGHTS = flags.DEFINE_string("weights", "", "A run folder, a .safetensors or a .pth file.")
 HOST = flags.DEFINE_string(
@@ -117,10 +116,15 @@ def keep_clean(folder: Path, seconds: float) -> None:
     """
     while True:
         time.sleep(min(seconds / 2, 60))
-        for file in [path for path in folder.rglob("*") if path.is_file()]:
-            with contextlib.suppress(FileNotFoundError):  # Gradio moves files meanwhile
+        files = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names]
+        for file in files:
+            try:
                 if time.time() - file.stat().st_mtime > seconds:
                     file.unlink()
+            except FileNotFoundError:
+                pass  # Gradio moves files meanwhile
+            except OSError as error:
+                logging.warning("%s: cannot be removed (%s)", file, one_line(error))
 
 
 def make_page(gradio: ModuleType, model: Any) -> Any:

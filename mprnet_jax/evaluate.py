@@ -52,7 +52,7 @@ def main() -> None:
     if RESTORED.value:
         root = Path(RESTORED.value)
         for key, title in titles.items():
-            folder = restored_folder(root, title, alone=len(keys) == 1)
+            folder = restored_folder(root, title, only_dataset=len(keys) == 1)
             sets[key] = WithRestored(sets[key], folder)
         candidates = [Candidate(take_restored)]
     else:

@@ -108,7 +108,8 @@ class TrainingBatches(Iterator[Example]):
         Raises:
             UserError: if no example can be read.
         """
-        share = share or range(batch_size)
+        if share is None:
+            share = range(batch_size)
         self._names, self._batch_size = source.names, batch_size
         self._order = _shuffled(range(len(source)), seed)
         patches = _shuffled(Readable(source), seed).random_map(
@@ -127,9 +128,11 @@ class TrainingBatches(Iterator[Example]):
             )
         # Workers start with the first batch and inherit the blocked signals, so that only this
         # process gets them.
-        with blocked(signal.SIGTERM, signal.SIGINT):
+        with blocked(signal.SIGTERM, signal.SIGINT), contextlib.ExitStack() as on_error:
             self._iterator = iter(dataset)
+            on_error.callback(self._iterator.close)
             self._first = [next(self._iterator)]
+            on_error.pop_all()
 
     def __next__(self) -> Example:
         return self._first.pop() if self._first else next(self._iterator)

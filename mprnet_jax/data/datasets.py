@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mprnet_jax.data.matlab import DndBoxes, SiddBlocks
-from mprnet_jax.data.pairs import Example, PairFolder, Source, natural_order, shorten
-from mprnet_jax.errors import UserError
-from mprnet_jax.imageio.rgb import decode
+from mprnet_jax.data.pairs import Example, PairFolder, Source, natural_order, read_pair, shorten
+from mprnet_jax.errors import UserError, one_line
 
 PREPARED = "mprnet_pairs"  # folder of the sets that `data.prepared` writes
 
@@ -37,10 +36,7 @@ class SiddScenes:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        degraded, target = (decode(path) for path in self.paths[index])
-        if degraded.shape != target.shape:
-            raise UserError(f"{self.paths[index][0]}: differs in size from its GT")
-        return {"degraded": degraded, "target": target}
+        return read_pair(*self.paths[index])
 
 
 @dataclass(frozen=True)
@@ -130,11 +126,18 @@ def find_dataset_folder(dataset: Dataset, root: Path) -> Path | None:
 
 
 def find_folder(root: Path, path: str) -> Path | None:
-    """Returns the folder `path` below `root`, in any spelling of its parts, if there is one."""
+    """Returns the folder `path` below `root`, in any spelling of its parts, if there is one.
+
+    Raises:
+        UserError: if a folder on the way cannot be listed.
+    """
     for part in path.split("/"):
         if not root.is_dir():
             return None
-        folders = sorted(child for child in root.iterdir() if child.is_dir())
+        try:
+            folders = sorted(child for child in root.iterdir() if child.is_dir())
+        except OSError as error:
+            raise UserError(f"{root}: cannot be listed ({one_line(error)})") from error
         matching = [f for f in folders if normalized_name(f.name) == normalized_name(part)]
         if not matching:
             return None

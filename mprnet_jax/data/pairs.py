@@ -1,7 +1,7 @@
 """Random-access sources of image pairs.
 
 A source is a sequence of examples, dicts of images uint8 [H, W, 3] RGB: "degraded" and "target" of
-one size, or "target" alone where the degradation is synthetic.
+the same size, or "target" alone where the degradation is synthetic.
 """
 
 import threading
@@ -19,7 +19,7 @@ from mprnet_jax.imageio.rgb import EXTENSIONS, decode, header_size
 Example = dict[str, np.ndarray]
 
 TARGET_NAMES = ("target", "groundtruth")
-MOST_LISTED = 5  # file names in an error message
+MAX_LISTED = 5  # file names in an error message
 
 
 class Source(Protocol):
@@ -72,7 +72,7 @@ def shorten(names: Sequence[str]) -> str:
     >>> shorten(["1.png", "2.png"])
     '1.png, 2.png'
     """
-    return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
 
 
 class PairFolder:
@@ -98,18 +98,22 @@ class PairFolder:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        input_path, target_path = self.paths[index]
-        degraded, target = decode(input_path), decode(target_path)
-        if degraded.shape != target.shape:
-            raise UserError(
-                f"{input_path}: is {degraded.shape[1]}x{degraded.shape[0]}, but its target "
-                f"{target_path} is {target.shape[1]}x{target.shape[0]}; pairs must have one size"
-            )
-        return {"degraded": degraded, "target": target}
+        return read_pair(*self.paths[index])
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Returns height and width of an example, from the header of its input."""
         return header_size(self.paths[index][0])
+
+
+def read_pair(degraded_path: Path, target_path: Path) -> Example:
+    """Reads a pair; raises UserError if a picture cannot be read, or their sizes differ."""
+    degraded, target = decode(degraded_path), decode(target_path)
+    if degraded.shape != target.shape:
+        raise UserError(
+            f"{degraded_path}: is {degraded.shape[1]}x{degraded.shape[0]}, but its target "
+            f"{target_path} is {target.shape[1]}x{target.shape[0]}; pairs must have one size"
+        )
+    return {"degraded": degraded, "target": target}
 
 
 def check_partners(

@@ -115,6 +115,11 @@ def submit(source: Source, restore: Restore, folder: Path, title: str) -> SetSco
         path = folder / f"{photo}.mat"
         if len(images) < all_boxes:
             path.unlink(missing_ok=True)  # an earlier network may have written it
+            if images:  # else each box is reported
+                scores.left_out.append(
+                    f"{title} {photo}: is not in the submission, for lack of "
+                    f"{all_boxes - len(images)} of its {all_boxes} boxes"
+                )
         else:
             write_dnd_submission(path, [np.clip(image, 0, 1) for image in images])
     return scores

@@ -117,12 +117,18 @@ def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> tuple[float, f
         PSNR in dB, and SSIM per channel averaged over the channels.
 
     Raises:
-        UserError: when no alignment is found, as for a prediction of one colour.
+        UserError: if no alignment is found, as for a prediction of one colour, or if it moves
+            the whole prediction out of the picture.
     """
     _check(prediction, target, rank=3, smallest=2 * RADIUS + 1)
     target = target.astype(np.float64)
     scaled = match_brightness(prediction.astype(np.float64), target)
     aligned, mask = warp(scaled, find_homography(scaled, target))
+    if not _inner(mask).any():
+        raise UserError(
+            "its alignment has no pixels in common with the target; check that both show the same "
+            "picture"
+        )
     aligned, target = aligned * mask, target * mask
     error = cv2.norm(aligned, target, cv2.NORM_L2SQR) / mask.sum()
     similarity = _inner(_ssim_map(aligned, target, 1, _blur) * mask)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import metrics
 from mprnet_jax.imageio.sheets import to_uint8
 
@@ -23,6 +24,7 @@ class Scores(NamedTuple):
 
 def luma_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores deraining: MATLAB's luma of 8-bit images, and the SSIM of 2004."""
+    _check_sides(prediction)
     a, b = metrics.luma(to_uint8(prediction)), metrics.luma(target)
     return Scores(metrics.psnr(a, b), metrics.ssim(a, b))
 
@@ -35,6 +37,7 @@ def rgb_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
 
 def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores RealBlur: 8-bit RGB, aligned to the target of a second camera."""
+    _check_sides(prediction)
     return Scores(*metrics.aligned_scores(to_uint8(prediction) / 255, target / 255))
 
 
@@ -42,6 +45,14 @@ def float_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores denoising: clipped, not rounded RGB, and MATLAB's SSIM as for deblurring."""
     image, target = np.clip(prediction, 0, 1), target / 255
     return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
+
+
+def _check_sides(image: np.ndarray) -> None:
+    """Raises UserError for an image smaller than SSIM's window."""
+    height, width = image.shape[:2]
+    if min(height, width) <= 2 * metrics.RADIUS:
+        side = 2 * metrics.RADIUS + 1
+        raise UserError(f"the image is {width}x{height}: its SSIM needs at least {side}x{side}")
 
 
 @dataclass(frozen=True)
