@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags, logging
 
 from mprnet_jax import command
-from mprnet_jax.compat.gradio import refuse_addresses
+from mprnet_jax.compat.gradio import refuse_urls
 from mprnet_jax.errors import UserError, one_line
 
 WEIGHTS = flags.DEFINE_string("weights", "", "A run folder, a .safetensors or a .pth file.")
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mprnet_jax-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         threading.Thread(
-            target=keep_clean, args=(Path(folder), KEEP.value * 60), daemon=True
+            target=delete_old_files, args=(Path(folder), KEEP.value * 60), daemon=True
         ).start()
         page = make_page(gradio, model)
         try:
@@ -105,11 +105,11 @@ def import_gradio() -> ModuleType:
         import gradio
     except ImportError as error:
         raise UserError("the page needs Gradio: pip install 'mprnet-jax[demo]'") from error
-    refuse_addresses(gradio)
+    refuse_urls(gradio)
     return gradio
 
 
-def keep_clean(folder: Path, seconds: float) -> None:
+def delete_old_files(folder: Path, seconds: float) -> None:
     """Removes files in a folder once they are older than so many seconds; never returns.
 
     Gradio's own `delete_cache` would leave the parts of uploads that were broken off.

@@ -56,7 +56,7 @@ def main() -> None:
             sets[key] = WithRestored(sets[key], folder)
         candidates = [Candidate(take_restored)]
     else:
-        candidates = networks(WEIGHTS.value, STAGES.value)
+        candidates = candidates_from_weights(WEIGHTS.value, STAGES.value)
     entries = evaluate(
         sets,
         candidates,
@@ -91,7 +91,7 @@ def check_flags() -> None:
             raise UserError(f"--{flag.name}: needs --weights; the images are restored already")
 
 
-def networks(weights: str, compare_stages: bool) -> list[Candidate]:
+def candidates_from_weights(weights: str, compare_stages: bool) -> list[Candidate]:
     """Returns the network of a weight file as a candidate.
 
     With `compare_stages` there are three: stage 1, stages 1 and 2, and the whole network.

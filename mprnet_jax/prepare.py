@@ -32,7 +32,7 @@ SETS = {"train": TRAINING_SETS, "test": BENCHMARKS}
 
 def main() -> None:
     """Runs the command."""
-    from mprnet_jax.data.prepared import overlapping_pieces, random_patches, write
+    from mprnet_jax.data.prepared import overlapping_pieces, random_patches, write_prepared
 
     find_dataset({**TRAINING_SETS, **BENCHMARKS}, BENCHMARK.value)  # raises if unknown
     key = normalized_name(BENCHMARK.value)
@@ -57,9 +57,10 @@ def main() -> None:
                 f"{name}: is prepared without split {split}, which {SOURCE.value} does not hold",
                 file=sys.stderr,
             )
-    folder = write(Path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
+    folder = write_prepared(Path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
     counts = [
-        f"{split} ({len(found)} of {SETS[split][key].size})" for split, found in splits.items()
+        f"{split} ({len(found)} of {SETS[split][key].num_examples})"
+        for split, found in splits.items()
     ]
     print(f"{folder}: {', '.join(counts)}")
 

@@ -6,7 +6,7 @@ from typing import Any
 from mprnet_jax.errors import UserError, one_line
 
 
-def refuse_addresses(gradio: ModuleType) -> None:
+def refuse_urls(gradio: ModuleType) -> None:
     """Makes Gradio fetch nothing that a request names by its address (URL).
 
     Reason: Gradio fetches files from any public address that a visitor sends instead of an upload,

@@ -7,7 +7,7 @@ from mprnet_jax.data.datasets import (
     BENCHMARKS,
     PREPARED,
     TRAINING_SETS,
-    Dataset,
+    DatasetInfo,
     SiddScenes,
     find_benchmark,
     find_dataset,
@@ -84,7 +84,7 @@ def open_splits(name: str, root: Path | str) -> dict[str, Source]:
     return {split: open_dataset(datasets[split], root) for split in existing or datasets}
 
 
-def open_dataset(dataset: Dataset, root: Path) -> Source:
+def open_dataset(dataset: DatasetInfo, root: Path) -> Source:
     """Opens a set from its own folder below `root`; raises UserError if it is not there."""
     folder = find_dataset_folder(dataset, root)
     if folder is None:
@@ -92,10 +92,10 @@ def open_dataset(dataset: Dataset, root: Path) -> Source:
             f"{root}: has no folder {dataset.folders[0]} {dataset.layout}, for {dataset.title}; "
             f"download it from {dataset.url} and lay it out as MPRNet's authors do"
         )
-    return dataset.read(folder)
+    return dataset.open(folder)
 
 
-def _exists(split: str, datasets: Mapping[str, Dataset], root: Path) -> bool:
+def _exists(split: str, datasets: Mapping[str, DatasetInfo], root: Path) -> bool:
     """Whether a split has a folder that is not merely the parent of the other split's folder."""
     folder = find_dataset_folder(datasets[split], root)
     others = [find_dataset_folder(d, root) for name, d in datasets.items() if name != split]

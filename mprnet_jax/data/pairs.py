@@ -13,7 +13,7 @@ import natsort
 import numpy as np
 
 from mprnet_jax.devices import memory
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.rgb import EXTENSIONS, decode, header_size
 
 Example = dict[str, np.ndarray]
@@ -55,10 +55,13 @@ def list_pictures(folder: Path) -> dict[str, Path]:
     """Returns the pictures of a folder by stem, in natural order and without hidden files.
 
     Raises:
-        UserError: if two pictures have the same stem.
+        UserError: if two pictures have the same stem, or the folder cannot be listed.
     """
     pictures: dict[str, Path] = {}
-    files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file()]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({one_line(error)})") from error
     for path in natural_order(files):
         if path.stem in pictures:
             raise UserError(f"{path}: {pictures[path.stem].name} has the same stem; remove one")
@@ -145,15 +148,16 @@ class Sorted:
 
 
 class Cached:
-    """Keeps decoded examples of another source in memory while `floor` bytes remain available.
+    """Keeps decoded examples of another source in memory, as long as enough memory remains.
 
+    At least `min_available_bytes` are left available to everything else on the machine.
     The available memory is measured for each example, because other processes keep examples too:
     worker processes, and further training processes on the same machine.
     """
 
-    def __init__(self, source: Source, floor: int):
+    def __init__(self, source: Source, min_available_bytes: int):
         self._source = source
-        self._floor = floor
+        self._min_available_bytes = min_available_bytes
         self._kept: dict[int, Example] = {}
         self._lock = threading.Lock()
 
@@ -171,9 +175,13 @@ class Cached:
         example = self._source[index]
         size = sum(image.nbytes for image in example.values())
         with self._lock:
-            if index not in self._kept and memory.available_host_bytes() - size >= self._floor:
+            if (
+                index not in self._kept
+                and memory.available_host_bytes() - size >= self._min_available_bytes
+            ):
                 self._kept[index] = example
         return example
 
     def __reduce__(self) -> tuple:
-        return Cached, (self._source, self._floor)  # worker processes keep examples of their own
+        # Worker processes keep examples of their own.
+        return Cached, (self._source, self._min_available_bytes)

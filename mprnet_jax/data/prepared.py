@@ -173,7 +173,7 @@ class Pairs(tfds.core.GeneratorBasedBuilder):
             yield record["name"], record
 
 
-def write(
+def write_prepared(
     data_dir: Path | str,
     name: str,
     splits: Mapping[str, Source],

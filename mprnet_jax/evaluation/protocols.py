@@ -12,7 +12,7 @@ import numpy as np
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import metrics
-from mprnet_jax.imageio.sheets import to_uint8
+from mprnet_jax.imageio.pixels import to_uint8
 
 
 class Scores(NamedTuple):
@@ -38,7 +38,7 @@ def rgb_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
 def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores RealBlur: 8-bit RGB, aligned to the target of a second camera."""
     _check_sides(prediction)
-    return Scores(*metrics.aligned_scores(to_uint8(prediction) / 255, target / 255))
+    return Scores(*metrics.aligned_psnr_ssim(to_uint8(prediction) / 255, target / 255))
 
 
 def float_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
@@ -70,7 +70,7 @@ LUMA = "Y, 8 bits, SSIM of 2004"
 RGB = "RGB, 8 bits, volume SSIM"
 ALIGNED = "RGB, 8 bits, aligned"
 FLOAT = "RGB, not rounded, volume SSIM"
-NONE = "by its server, from the submission"
+SERVER = "by its server, from the submission"
 LATER_PAPERS, LEADERBOARD = "quoted by later papers", "public leaderboard"
 
 PROTOCOLS = {
@@ -84,7 +84,7 @@ PROTOCOLS = {
     "realblurj": Protocol(ALIGNED, aligned_scores),
     "realblurr": Protocol(ALIGNED, aligned_scores),
     "sidd": Protocol(FLOAT, float_scores, Scores(39.71, 0.958), "NAFNet's table 6"),
-    "dnd": Protocol(NONE, None, Scores(39.80, 0.954), LEADERBOARD),
+    "dnd": Protocol(SERVER, None, Scores(39.80, 0.954), LEADERBOARD),
 }
 
 # The sets whose unweighted mean is the paper's average for deraining, and that mean.

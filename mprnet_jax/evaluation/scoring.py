@@ -17,8 +17,8 @@ from mprnet_jax.data.datasets import find_folder
 from mprnet_jax.data.pairs import Example, Source, list_pictures
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.evaluation.protocols import Protocol, Scores
+from mprnet_jax.imageio.pixels import to_uint8
 from mprnet_jax.imageio.rgb import decode
-from mprnet_jax.imageio.sheets import to_uint8
 from mprnet_jax.threads import THREADS, parallel_map_or_error, prefetch
 
 # Restores an example to float32 [H, W, 3] with white at 1, neither clipped nor rounded.

@@ -72,7 +72,7 @@ def format_of(path: Path) -> str:
     return file_format
 
 
-def check_writable(path: Path, photo: Photo) -> None:
+def check_format_supports(path: Path, photo: Photo) -> None:
     """Raises UserError if the format of a file's extension cannot hold the photo at all."""
     file_format = format_of(path)
     try:

@@ -61,7 +61,7 @@ class Monitor:
         if metrics is None:
             return
         values = jax.device_get(metrics)
-        self._guard.check(step, values, lambda: self._batches.names(step - 1))
+        self._guard.check(step, values, lambda: self._batches.example_names(step - 1))
         self._bar.update(values)
         if step % self._log_every == 0:
             shown = {name: values[name] for name in values if name not in self.counts}

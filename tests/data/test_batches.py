@@ -46,7 +46,7 @@ def take(config, count, start=0, batch_size=5, share=None):
         seed=1,
         start=start,
         num_workers=config.num_workers,
-        share=share,
+        local_indices=share,
     )
     try:
         return [next(batches) for _ in range(count)]
@@ -116,7 +116,7 @@ def test_batches_know_the_names_of_their_examples(folders):
     )
     for number in (2, 3, 4):
         pairs = next(batches)["degraded"][:, 0, 0, 0] // 10
-        assert batches.names(number) == [str(pair) for pair in pairs]
+        assert batches.example_names(number) == [str(pair) for pair in pairs]
     batches.close()
 
 

@@ -110,7 +110,7 @@ def test_cache_leaves_the_machine_what_it_should(monkeypatch):
     source = Counting()
     free = iter([1000, 700, 400, 400])  # 300 bytes each; the third would leave less than 200
     monkeypatch.setattr(memory, "available_host_bytes", lambda: next(free))
-    cached = Cached(source, floor=200)
+    cached = Cached(source, min_available_bytes=200)
     for _ in range(2):
         for index in range(3):
             assert cached[index]["target"][0, 0, 0] == index
