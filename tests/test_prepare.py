@@ -314,6 +314,8 @@ def test_the_command_prepares_pieces(tmp_path):
     [
         (["--benchmark=gopro", "--source=."], "--data_dir"),
         (["--benchmark=dogs", "--source=.", "--data_dir=x"], "'dogs'"),
+        (["--benchmark=dogs", "--source=.", "--data_dir=x", "--cut=512"], "'dogs'"),
+        (["--benchmark=gopro", "--source=.", "--data_dir=x", "--cut=8"], "must be at least 64"),
         (["--benchmark=gopro", "--source=.", "--data_dir=x"], "GoPro/train"),
         (["--benchmark=hide", "--source=.", "--data_dir=x", "--cut=512"], "--cut=512"),
         (["--benchmark=sidd", "--source=.", "--data_dir=x", "--seed=-1"], "seed"),
@@ -327,3 +329,23 @@ def test_a_mistake_is_one_line(flags, message, tmp_path, monkeypatch):
     (line,) = result.stderr.strip().splitlines()
     assert message in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_prepared_set_is_not_replaced_by_the_folder(tmp_path):
+    mini["write_pairs"](tmp_path / "HIDE/test")
+    folder = write_prepared(tmp_path, "hide", {"test": open_benchmark("hide", tmp_path)})
+    (folder / "1.0.0/dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="its description is damaged"):
+        open_benchmark("hide", tmp_path)
+
+
+def test_names_take_no_second_reading_of_a_record(tmp_path, monkeypatch):
+    mini["write_pairs"](tmp_path / "HIDE/test")
+    source = open_benchmark("hide", tmp_path)
+    prepared = Prepared(write_prepared(tmp_path / "out", "hide", {"test": source}), "test")
+    reads, record = [], prepared.record
+    monkeypatch.setattr(prepared, "record", lambda index: reads.append(index) or record(index))
+    for index in range(3):
+        assert len(prepared[index]) == 2
+    assert sorted(prepared.names[index] for index in range(3)) == ["1", "2", "3"]
+    assert reads == [0, 1, 2]

@@ -1,3 +1,4 @@
+import multiprocessing
 import runpy
 import signal
 import subprocess
@@ -161,6 +162,7 @@ def test_a_defect_in_a_source_is_not_taken_for_an_unreadable_example(num_workers
         TrainingBatches(
             Defective(range(5)), batch_size=2, patch_size=8, seed=1, num_workers=num_workers
         )
+    assert not multiprocessing.active_children()
 
 
 def test_no_pair_that_can_be_read_is_an_error(folders):

@@ -173,3 +173,10 @@ def test_error_reduction_halves_with_six_decibels():
 def test_what_cannot_be_scored_is_refused(score, a, b, message):
     with pytest.raises(ValueError, match=message):
         score(a, b)
+
+
+def test_an_alignment_without_common_pixels_is_an_error(noisy, monkeypatch):
+    far = np.array([[1, 0, 5000.0], [0, 1, 0], [0, 0, 1]])
+    monkeypatch.setattr(metrics, "find_homography", lambda prediction, target: far)
+    with pytest.raises(UserError, match="no pixels in common"):
+        metrics.aligned_psnr_ssim(noisy[0], noisy[1])

@@ -226,3 +226,10 @@ def test_a_defect_in_encoding_is_not_reported_as_a_full_disk(tmp_path, monkeypat
     with pytest.raises(error, match="a defect"):
         photos.write(tmp_path / "photo.png", Photo(noise(3, "u2")))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_name_without_a_known_extension_is_an_error(tmp_path):
+    photo = photos.Photo(np.zeros((2, 2, 3), np.uint8))
+    for call in (photos.write, photos.check_format_supports):
+        with pytest.raises(UserError, match=r"a\.gif: must end in \.png, "):
+            call(tmp_path / "a.gif", photo)
