@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> TrainConfig:
             learning_rate=2e-4,
             final_learning_rate=1e-6,
             warmup_steps=3 * STEPS_PER_EPOCH,
-            # The paper's run ends on its way down, at 5.5e-5.
+            # The cosine spans 117 epochs but training stops after 77 of them, near 5.5e-5.
             decay_steps=117 * STEPS_PER_EPOCH,
             weight_decay=1e-8,
         ),

@@ -22,10 +22,14 @@ from types import ModuleType
 from typing import Any
 
 from absl import flags, logging
+from PIL import Image
 
-from mprnet_jax import command
+from mprnet_jax import Restorer, command, load
 from mprnet_jax.compat.gradio import refuse_urls
+from mprnet_jax.devices import compiling
 from mprnet_jax.errors import UserError, one_line
+from mprnet_jax.imageio import photos
+from mprnet_jax.restoration.pipeline import restore_photos, to_rgb8
 
 WEIGHTS = flags.DEFINE_string("weights", "", "A run folder, a .safetensors or a .pth file.")
 HOST = flags.DEFINE_string(
@@ -52,9 +56,6 @@ lossless PNG with the photo's own depth, transparency and metadata.
 
 def main() -> None:
     """Runs the command: serves the page until it is interrupted."""
-    from mprnet_jax import load
-    from mprnet_jax.devices import compiling
-
     gradio = import_gradio()
     compiling.use_compile_cache()
     model = load(WEIGHTS.value)
@@ -111,6 +112,8 @@ def import_gradio() -> ModuleType:
 
 def delete_old_files(folder: Path, seconds: float) -> None:
     """Removes files in a folder once they are older than so many seconds; never returns.
+
+    A file that cannot be removed is logged and tried again.
 
     Gradio's own `delete_cache` would leave the parts of uploads that were broken off.
     """
@@ -185,12 +188,6 @@ def nothing_restored(gradio: ModuleType) -> tuple:
 
 def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple]]:
     """Returns the function that the button calls, which restores one uploaded file."""
-    from PIL import Image
-
-    from mprnet_jax.imageio import photos
-    from mprnet_jax.restoration.pipeline import restore_photos, to_rgb8
-    from mprnet_jax.restoration.restorer import Restorer
-
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
 

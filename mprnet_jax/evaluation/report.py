@@ -23,6 +23,8 @@ from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS
 from mprnet_jax.evaluation.scoring import Restore, SetScores
 from mprnet_jax.imageio.sheets import make_sheet, write_png
 
+ALL_STAGES = 3
+
 
 @dataclass
 class Entry:
@@ -36,7 +38,7 @@ class Entry:
     @property
     def published(self) -> Scores | None:
         """The published figures, if these scores are of all stages on the whole set."""
-        comparable = self.stages in (None, 3) and self.complete
+        comparable = self.stages in (None, ALL_STAGES) and self.complete
         return PROTOCOLS[self.benchmark].published if comparable else None
 
     @property
@@ -176,6 +178,7 @@ def _deraining_mean(entries: Sequence[Entry]) -> Scores | None:
     """Returns the unweighted mean of the five deraining sets, if each was scored once."""
     derained = [entry.scores for entry in entries if entry.benchmark in DERAINING]
     means = [scores.mean for scores in derained if scores.mean is not None]
+    # Either all entries compare stages, or none does.
     if not len(means) == len(derained) == len(DERAINING) or entries[0].stages:
         return None
     return Scores(*(float(np.mean(column)) for column in zip(*means)))

@@ -122,20 +122,22 @@ def decode_16_bits(path: Path, picture: ImageFile, channels: int) -> np.ndarray:
         common &= tags.get(Base.PlanarConfiguration, 1) == 1  # channels are interleaved
         # Alpha is not multiplied into the colours.
         common &= channels not in (2, 4) or tags.get(Base.ExtraSamples, (2,)) == (2,)
-        if not common:
-            raise UserError(f"{path}: is stored in an unsupported 16-bit layout; convert it to RGB")
+    else:
+        common = True
     order = OPENCV_ORDER.get(channels)
-    if order is None:
+    if order is None or not common:
         raise UserError(f"{path}: is stored in an unsupported 16-bit layout; convert it to RGB")
     with report_damage(path):
         picture.load()  # finds damage that OpenCV may ignore
         decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16 or decoded.shape[1::-1] != picture.size:
+    if (
+        decoded is None
+        or decoded.dtype != np.uint16
+        or decoded.shape[1::-1] != picture.size
+        or max(order) >= (decoded.shape[2] if decoded.ndim == 3 else 1)
+    ):
         raise UserError(f"{path}: its 16-bit pixels cannot be decoded; save it anew")
-    decoded = np.atleast_3d(decoded)
-    if max(order) >= decoded.shape[2]:
-        raise UserError(f"{path}: its 16-bit pixels cannot be decoded; save it anew")
-    pixels = decoded[..., order]
+    pixels = np.atleast_3d(decoded)[..., order]
     if "transparency" in picture.info:  # the one colour that PNG's tRNS chunk makes transparent
         opaque = (pixels != picture.info["transparency"]).any(axis=2, keepdims=True)
         pixels = np.concatenate([pixels, opaque.astype(np.uint16) * 65535], axis=2)
