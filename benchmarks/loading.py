@@ -18,7 +18,7 @@ from skimage import data
 
 from benchmarks.tables import heading
 from mprnet_jax.data.pairs import Example, PairFolder
-from mprnet_jax.data.prepared import Prepared, overlapping_pieces, write
+from mprnet_jax.data.prepared import Prepared, overlapping_pieces, write_prepared
 
 PAIRS = 12
 PATCH = 256
@@ -68,7 +68,7 @@ def main() -> None:
             ("prepared, --raw", None, True),
             ("prepared, --cut 512 --raw", overlapping_pieces(512), True),
         ):
-            folder = write(root, f"set{len(rows)}", {"train": pictures}, cut=cut, raw=raw)
+            folder = write_prepared(root, f"set{len(rows)}", {"train": pictures}, cut=cut, raw=raw)
             rows.append((name, Prepared(folder, "train"), folder))
         for name, source, folder in rows:
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

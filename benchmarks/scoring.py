@@ -20,7 +20,7 @@ from benchmarks.tables import heading
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.evaluation.protocols import PROTOCOLS
 from mprnet_jax.evaluation.scoring import score_set
-from mprnet_jax.imageio.sheets import to_uint8
+from mprnet_jax.imageio.pixels import to_uint8
 
 PAIRS = 100
 REPEATS = 5

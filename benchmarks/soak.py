@@ -82,11 +82,11 @@ def memory_in_use() -> int:
 def run(workdir: str, log: str, width: int, total: int) -> None:
     """Trains in this process; writes a sample to `log` after each step."""
     from mprnet_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-    from mprnet_jax.data.batches import end_with_parent
+    from mprnet_jax.data.batches import exit_when_parent_exits
     from mprnet_jax.training.loop import train
     from mprnet_jax.training.progress import Progress
 
-    end_with_parent()
+    exit_when_parent_exits()
     config = TrainConfig(
         name="soak",
         model=ModelConfig(

@@ -13,8 +13,9 @@ train from that:
         --config.data.root=prepared --config.data.train=gopro_cut512_raw \\
         --config.data.validation=gopro_cut512_raw
 
-Backpropagation computes every CAB anew (model.remat), to fit smaller devices. An H100 has room for
-faster steps, which take 44 GB, and so have four chips of a TPU v5e, with 10 GB on each:
+Backpropagation rematerialises (recomputes) every CAB (model.remat), to fit smaller devices. An H100
+has enough memory for faster steps, which take 44 GB, and so have four chips of a TPU v5e, with
+10 GB on each:
 --config.model.remat=none --config.model.dtype=bfloat16
 
 The variant `sample` needs no data: a narrow network learns on embedded photos with synthetic motion

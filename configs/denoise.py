@@ -9,7 +9,8 @@ patches of 256x256 out of each of the 320 photos. Published score with the autho
 dB on SIDD's validation blocks, 39.80 dB on DND (RGB). Folders of pairs of your own want
 --config.data.source=folders, as configs/derain.py reads them.
 
-Patches of 256x256 take 38 GB in bfloat16: smaller devices want --config.model.remat=cab then.
+With --config.patch_size=256 a step takes 38 GB in bfloat16: smaller devices want
+--config.model.remat=cab then.
 
 The variant `sample` needs no data: a narrow network learns on embedded photos with synthetic
 noise, in a few minutes on two CPU cores.
@@ -29,7 +30,7 @@ from mprnet_jax.errors import UserError
 
 STEPS_PER_EPOCH = 320 * 300 // 16
 
-# Neither edges nor values beyond black and white count.
+# No edge loss; predictions are clipped to [0, 1] before the loss.
 LOSS = LossConfig(edge_weight=0, clip=True)
 
 
@@ -55,7 +56,7 @@ def get_config(variant: str = "") -> TrainConfig:
             learning_rate=2e-4,
             final_learning_rate=1e-6,
             warmup_steps=3 * STEPS_PER_EPOCH,
-            # The paper's run ends on its way down, at 5.5e-5.
+            # The cosine spans 117 epochs but training stops after 77 of them, near 5.5e-5.
             decay_steps=117 * STEPS_PER_EPOCH,
             weight_decay=1e-8,
         ),

@@ -7,7 +7,7 @@ test/Rain100L/{input,target}. Published score with the authors' weights: 36.40 d
 dB on the mean of the five test sets (Y channel).
 
 A step takes 40 GB in float32 (as compiled for a CPU): smaller devices want --config.accumulate=4,
---config.model.dtype=bfloat16 or, GPUs and TPUs, --config.model.remat=cab.
+--config.model.dtype=bfloat16 or, on GPUs and TPUs, --config.model.remat=cab.
 
 The variant `sample` needs no data: a narrow network learns on embedded photos with synthetic rain,
 in a few minutes on two CPU cores.

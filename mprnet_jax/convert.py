@@ -26,7 +26,8 @@ REFERENCE = flags.DEFINE_string(
     "reference",
     None,
     "A Python file, such as MPRNet.py in a clone of the authors' repository. It is run, and its "
-    "class MPRNet compared with, in place of the PyTorch network in this package.",
+    "class MPRNet compared with, in place of the PyTorch network in this package. Implies "
+    "--validate.",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
 

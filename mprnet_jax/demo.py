@@ -8,7 +8,6 @@ The page is for this machine alone unless --host says otherwise. It loads nothin
 servers. Uploads are removed after --keep_minutes and when the command ends.
 """
 
-import contextlib
 import functools
 import os
 import signal
@@ -22,11 +21,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
+from PIL import Image
 
-from mprnet_jax import command
-from mprnet_jax.compat.gradio import refuse_addresses
-from mprnet_jax.errors import UserError
+from mprnet_jax import Restorer, command, load
+from mprnet_jax.compat.gradio import refuse_urls
+from mprnet_jax.devices import compiling
+from mprnet_jax.errors import UserError, one_line
+from mprnet_jax.imageio import photos
+from mprnet_jax.restoration.pipeline import restore_photos, to_rgb8
 
 WEIGHTS = flags.DEFINE_string("weights", "", "A run folder, a .safetensors or a .pth file.")
 HOST = flags.DEFINE_string(
@@ -53,9 +56,6 @@ lossless PNG with the photo's own depth, transparency and metadata.
 
 def main() -> None:
     """Runs the command: serves the page until it is interrupted."""
-    from mprnet_jax import load
-    from mprnet_jax.devices import compiling
-
     gradio = import_gradio()
     compiling.use_compile_cache()
     model = load(WEIGHTS.value)
@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mprnet_jax-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         threading.Thread(
-            target=keep_clean, args=(Path(folder), KEEP.value * 60), daemon=True
+            target=delete_old_files, args=(Path(folder), KEEP.value * 60), daemon=True
         ).start()
         page = make_page(gradio, model)
         try:
@@ -106,21 +106,28 @@ def import_gradio() -> ModuleType:
         import gradio
     except ImportError as error:
         raise UserError("the page needs Gradio: pip install 'mprnet-jax[demo]'") from error
-    refuse_addresses(gradio)
+    refuse_urls(gradio)
     return gradio
 
 
-def keep_clean(folder: Path, seconds: float) -> None:
+def delete_old_files(folder: Path, seconds: float) -> None:
     """Removes files in a folder once they are older than so many seconds; never returns.
+
+    A file that cannot be removed is logged and tried again.
 
     Gradio's own `delete_cache` would leave the parts of uploads that were broken off.
     """
     while True:
         time.sleep(min(seconds / 2, 60))
-        for file in [path for path in folder.rglob("*") if path.is_file()]:
-            with contextlib.suppress(FileNotFoundError):  # Gradio moves files meanwhile
+        files = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names]
+        for file in files:
+            try:
                 if time.time() - file.stat().st_mtime > seconds:
                     file.unlink()
+            except FileNotFoundError:
+                pass  # Gradio moves files meanwhile
+            except OSError as error:
+                logging.warning("%s: cannot be removed (%s)", file, one_line(error))
 
 
 def make_page(gradio: ModuleType, model: Any) -> Any:
@@ -181,12 +188,6 @@ def nothing_restored(gradio: ModuleType) -> tuple:
 
 def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple]]:
     """Returns the function that the button calls, which restores one uploaded file."""
-    from PIL import Image
-
-    from mprnet_jax.imageio import photos
-    from mprnet_jax.restoration.pipeline import restore_photos, to_rgb8
-    from mprnet_jax.restoration.restorer import Restorer
-
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
 

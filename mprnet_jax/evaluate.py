@@ -19,12 +19,15 @@ from mprnet_jax.command import run
 from mprnet_jax.data.datasets import find_benchmark, normalized_name
 from mprnet_jax.data.opening import open_benchmark
 from mprnet_jax.data.pairs import Example
+from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.perceptual import load_lpips
 from mprnet_jax.evaluation.scoring import WithRestored, restored_folder, take_restored
 from mprnet_jax.model.cost import parameters_used
+from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.weights.files import load
 
 WEIGHTS = flags.DEFINE_string("weights", "", "A .pth or .safetensors file, or a run folder.")
 RESTORED = flags.DEFINE_string(
@@ -34,12 +37,12 @@ NAMES = flags.DEFINE_list("benchmarks", [], "Names of the sets, such as Rain100L
 DATA_ROOT = flags.DEFINE_string("data_root", "", "Folder with the sets.")
 OUTPUT = flags.DEFINE_string("output", "", "Folder for the scores.")
 LOCAL_POOLING = flags.DEFINE_bool(
-    "local_pooling", False, "Lets channel attention average around each pixel (TLC)."
+    "local_pooling", False, "Average channel attention around each pixel (TLC)."
 )
-ENSEMBLE = flags.DEFINE_bool("ensemble", False, "Averages over the 8 symmetries of the square.")
+ENSEMBLE = flags.DEFINE_bool("ensemble", False, "Average over the 8 symmetries of the square.")
 STAGES = flags.DEFINE_bool("stages", False, "Also score stages 1 and 2, with time and size.")
 LPIPS = flags.DEFINE_bool("lpips", False, "Also score LPIPS.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces the scores in --output, if any.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the scores in --output, if any.")
 
 
 def main() -> None:
@@ -52,11 +55,11 @@ def main() -> None:
     if RESTORED.value:
         root = Path(RESTORED.value)
         for key, title in titles.items():
-            folder = restored_folder(root, title, alone=len(keys) == 1)
+            folder = restored_folder(root, title, only_dataset=len(keys) == 1)
             sets[key] = WithRestored(sets[key], folder)
         candidates = [Candidate(take_restored)]
     else:
-        candidates = networks(WEIGHTS.value, STAGES.value)
+        candidates = candidates_from_weights(WEIGHTS.value, STAGES.value)
     entries = evaluate(
         sets,
         candidates,
@@ -91,15 +94,11 @@ def check_flags() -> None:
             raise UserError(f"--{flag.name}: needs --weights; the images are restored already")
 
 
-def networks(weights: str, compare_stages: bool) -> list[Candidate]:
+def candidates_from_weights(weights: str, compare_stages: bool) -> list[Candidate]:
     """Returns the network of a weight file as a candidate.
 
-    With `compare_stages` there are three: stage 1, stages 1 and 2, and the whole network.
+    With `compare_stages` there are three: stage 1, stages 1 and 2, and all three stages.
     """
-    from mprnet_jax.devices.compiling import use_compile_cache
-    from mprnet_jax.restoration.restorer import Restorer
-    from mprnet_jax.weights.files import load
-
     use_compile_cache()
     model = load(weights)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from mprnet_jax.command import run
-from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, normalized_name
+from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, find_dataset, normalized_name
 from mprnet_jax.data.opening import open_splits
 from mprnet_jax.errors import UserError
 
@@ -32,15 +32,18 @@ SETS = {"train": TRAINING_SETS, "test": BENCHMARKS}
 
 def main() -> None:
     """Runs the command."""
-    from mprnet_jax.data.prepared import overlapping_pieces, random_patches, write
+    from mprnet_jax.data.prepared import overlapping_pieces, random_patches, write_prepared
 
+    find_dataset({**TRAINING_SETS, **BENCHMARKS}, BENCHMARK.value)  # raises if unknown
     key = normalized_name(BENCHMARK.value)
     name, cut = key, None
     if CUT.value:
-        if key == "sidd" or key not in TRAINING_SETS or CUT.value < SMALLEST_CUT:
+        if CUT.value < SMALLEST_CUT:
+            raise UserError(f"--cut={CUT.value}: must be at least {SMALLEST_CUT}")
+        if key == "sidd" or key not in TRAINING_SETS:
             raise UserError(
-                f"--cut={CUT.value}: must be at least {SMALLEST_CUT}, and is for Rain13K and "
-                "GoPro: test sets stay whole, and SIDD is cut into patches anyway"
+                f"--cut={CUT.value}: is for Rain13K and GoPro: test sets are not cut, and SIDD is "
+                "cut into patches anyway; leave it out"
             )
         name, cut = f"{name}_cut{CUT.value}", overlapping_pieces(CUT.value)
     if key == "sidd":
@@ -54,9 +57,10 @@ def main() -> None:
                 f"{name}: is prepared without split {split}, which {SOURCE.value} does not hold",
                 file=sys.stderr,
             )
-    folder = write(Path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
+    folder = write_prepared(Path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
     counts = [
-        f"{split} ({len(found)} of {SETS[split][key].size})" for split, found in splits.items()
+        f"{split} ({len(found)} of {SETS[split][key].num_examples})"
+        for split, found in splits.items()
     ]
     print(f"{folder}: {', '.join(counts)}")
 

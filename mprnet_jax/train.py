@@ -59,7 +59,7 @@ def loading_error(config: Any) -> str:
     """Returns what is wrong with the value of --config if it is not a TrainConfig."""
     try:
         getattr(config, "name", None)
-    except OSError as error:  # raised by what stands for a file that could not be read
+    except OSError as error:  # ml_collections returns a placeholder whose attributes raise OSError
         return str(error.__cause__ or error)
     return "returns no TrainConfig"
 

@@ -203,3 +203,35 @@ def test_a_mistake_is_one_line_and_status_2(tiny_model, tmp_path: Path, weights,
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+DELETING = """
+import pathlib, sys, time
+from mprnet_jax import demo
+
+unlink, passes = pathlib.Path.unlink, iter((None,))
+
+def refuse(path):
+    if path.name == "kept":
+        raise PermissionError(13, "Permission denied")
+    unlink(path)
+
+pathlib.Path.unlink = refuse
+demo.time.sleep = lambda _: next(passes)
+try:
+    demo.delete_old_files(pathlib.Path(sys.argv[1]), 60)
+except StopIteration:
+    print("went on")
+"""
+
+
+def test_an_old_file_that_cannot_be_removed_is_reported_and_the_next_is_removed(tmp_path):
+    for name in ("kept", "removed"):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (0, 0))
+    # In a process of its own: commands define flags of the same names.
+    command = [sys.executable, "-c", DELETING, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "went on\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert "kept: cannot be removed" in result.stderr

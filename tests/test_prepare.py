@@ -16,7 +16,7 @@ from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
 from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS
 from mprnet_jax.data.opening import open_benchmark, open_splits
-from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write
+from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write_prepared
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
@@ -77,7 +77,7 @@ def test_every_set_comes_back_as_it_was(tmp_path, key, raw):
     assert splits.keys() == {
         split for split, sets in (("train", TRAINING_SETS), ("test", BENCHMARKS)) if key in sets
     }
-    folder = write(tmp_path / "prepared", key, splits, raw=raw)
+    folder = write_prepared(tmp_path / "prepared", key, splits, raw=raw)
     for split, source in splits.items():
         prepared = Prepared(folder, split)
         assert_same(prepared, source)
@@ -95,7 +95,7 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
     for key in SETS:
         write_miniature(tmp_path, key, size=(24, 32))
         cut = random_patches(3, 24, seed=0) if key == "sidd" else None
-        write(tmp_path / "prepared", key, open_splits(key, tmp_path), cut=cut)
+        write_prepared(tmp_path / "prepared", key, open_splits(key, tmp_path), cut=cut)
 
     init, apply = pure_functions(tiny_model)
     optim = OptimConfig()
@@ -145,7 +145,7 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
 
 def test_a_set_prepared_for_training_hides_no_test_pictures(tmp_path):
     mini["write_pairs"](tmp_path / "GoPro/train")
-    write(tmp_path, "gopro", open_splits("gopro", tmp_path))
+    write_prepared(tmp_path, "gopro", open_splits("gopro", tmp_path))
     with pytest.raises(UserError, match="has no split test, only train"):
         open_benchmark("gopro", tmp_path)
     mini["write_pairs"](tmp_path / "GoPro/test", count=4)
@@ -155,7 +155,7 @@ def test_a_set_prepared_for_training_hides_no_test_pictures(tmp_path):
 def test_a_damaged_picture_of_a_prepared_set_is_named(tmp_path, monkeypatch):
     mini["write_pairs"](tmp_path / "HIDE/test")
     source = open_benchmark("hide", tmp_path)
-    prepared = Prepared(write(tmp_path, "hide", {"test": source}), "test")
+    prepared = Prepared(write_prepared(tmp_path, "hide", {"test": source}), "test")
     record = prepared.record(1)
     monkeypatch.setattr(prepared, "record", lambda _: record | {"degraded": b"no picture"})
     name = record["name"].decode()
@@ -170,7 +170,7 @@ def test_pictures_keep_the_bytes_of_their_files(tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     cv2.imwrite(str(path.with_suffix(".jpg")), photo)
     source = open_benchmark("hide", tmp_path)
-    assert_same(Prepared(write(tmp_path, "hide", {"test": source}), "test"), source)
+    assert_same(Prepared(write_prepared(tmp_path, "hide", {"test": source}), "test"), source)
     builder = tfds.builder_from_directory(tmp_path / "mprnet_pairs/hide/1.0.0")
     records = builder.as_data_source("test", decoders={"degraded": tfds.decode.SkipDecoding()})
     stored = {
@@ -212,7 +212,7 @@ def test_random_patches_are_a_function_of_seed_and_number():
 def test_training_pictures_are_cut_and_test_pictures_are_not(tmp_path, raw):
     write_miniature(tmp_path, "sidd")
     splits = open_splits("sidd", tmp_path)
-    folder = write(tmp_path, "sidd", splits, raw=raw, cut=random_patches(5, 32, seed=3))
+    folder = write_prepared(tmp_path, "sidd", splits, raw=raw, cut=random_patches(5, 32, seed=3))
     train = by_name(Prepared(folder, "train"))
     assert len(train) == 4 * 5
     assert {image.shape for example in train.values() for image in example.values()} == {
@@ -230,13 +230,15 @@ def test_a_damaged_picture_leaves_nothing_behind(tmp_path):
     (tmp_path / "HIDE/test/input/3.png").write_bytes(b"no picture")
     source = open_benchmark("hide", tmp_path)
     with pytest.raises(UserError, match=r"input/3\.png: cannot be read"):
-        write(tmp_path / "prepared", "hide", {"test": source})
+        write_prepared(tmp_path / "prepared", "hide", {"test": source})
     assert not list((tmp_path / "prepared/mprnet_pairs").iterdir())
     # Repaired, it is prepared in the same place.
     (tmp_path / "HIDE/test/input/3.png").write_bytes(
         (tmp_path / "HIDE/test/target/3.png").read_bytes()
     )
-    assert len(Prepared(write(tmp_path / "prepared", "hide", {"test": source}), "test")) == 4
+    assert (
+        len(Prepared(write_prepared(tmp_path / "prepared", "hide", {"test": source}), "test")) == 4
+    )
 
 
 def test_an_unprepared_set_is_answered_with_the_command(tmp_path):
@@ -248,7 +250,7 @@ def test_an_unprepared_set_is_answered_with_the_command(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"{", b'{"name": 5, "unknown": []}', b"\xff"])
 def test_a_damaged_description_of_a_prepared_set_is_named(tmp_path, data):
     mini["write_pairs"](tmp_path / "HIDE/test")
-    folder = write(tmp_path, "hide", open_splits("hide", tmp_path))
+    folder = write_prepared(tmp_path, "hide", open_splits("hide", tmp_path))
     (folder / "1.0.0/dataset_info.json").write_bytes(data)
     with pytest.raises(UserError, match=r"hide/1\.0\.0: its description is damaged"):
         Prepared(folder, "test")
@@ -256,7 +258,7 @@ def test_a_damaged_description_of_a_prepared_set_is_named(tmp_path, data):
 
 def test_a_split_that_was_not_prepared_is_named(tmp_path):
     mini["write_pairs"](tmp_path / "GoPro/train")
-    folder = write(tmp_path, "gopro", open_splits("gopro", tmp_path))
+    folder = write_prepared(tmp_path, "gopro", open_splits("gopro", tmp_path))
     with pytest.raises(UserError, match="no split test, only train"):
         Prepared(folder, "test")
 
@@ -282,11 +284,11 @@ def test_incomplete_folders_are_removed_and_a_folder_that_cannot_be_written_is_n
     source = open_benchmark("hide", tmp_path)
     left = tmp_path / "mprnet_pairs/hide/incomplete.ABCDEF_1.0.0"
     left.mkdir(parents=True)
-    write(tmp_path, "hide", {"test": source})
+    write_prepared(tmp_path, "hide", {"test": source})
     assert not left.exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/.*: cannot be prepared"):
-        write(tmp_path / "file", "hide", {"test": source})
+        write_prepared(tmp_path / "file", "hide", {"test": source})
 
 
 def run(*flags: object) -> subprocess.CompletedProcess:
@@ -315,6 +317,8 @@ def test_the_command_prepares_pieces(tmp_path):
     [
         (["--benchmark=gopro", "--source=."], "--data_dir"),
         (["--benchmark=dogs", "--source=.", "--data_dir=x"], "'dogs'"),
+        (["--benchmark=dogs", "--source=.", "--data_dir=x", "--cut=512"], "'dogs'"),
+        (["--benchmark=gopro", "--source=.", "--data_dir=x", "--cut=8"], "must be at least 64"),
         (["--benchmark=gopro", "--source=.", "--data_dir=x"], "GoPro/train"),
         (["--benchmark=hide", "--source=.", "--data_dir=x", "--cut=512"], "--cut=512"),
         (["--benchmark=sidd", "--source=.", "--data_dir=x", "--seed=-1"], "seed"),
@@ -328,3 +332,23 @@ def test_a_mistake_is_one_line(flags, message, tmp_path, monkeypatch):
     (line,) = result.stderr.strip().splitlines()
     assert message in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_prepared_set_is_not_replaced_by_the_folder(tmp_path):
+    mini["write_pairs"](tmp_path / "HIDE/test")
+    folder = write_prepared(tmp_path, "hide", {"test": open_benchmark("hide", tmp_path)})
+    (folder / "1.0.0/dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="its description is damaged"):
+        open_benchmark("hide", tmp_path)
+
+
+def test_names_take_no_second_reading_of_a_record(tmp_path, monkeypatch):
+    mini["write_pairs"](tmp_path / "HIDE/test")
+    source = open_benchmark("hide", tmp_path)
+    prepared = Prepared(write_prepared(tmp_path / "out", "hide", {"test": source}), "test")
+    reads, record = [], prepared.record
+    monkeypatch.setattr(prepared, "record", lambda index: reads.append(index) or record(index))
+    for index in range(3):
+        assert len(prepared[index]) == 2
+    assert sorted(prepared.names[index] for index in range(3)) == ["1", "2", "3"]
+    assert reads == [0, 1, 2]

@@ -6,8 +6,8 @@ from typing import Any
 from mprnet_jax.errors import UserError, one_line
 
 
-def refuse_addresses(gradio: ModuleType) -> None:
-    """Makes Gradio fetch nothing that a request names by its address (URL).
+def refuse_urls(gradio: ModuleType) -> None:
+    """Makes Gradio fetch nothing that a request names by its URL.
 
     Reason: Gradio fetches files from any public address that a visitor sends instead of an upload,
         or asks for as `/gradio_api/file=ADDRESS`. So everybody who reaches the page could use its

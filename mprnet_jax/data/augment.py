@@ -26,8 +26,7 @@ def crop(example: Example, size: int, position: tuple[float, float]) -> Example:
     Args:
         example: images [H, W, C].
         size: side of the patch in pixels.
-        position: of the patch along height and width, from 0 (top, left) to 1 (bottom, right),
-            which is excluded.
+        position: relative (y, x) position in [0, 1): 0 is the top or left edge.
 
     Returns:
         Views of the images, [size, size, C].
@@ -43,7 +42,7 @@ def center_crop(example: Example, size: int) -> Example:
     return crop(example, size, (0.5, 0.5))
 
 
-def saturate(image: np.ndarray, factor: float) -> np.ndarray:
+def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     """Scales the saturation of an RGB image, uint8 [H, W, 3]; a factor of 0 makes it grey."""
     grey = (image @ np.array(LUMA, np.float32))[..., None]
     return np.rint(np.clip(grey + factor * (image - grey), 0, 255)).astype(np.uint8)
@@ -55,8 +54,8 @@ class RandomPatch:
 
     Attributes:
         size: side of the patch in pixels.
-        degrade: makes "degraded" from "target", for sources of clean photos; it follows the
-            symmetry, so that rain falls from above.
+        degrade: makes "degraded" from "target", for sources of clean photos; it is applied after
+            flips and rotations, so that rain falls from above.
         saturation: whether to scale the saturation of one example in three by up to 20 %, as the
             paper does for deblurring.
     """
@@ -77,5 +76,5 @@ class RandomPatch:
             patch["degraded"] = self.degrade(patch["target"], rng)
         if self.saturation and rng.random() < 1 / 3:
             factor = rng.uniform(0.8, 1.2)
-            patch = {name: saturate(image, factor) for name, image in patch.items()}
+            patch = {name: adjust_saturation(image, factor) for name, image in patch.items()}
         return patch

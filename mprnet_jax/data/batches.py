@@ -1,6 +1,8 @@
 """Turns sources of examples into batches: grain for training, plain iteration for validation.
 
-Batches are dicts of uint8 [B, H, W, 3]: "degraded" and "target".
+Batches are dicts of uint8 [B, H, W, 3]: "degraded" and "target". Training batches also have
+"unreadable", str [B]: the error message of the example that was replaced, truncated at 500
+characters, or "" if the example was read.
 """
 
 import contextlib
@@ -31,7 +33,9 @@ SAMPLES = {
     "sample_blur": degradations.add_blur,
     "sample_noise": degradations.add_noise,
 }
-MESSAGE = np.dtype("<U500")  # of an example that cannot be read; workers share arrays only
+# Of the message for an example that cannot be read: worker processes share only arrays.
+ERROR_MESSAGE_DTYPE = np.dtype("<U500")
+Batch = Example  # the images of several examples, stacked
 
 
 def training_source(config: DataConfig) -> tuple[Source, degradations.Degradation | None]:
@@ -43,7 +47,7 @@ def training_source(config: DataConfig) -> tuple[Source, degradations.Degradatio
     if degrade := SAMPLES.get(config.source):
         return sample.Photos(sample.TRAINING_PHOTOS), degrade
     pairs = _pairs(config, config.train, "train")
-    return Cached(pairs, floor=memory.available_host_bytes() // 2), None
+    return Cached(pairs, min_available_bytes=memory.available_host_bytes() // 2), None
 
 
 def validation_source(config: DataConfig) -> Source:
@@ -69,14 +73,14 @@ def _pairs(config: DataConfig, name: str, split: str) -> Source:
     return open_folder(root / name)
 
 
-class TrainingBatches(Iterator[Example]):
+class TrainingBatches(Iterator[Batch]):
     """An endless stream of batches of random patches, or of one host's share of each batch.
 
     Batch i is a function of the seed and i alone: it holds the same examples for any number of
     threads, workers and hosts, and a stream can start at any i without reading earlier batches.
 
-    The next readable example of the source stands in for one that cannot be read. "unreadable" in a
-    batch, strings [B], holds the error message of the example that was replaced, and is else empty.
+    The next readable example of the source replaces one that cannot be read; "unreadable" in the
+    batch then holds its error message.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ class TrainingBatches(Iterator[Example]):
         seed: int,
         start: int = 0,
         num_workers: int = 0,
-        share: range | None = None,
+        local_indices: range | None = None,
     ):
         """Starts to read.
 
@@ -103,40 +107,43 @@ class TrainingBatches(Iterator[Example]):
             seed: of the order of examples and of the augmentation.
             start: index of the first batch.
             num_workers: processes that read; with 0 threads of this process read.
-            share: which examples of each batch this host reads; by default all.
+            local_indices: which examples of each batch this host reads; by default all.
 
         Raises:
             UserError: if no example can be read.
         """
-        share = share or range(batch_size)
+        if local_indices is None:
+            local_indices = range(batch_size)
         self._names, self._batch_size = source.names, batch_size
         self._order = _shuffled(range(len(source)), seed)
         patches = _shuffled(Readable(source), seed).random_map(
             Patches(RandomPatch(patch_size, degrade, saturation))
         )
         dataset = (
-            Share(patches, batch_size, share)
-            .batch(len(share), drop_remainder=True)[start:]
+            Share(patches, batch_size, local_indices)
+            .batch(len(local_indices), drop_remainder=True)[start:]
             .to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=32))
         )
         if num_workers:
             prepare_for_workers()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=num_workers),
-                worker_init_fn=end_with_parent,
+                worker_init_fn=exit_when_parent_exits,
             )
         # Workers start with the first batch and inherit the blocked signals, so that only this
         # process gets them.
-        with blocked(signal.SIGTERM, signal.SIGINT):
+        with blocked(signal.SIGTERM, signal.SIGINT), contextlib.ExitStack() as on_error:
             self._iterator = iter(dataset)
+            on_error.callback(self._iterator.close)
             self._first = [next(self._iterator)]
+            on_error.pop_all()
 
-    def __next__(self) -> Example:
+    def __next__(self) -> Batch:
         return self._first.pop() if self._first else next(self._iterator)
 
-    def names(self, batch: int) -> list[str]:
-        """Returns the names of the examples of batch number `batch`, over all hosts."""
-        positions = range(batch * self._batch_size, (batch + 1) * self._batch_size)
+    def example_names(self, batch_index: int) -> list[str]:
+        """Returns the names of the examples of batch `batch_index`, over all hosts."""
+        positions = range(batch_index * self._batch_size, (batch_index + 1) * self._batch_size)
         return [self._names[self._order[position]] for position in positions]
 
     def close(self) -> None:
@@ -179,24 +186,24 @@ class Patches(grain.transforms.RandomMap):
     def random_map(self, item: tuple[str, Example], rng: np.random.Generator) -> Example:
         """Returns the patch, and the error message as "unreadable"."""
         message, example = item
-        return self._patch(example, rng) | {"unreadable": np.array(message, MESSAGE)}
+        return self._patch(example, rng) | {"unreadable": np.array(message, ERROR_MESSAGE_DTYPE)}
 
 
 class Share(grain.MapDataset):
-    """The examples at the positions `share` of every `batch_size` examples of another dataset."""
+    """The examples at `local_indices` of every `batch_size` examples of another dataset."""
 
-    def __init__(self, examples: grain.MapDataset, batch_size: int, share: range):
+    def __init__(self, examples: grain.MapDataset, batch_size: int, local_indices: range):
         super().__init__(examples)
-        self._examples, self._batch_size, self._share = examples, batch_size, share
+        self._examples, self._batch_size, self._local_indices = examples, batch_size, local_indices
 
     def __len__(self) -> int:
-        return len(self._examples) // self._batch_size * len(self._share)
+        return len(self._examples) // self._batch_size * len(self._local_indices)
 
     def __getitem__(self, index: int | slice) -> Example | grain.MapDataset:
         if isinstance(index, slice):
             return self.slice(index)
-        batch, position = divmod(index, len(self._share))
-        return self._examples[batch * self._batch_size + self._share[position]]
+        batch, position = divmod(index, len(self._local_indices))
+        return self._examples[batch * self._batch_size + self._local_indices[position]]
 
 
 @contextlib.contextmanager
@@ -209,7 +216,7 @@ def blocked(*signals: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with_parent(*_: int) -> None:
+def exit_when_parent_exits(*_: int) -> None:
     """Makes a worker process end when the process that started it does, however that ends."""
 
     def wait() -> None:
@@ -223,10 +230,10 @@ def end_with_parent(*_: int) -> None:
 
 def validation_batches(
     source: Source, batch_size: int, crop: int
-) -> Iterator[tuple[Example, np.ndarray]]:
+) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields the centre crops of all pairs in order.
 
-    A pair that cannot be read is black and logged as a warning. Black pairs fill up the last batch.
+    A pair that cannot be read is black and logged as a warning. Black pairs pad the last batch.
 
     Args:
         source: the pairs.
@@ -234,7 +241,7 @@ def validation_batches(
         crop: side of the crops in pixels.
 
     Yields:
-        The batch, and which of its pairs were read, bool, without those that fill it up.
+        The batch, and bool [n], n <= B: whether pair i was read; rows from n on are padding.
     """
 
     def cropped(index: int) -> Example:

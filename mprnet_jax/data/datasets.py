@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mprnet_jax.data.matlab import DndBoxes, SiddBlocks
-from mprnet_jax.data.pairs import Example, PairFolder, Source, natural_order, shorten
-from mprnet_jax.errors import UserError
-from mprnet_jax.imageio.rgb import decode
+from mprnet_jax.data.pairs import Example, PairFolder, Source, natural_order, read_pair, shorten
+from mprnet_jax.errors import UserError, one_line
 
 PREPARED = "mprnet_pairs"  # folder of the sets that `data.prepared` writes
 
@@ -37,21 +36,18 @@ class SiddScenes:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        degraded, target = (decode(path) for path in self.paths[index])
-        if degraded.shape != target.shape:
-            raise UserError(f"{self.paths[index][0]}: differs in size from its GT")
-        return {"degraded": degraded, "target": target}
+        return read_pair(*self.paths[index])
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A set: its title, its folders below a data root, and where to download it."""
+class DatasetInfo:
+    """What is known of a set: its title, its folders below a data root, where to download it."""
 
     title: str
-    size: int  # number of examples when complete
+    num_examples: int  # when complete
     folders: tuple[str, ...]  # the first that exists is read; case and dashes do not matter
     url: str
-    read: Callable[[Path], Source] = PairFolder
+    open: Callable[[Path], Source] = PairFolder
     layout: str = "with folders input and target"
 
 
@@ -64,9 +60,9 @@ DND = "https://noise.visinf.tu-darmstadt.de"
 
 TRAINING_SETS = {
     # The paper counts one more pair, which was broken (swz30/MPRNet, issue 74).
-    "rain13k": Dataset("Rain13K", 13711, ("train", "Rain13K/train", "Rain13K"), RAIN),
-    "gopro": Dataset("GoPro", 2103, ("GoPro/train",), GOPRO),
-    "sidd": Dataset(
+    "rain13k": DatasetInfo("Rain13K", 13711, ("train", "Rain13K/train", "Rain13K"), RAIN),
+    "gopro": DatasetInfo("GoPro", 2103, ("GoPro/train",), GOPRO),
+    "sidd": DatasetInfo(
         "SIDD", 320, ("SIDD/train",), SIDD, SiddScenes, "with SIDD-Medium's scene folders"
     ),
 }
@@ -74,14 +70,14 @@ TRAINING_SETS = {
 RAIN_SIZES = {"Test100": 98, "Rain100H": 100, "Rain100L": 100, "Test2800": 2800, "Test1200": 1200}
 BENCHMARKS = {
     **{
-        title.lower(): Dataset(title, size, (f"test/{title}", title), RAIN)
+        title.lower(): DatasetInfo(title, size, (f"test/{title}", title), RAIN)
         for title, size in RAIN_SIZES.items()
     },
-    "gopro": Dataset("GoPro", 1111, ("GoPro/test",), GOPRO),
-    "hide": Dataset("HIDE", 2025, ("HIDE/test", "HIDE"), HIDE),
-    "realblurj": Dataset("RealBlur-J", 980, ("RealBlur_J/test", "RealBlur_J"), REALBLUR),
-    "realblurr": Dataset("RealBlur-R", 980, ("RealBlur_R/test", "RealBlur_R"), REALBLUR),
-    "sidd": Dataset(
+    "gopro": DatasetInfo("GoPro", 1111, ("GoPro/test",), GOPRO),
+    "hide": DatasetInfo("HIDE", 2025, ("HIDE/test", "HIDE"), HIDE),
+    "realblurj": DatasetInfo("RealBlur-J", 980, ("RealBlur_J/test", "RealBlur_J"), REALBLUR),
+    "realblurr": DatasetInfo("RealBlur-R", 980, ("RealBlur_R/test", "RealBlur_R"), REALBLUR),
+    "sidd": DatasetInfo(
         "SIDD",
         1280,
         ("SIDD/test", "SIDD"),
@@ -89,7 +85,7 @@ BENCHMARKS = {
         SiddBlocks,
         "with ValidationNoisyBlocksSrgb.mat and ValidationGtBlocksSrgb.mat",
     ),
-    "dnd": Dataset(
+    "dnd": DatasetInfo(
         "DND",
         1000,
         ("DND/test", "DND"),
@@ -109,12 +105,12 @@ def normalized_name(name: str) -> str:
     return re.sub(r"[-_\s]", "", name.lower())
 
 
-def find_benchmark(name: str) -> Dataset:
+def find_benchmark(name: str) -> DatasetInfo:
     """Returns the test set of a name in any spelling; raises UserError if there is none."""
     return find_dataset(BENCHMARKS, name)
 
 
-def find_dataset(datasets: Mapping[str, Dataset], name: str) -> Dataset:
+def find_dataset(datasets: Mapping[str, DatasetInfo], name: str) -> DatasetInfo:
     """Returns the set of a name in any spelling; raises UserError if there is none."""
     try:
         return datasets[normalized_name(name)]
@@ -123,18 +119,25 @@ def find_dataset(datasets: Mapping[str, Dataset], name: str) -> Dataset:
         raise UserError(f"benchmark {name!r}: is none of {known}") from None
 
 
-def find_dataset_folder(dataset: Dataset, root: Path) -> Path | None:
+def find_dataset_folder(dataset: DatasetInfo, root: Path) -> Path | None:
     """Returns the first folder below `root` that a set may lie in; None if there is none."""
     folders = (find_folder(root, path) for path in dataset.folders)
     return next((folder for folder in folders if folder), None)
 
 
 def find_folder(root: Path, path: str) -> Path | None:
-    """Returns the folder `path` below `root`, in any spelling of its parts, if there is one."""
+    """Returns the folder `path` below `root`, in any spelling of its parts, if there is one.
+
+    Raises:
+        UserError: if a folder on the way cannot be listed.
+    """
     for part in path.split("/"):
         if not root.is_dir():
             return None
-        folders = sorted(child for child in root.iterdir() if child.is_dir())
+        try:
+            folders = sorted(child for child in root.iterdir() if child.is_dir())
+        except OSError as error:
+            raise UserError(f"{root}: cannot be listed ({one_line(error)})") from error
         matching = [f for f in folders if normalized_name(f.name) == normalized_name(part)]
         if not matching:
             return None

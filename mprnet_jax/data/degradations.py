@@ -13,7 +13,7 @@ Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def streak(length: float, angle: float, width: float) -> np.ndarray:
-    """Returns the kernel of a dot that moves while the shutter is open.
+    """Returns a motion-blur kernel: a line segment with a Gaussian profile.
 
     Args:
         length: of the streak in pixels.
@@ -21,7 +21,7 @@ def streak(length: float, angle: float, width: float) -> np.ndarray:
         width: standard deviation of the Gaussian profile across the streak, in pixels.
 
     Returns:
-        [k, k] float32 with maximum 1.
+        [k, k] floats with maximum 1; float64 if an argument is a NumPy float64 scalar.
     """
     radius = int(np.ceil(length / 2 + 2 * width))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)

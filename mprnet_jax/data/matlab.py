@@ -73,9 +73,10 @@ class SiddBlocks:
 
 
 class DndBoxes:
-    """DND's boxes, "degraded" only, float32 in [0, 1]: 20 from each of 50 photos.
+    """The crops at DND's bounding boxes, "degraded" only, float32 in [0, 1].
 
-    Named 0001_01 to 0050_20: the photo's file and the row of its table of boxes.
+    There are 20 from each of 50 photos. They are named 0001_01 to 0050_20: the photo's file and the
+    row of its table of boxes.
     """
 
     def __init__(self, folder: Path | str):
@@ -115,7 +116,7 @@ class DndBoxes:
 
     @staticmethod
     def _read_boxes(path: Path) -> list[np.ndarray]:
-        """Returns rows of (top, left, bottom, right) for each photo, from 1 and inclusive."""
+        """Returns rows of (top, left, bottom, right) for each photo, 1-based, inclusive."""
         try:
             with h5py.File(path) as file:
                 references = np.ravel(file["info/boundingboxes"])

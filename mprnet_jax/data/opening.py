@@ -7,7 +7,7 @@ from mprnet_jax.data.datasets import (
     BENCHMARKS,
     PREPARED,
     TRAINING_SETS,
-    Dataset,
+    DatasetInfo,
     SiddScenes,
     find_benchmark,
     find_dataset,
@@ -58,9 +58,11 @@ def open_benchmark(name: str, root: Path | str) -> Source:
     key = normalized_name(name)
     if not (root / PREPARED / key).is_dir():
         return open_dataset(benchmark, root)
+    from mprnet_jax.data.prepared import NotPrepared
+
     try:
         return open_prepared(root, key, "test")
-    except UserError as error:  # the set may have been prepared for training only
+    except NotPrepared as error:  # the set may have been prepared for training only
         try:
             return open_dataset(benchmark, root)
         except UserError:
@@ -78,10 +80,11 @@ def open_splits(name: str, root: Path | str) -> dict[str, Source]:
     known = {"train": TRAINING_SETS.get(key), "test": BENCHMARKS.get(key)}
     datasets = {split: dataset for split, dataset in known.items() if dataset}
     existing = [split for split in datasets if _exists(split, datasets, root)]
+    # If no split exists, `open_dataset` raises the error.
     return {split: open_dataset(datasets[split], root) for split in existing or datasets}
 
 
-def open_dataset(dataset: Dataset, root: Path) -> Source:
+def open_dataset(dataset: DatasetInfo, root: Path) -> Source:
     """Opens a set from its own folder below `root`; raises UserError if it is not there."""
     folder = find_dataset_folder(dataset, root)
     if folder is None:
@@ -89,13 +92,15 @@ def open_dataset(dataset: Dataset, root: Path) -> Source:
             f"{root}: has no folder {dataset.folders[0]} {dataset.layout}, for {dataset.title}; "
             f"download it from {dataset.url} and lay it out as MPRNet's authors do"
         )
-    return dataset.read(folder)
+    return dataset.open(folder)
 
 
-def _exists(split: str, datasets: Mapping[str, Dataset], root: Path) -> bool:
+def _exists(split: str, datasets: Mapping[str, DatasetInfo], root: Path) -> bool:
     """Whether a split has a folder that is not merely the parent of the other split's folder."""
     folder = find_dataset_folder(datasets[split], root)
     others = [find_dataset_folder(d, root) for name, d in datasets.items() if name != split]
+    # SIDD's test candidates include SIDD/ itself, which also exists when only SIDD/train does. It
+    # counts only if it holds .mat files.
     if folder is None or any(folder.glob("*.mat")):
         return folder is not None
     return not any(other and folder in other.parents for other in others)

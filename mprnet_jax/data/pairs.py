@@ -1,7 +1,7 @@
 """Random-access sources of image pairs.
 
 A source is a sequence of examples, dicts of images uint8 [H, W, 3] RGB: "degraded" and "target" of
-one size, or "target" alone where the degradation is synthetic.
+the same size, or "target" alone where the degradation is synthetic.
 """
 
 import threading
@@ -13,13 +13,13 @@ import natsort
 import numpy as np
 
 from mprnet_jax.devices import memory
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.rgb import EXTENSIONS, decode, header_size
 
 Example = dict[str, np.ndarray]
 
 TARGET_NAMES = ("target", "groundtruth")
-MOST_LISTED = 5  # file names in an error message
+MAX_LISTED = 5  # file names in an error message
 
 
 class Source(Protocol):
@@ -55,10 +55,13 @@ def list_pictures(folder: Path) -> dict[str, Path]:
     """Returns the pictures of a folder by stem, in natural order and without hidden files.
 
     Raises:
-        UserError: if two pictures have the same stem.
+        UserError: if two pictures have the same stem, or the folder cannot be listed.
     """
     pictures: dict[str, Path] = {}
-    files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file()]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({one_line(error)})") from error
     for path in natural_order(files):
         if path.stem in pictures:
             raise UserError(f"{path}: {pictures[path.stem].name} has the same stem; remove one")
@@ -72,7 +75,7 @@ def shorten(names: Sequence[str]) -> str:
     >>> shorten(["1.png", "2.png"])
     '1.png, 2.png'
     """
-    return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
 
 
 class PairFolder:
@@ -98,18 +101,22 @@ class PairFolder:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        input_path, target_path = self.paths[index]
-        degraded, target = decode(input_path), decode(target_path)
-        if degraded.shape != target.shape:
-            raise UserError(
-                f"{input_path}: is {degraded.shape[1]}x{degraded.shape[0]}, but its target "
-                f"{target_path} is {target.shape[1]}x{target.shape[0]}; pairs must have one size"
-            )
-        return {"degraded": degraded, "target": target}
+        return read_pair(*self.paths[index])
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Returns height and width of an example, from the header of its input."""
         return header_size(self.paths[index][0])
+
+
+def read_pair(degraded_path: Path, target_path: Path) -> Example:
+    """Reads a pair; raises UserError if a picture cannot be read, or their sizes differ."""
+    degraded, target = decode(degraded_path), decode(target_path)
+    if degraded.shape != target.shape:
+        raise UserError(
+            f"{degraded_path}: is {degraded.shape[1]}x{degraded.shape[0]}, but its target "
+            f"{target_path} is {target.shape[1]}x{target.shape[0]}; pairs must have one size"
+        )
+    return {"degraded": degraded, "target": target}
 
 
 def check_partners(
@@ -141,15 +148,16 @@ class Sorted:
 
 
 class Cached:
-    """Keeps decoded examples of another source in memory while `floor` bytes remain available.
+    """Keeps decoded examples of another source in memory, as long as enough memory remains.
 
+    At least `min_available_bytes` are left available to everything else on the machine.
     The available memory is measured for each example, because other processes keep examples too:
     worker processes, and further training processes on the same machine.
     """
 
-    def __init__(self, source: Source, floor: int):
+    def __init__(self, source: Source, min_available_bytes: int):
         self._source = source
-        self._floor = floor
+        self._min_available_bytes = min_available_bytes
         self._kept: dict[int, Example] = {}
         self._lock = threading.Lock()
 
@@ -167,9 +175,13 @@ class Cached:
         example = self._source[index]
         size = sum(image.nbytes for image in example.values())
         with self._lock:
-            if index not in self._kept and memory.available_host_bytes() - size >= self._floor:
+            if (
+                index not in self._kept
+                and memory.available_host_bytes() - size >= self._min_available_bytes
+            ):
                 self._kept[index] = example
         return example
 
     def __reduce__(self) -> tuple:
-        return Cached, (self._source, self._floor)  # worker processes keep examples of their own
+        # Worker processes keep examples of their own.
+        return Cached, (self._source, self._min_available_bytes)

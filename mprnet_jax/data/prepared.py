@@ -35,6 +35,10 @@ DAMAGED_DESCRIPTION = (ParseError, ValueError, OSError)
 Cut = Callable[[Example, int], Sequence[Example]]
 
 
+class NotPrepared(UserError):
+    """A folder holds no prepared set, or the set has no such split."""
+
+
 class Prepared:
     """One split of a prepared set, in the order in which TFDS has shuffled it."""
 
@@ -46,11 +50,12 @@ class Prepared:
             split: "train" or "test".
 
         Raises:
-            UserError: if the folder holds no prepared set, or the set has no such split.
+            NotPrepared: if the folder holds no prepared set, or the set has no such split.
+            UserError: if the set is damaged.
         """
         folder = Path(folder) / VERSION
         if not (folder / "dataset_info.json").is_file():
-            raise UserError(
+            raise NotPrepared(
                 f"{folder}: holds no prepared set; make it with python -m mprnet_jax.prepare, or "
                 "give --config.data.source=folders for folders of pairs"
             )
@@ -61,7 +66,7 @@ class Prepared:
                 f"{folder}: its description is damaged ({one_line(error)}); prepare the set anew"
             ) from error
         if split not in builder.info.splits:
-            raise UserError(
+            raise NotPrepared(
                 f"{folder}: has no split {split}, only {', '.join(builder.info.splits)}"
             )
         decoders = {
@@ -70,6 +75,7 @@ class Prepared:
             if isinstance(feature, tfds.features.Image)
         }
         self.folder = folder
+        self._names: dict[int, str] = {}  # of the records read so far
         self._records = builder.as_data_source(split, decoders=decoders)
 
     def __len__(self) -> int:
@@ -77,7 +83,7 @@ class Prepared:
 
     def __getitem__(self, index: int) -> Example:
         record = self.record(index)
-        name = record.pop("name").decode()
+        name = self._names[index] = record.pop("name").decode()
         return {
             role: _decoded(image, f"{self.folder}, {name}, {role}")
             for role, image in record.items()
@@ -104,8 +110,21 @@ class Prepared:
 
     @property
     def names(self) -> "Names":
-        """The examples' names, each read on access."""
+        """The examples' names.
+
+        A name is stored in its record: to read all names of a split before its examples is to
+        read the whole split once more.
+        """
         return Names(self)
+
+    def name_of(self, index: int) -> str:
+        """Returns the name of an example, or "record INDEX" where its record is damaged."""
+        if index not in self._names:
+            try:
+                self._names[index] = self.record(index)["name"].decode()
+            except UserError:
+                return f"record {index}"
+        return self._names[index]
 
 
 class Names(Sequence[str]):
@@ -118,10 +137,7 @@ class Names(Sequence[str]):
         return len(self._prepared)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # has no slices
-        try:
-            return self._prepared.record(index)["name"].decode()
-        except UserError:
-            return f"record {index}"
+        return self._prepared.name_of(index)
 
 
 def _decoded(image: np.ndarray | bytes, name: str) -> np.ndarray:
@@ -157,7 +173,7 @@ class Pairs(tfds.core.GeneratorBasedBuilder):
             yield record["name"], record
 
 
-def write(
+def write_prepared(
     data_dir: Path | str,
     name: str,
     splits: Mapping[str, Source],

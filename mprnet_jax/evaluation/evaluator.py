@@ -47,7 +47,7 @@ def evaluate(
 ) -> list[report.Entry]:
     """Scores candidates on sets and writes scores.md, scores.json and sheets to a folder.
 
-    DND has no public targets, so that a submission by the last candidate is written instead.
+    DND's targets are not public: instead of scores, the last candidate's submission is written.
 
     Args:
         sets: examples by key of BENCHMARKS.
@@ -62,7 +62,7 @@ def evaluate(
     for key, source in sets.items():
         title, protocol = BENCHMARKS[key].title, PROTOCOLS[key]
         for candidate in candidates_for(key, candidates):
-            if candidate not in planned:  # not all at first, as each plan begins to compile
+            if candidate not in planned:  # one at a time, as each plan starts to compile programs
                 planned.add(candidate)
                 restored = [sets[k] for k in sets if candidate in candidates_for(k, candidates)]
                 run_plan(candidate, restored)
@@ -102,11 +102,14 @@ def sizes_of(source: Source) -> Iterator[tuple[int, int]]:
 
 
 def submit(source: Source, restore: Restore, folder: Path, title: str) -> SetScores:
-    """Writes a DND submission, one file per photo, without photos of which a box fails."""
+    """Writes a DND submission, one file per photo.
+
+    A photo is left out, and named in `left_out`, if one of its boxes cannot be restored.
+    """
     make_folder(folder)
     scores = SetScores()
-    # A prepared set has the boxes of one photo apart, and the name of a damaged box is lost. So
-    # boxes are sorted by name, and photos with too few boxes are left out.
+    # A prepared set is shuffled, and the name of a damaged box is unknown. So boxes are sorted by
+    # name, and photos with too few boxes are left out.
     source = Sorted(source)
     all_boxes = max(collections.Counter(map(photo_of, source.names)).values())
     boxes = restore_all(source, restore, title, scores)
@@ -115,6 +118,11 @@ def submit(source: Source, restore: Restore, folder: Path, title: str) -> SetSco
         path = folder / f"{photo}.mat"
         if len(images) < all_boxes:
             path.unlink(missing_ok=True)  # an earlier network may have written it
+            if images:  # else each box is reported
+                scores.left_out.append(
+                    f"{title} {photo}: is not in the submission, for lack of "
+                    f"{all_boxes - len(images)} of its {all_boxes} boxes"
+                )
         else:
             write_dnd_submission(path, [np.clip(image, 0, 1) for image in images])
     return scores

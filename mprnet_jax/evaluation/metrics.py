@@ -68,7 +68,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     >>> round(psnr(np.full((8, 8), 0.5), np.full((8, 8), 0.4)), 6)
     20.0
     """
-    peak = _check(a, b)
+    peak = _checked_peak(a, b)
     if a.dtype != np.uint8:
         a, b = a.astype(np.float64), b.astype(np.float64)
     return _decibels(peak**2, cv2.norm(a, b, cv2.NORM_L2SQR) / a.size)
@@ -83,7 +83,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     Returns:
         The mean of the map, K = (0.01, 0.03), Gaussian window of sigma 1.5.
     """
-    peak = _check(a, b, rank=2, smallest=2 * RADIUS + 1)
+    peak = _checked_peak(a, b, rank=2, smallest=2 * RADIUS + 1)
     return _mean_ssim(a, b, peak, _blur)
 
 
@@ -98,14 +98,14 @@ def volume_ssim(a: np.ndarray, b: np.ndarray) -> float:
     Returns:
         The mean of the map of full size, K = (0.01, 0.03).
     """
-    peak = _check(a, b, rank=3)
+    peak = _checked_peak(a, b, rank=3)
     a, b = (
         cv2.copyMakeBorder(x, RADIUS, RADIUS, RADIUS, RADIUS, cv2.BORDER_REPLICATE) for x in (a, b)
     )
     return _mean_ssim(a, b, peak, lambda x: cv2.transform(_blur(x), COLOUR_WINDOW))
 
 
-def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+def aligned_psnr_ssim(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """Returns PSNR and SSIM after alignment of brightness and position (Rim et al., ECCV 2020).
 
     Pixels that the alignment takes from outside the prediction count in neither score.
@@ -117,12 +117,18 @@ def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> tuple[float, f
         PSNR in dB, and SSIM per channel averaged over the channels.
 
     Raises:
-        UserError: when no alignment is found, as for a prediction of one colour.
+        UserError: if no alignment is found, as for a prediction of one colour, or if it moves
+            the whole prediction out of the picture.
     """
-    _check(prediction, target, rank=3, smallest=2 * RADIUS + 1)
+    _checked_peak(prediction, target, rank=3, smallest=2 * RADIUS + 1)
     target = target.astype(np.float64)
     scaled = match_brightness(prediction.astype(np.float64), target)
     aligned, mask = warp(scaled, find_homography(scaled, target))
+    if not _inner(mask).any():
+        raise UserError(
+            "its alignment has no pixels in common with the target; check that both show the same "
+            "picture"
+        )
     aligned, target = aligned * mask, target * mask
     error = cv2.norm(aligned, target, cv2.NORM_L2SQR) / mask.sum()
     similarity = _inner(_ssim_map(aligned, target, 1, _blur) * mask)
@@ -182,12 +188,12 @@ def warp(image: np.ndarray, homography: np.ndarray) -> tuple[np.ndarray, np.ndar
     return warped.astype(np.float64), mask.astype(np.float64)
 
 
-def rmse(psnr: float) -> float:
+def psnr_to_rmse(psnr: float) -> float:
     """Converts a PSNR in dB to the root mean squared error relative to the peak."""
     return 10 ** (-psnr / 20)
 
 
-def dssim(ssim: float) -> float:
+def ssim_to_dssim(ssim: float) -> float:
     """Converts an SSIM to the structural dissimilarity, (1 - SSIM) / 2."""
     return (1 - ssim) / 2
 
@@ -197,7 +203,7 @@ def error_reduction(error: float, reference: float) -> float:
 
     One dB more is an RMSE smaller by a tenth:
 
-    >>> round(error_reduction(rmse(33.0), reference=rmse(32.0)), 3)
+    >>> round(error_reduction(psnr_to_rmse(33.0), reference=psnr_to_rmse(32.0)), 3)
     0.109
     """
     return 1 - error / reference
@@ -242,7 +248,9 @@ def _ssim_map(a: np.ndarray, b: np.ndarray, peak: float, blur: Blur) -> np.ndarr
     return (2 * means + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
 
 
-def _check(a: np.ndarray, b: np.ndarray, rank: int | None = None, smallest: int = 1) -> float:
+def _checked_peak(
+    a: np.ndarray, b: np.ndarray, rank: int | None = None, smallest: int = 1
+) -> float:
     """Returns the peak; raises ValueError unless a and b can be compared."""
     if a.shape != b.shape:
         raise ValueError(f"the images' shapes differ: {list(a.shape)} and {list(b.shape)}")

@@ -12,7 +12,7 @@ BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's name of the file
 
 
 def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
-    """Returns the distance of two uint8 images [H, W, 3] by AlexNet features; 0 if equal.
+    """Returns a function that computes LPIPS of two uint8 images [H, W, 3]; 0 if equal.
 
     Raises:
         UserError: if the package or the backbone's weights are not on this machine.

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import metrics
-from mprnet_jax.imageio.sheets import to_uint8
+from mprnet_jax.imageio.pixels import to_uint8
 
 
 class Scores(NamedTuple):
@@ -23,6 +24,7 @@ class Scores(NamedTuple):
 
 def luma_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores deraining: MATLAB's luma of 8-bit images, and the SSIM of 2004."""
+    _check_sides(prediction)
     a, b = metrics.luma(to_uint8(prediction)), metrics.luma(target)
     return Scores(metrics.psnr(a, b), metrics.ssim(a, b))
 
@@ -35,13 +37,22 @@ def rgb_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
 
 def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores RealBlur: 8-bit RGB, aligned to the target of a second camera."""
-    return Scores(*metrics.aligned_scores(to_uint8(prediction) / 255, target / 255))
+    _check_sides(prediction)
+    return Scores(*metrics.aligned_psnr_ssim(to_uint8(prediction) / 255, target / 255))
 
 
 def float_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores denoising: clipped, not rounded RGB, and MATLAB's SSIM as for deblurring."""
     image, target = np.clip(prediction, 0, 1), target / 255
     return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
+
+
+def _check_sides(image: np.ndarray) -> None:
+    """Raises UserError for an image smaller than SSIM's window."""
+    height, width = image.shape[:2]
+    if min(height, width) <= 2 * metrics.RADIUS:
+        side = 2 * metrics.RADIUS + 1
+        raise UserError(f"the image is {width}x{height}: its SSIM needs at least {side}x{side}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ LUMA = "Y, 8 bits, SSIM of 2004"
 RGB = "RGB, 8 bits, volume SSIM"
 ALIGNED = "RGB, 8 bits, aligned"
 FLOAT = "RGB, not rounded, volume SSIM"
-NONE = "by its server, from the submission"
+SERVER = "by its server, from the submission"
 LATER_PAPERS, LEADERBOARD = "quoted by later papers", "public leaderboard"
 
 PROTOCOLS = {
@@ -73,7 +84,7 @@ PROTOCOLS = {
     "realblurj": Protocol(ALIGNED, aligned_scores),
     "realblurr": Protocol(ALIGNED, aligned_scores),
     "sidd": Protocol(FLOAT, float_scores, Scores(39.71, 0.958), "NAFNet's table 6"),
-    "dnd": Protocol(NONE, None, Scores(39.80, 0.954), LEADERBOARD),
+    "dnd": Protocol(SERVER, None, Scores(39.80, 0.954), LEADERBOARD),
 }
 
 # The sets whose unweighted mean is the paper's average for deraining, and that mean.

@@ -23,6 +23,8 @@ from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS
 from mprnet_jax.evaluation.scoring import Restore, SetScores
 from mprnet_jax.imageio.sheets import make_sheet, write_png
 
+ALL_STAGES = 3
+
 
 @dataclass
 class Entry:
@@ -36,14 +38,14 @@ class Entry:
     @property
     def published(self) -> Scores | None:
         """The published figures, if these scores are of all stages on the whole set."""
-        comparable = self.stages in (None, 3) and self.whole
+        comparable = self.stages in (None, ALL_STAGES) and self.complete
         return PROTOCOLS[self.benchmark].published if comparable else None
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether all images of the benchmark are scored; true where a server scores them."""
         by_server = PROTOCOLS[self.benchmark].score is None
-        return by_server or len(self.scores.images) >= BENCHMARKS[self.benchmark].size
+        return by_server or len(self.scores.images) >= BENCHMARKS[self.benchmark].num_examples
 
     @property
     def seconds(self) -> float | None:
@@ -71,8 +73,10 @@ def table(entries: Sequence[Entry]) -> str:
     """Formats all scores as a Markdown table with aligned columns."""
     rows = [_row(entry) for entry in entries]
     if mean := _deraining_mean(entries):
-        whole = all(entry.whole for entry in entries if entry.benchmark in DERAINING)
-        rows.append({"set": "mean of the five", **_scores(mean, DERAINING_MEAN if whole else None)})
+        complete = all(entry.complete for entry in entries if entry.benchmark in DERAINING)
+        rows.append(
+            {"set": "mean of the five", **_scores(mean, DERAINING_MEAN if complete else None)}
+        )
     shown = [name for name in COLUMNS if any(row.get(name) for row in rows)]
     cells = [[row.get(name, "") for name in shown] for row in rows]
     return tabulate(cells, shown, tablefmt="github", disable_numparse=True)
@@ -87,7 +91,7 @@ def notes(entries: Sequence[Entry]) -> str:
             sources.setdefault(PROTOCOLS[key].source, []).append(BENCHMARKS[key].title)
     lines = [
         "PSNR in dB; published: PSNR, SSIM of the authors' weights on the whole set; difference: "
-        "ours less these; error reduction: by how much our RMSE, DSSIM are below theirs."
+        "ours minus published; error reduction: by how much our RMSE, DSSIM are below theirs."
     ]
     lines += [f"Published figures of {', '.join(t)}: {source}." for source, t in sources.items()]
     return "\n".join(lines)
@@ -133,7 +137,7 @@ def _row(entry: Entry) -> dict[str, str]:
     return {
         "set": benchmark.title,
         "stages": _format(entry.stages, "d"),
-        "images": f"{len(scores.images)} of {benchmark.size}" if protocol.score else "",
+        "images": f"{len(scores.images)} of {benchmark.num_examples}" if protocol.score else "",
         **_scores(scores.mean, entry.published),
         "LPIPS": _format(scores.lpips, ".4f"),
         "s/image": _format(entry.seconds, ".3f"),
@@ -161,8 +165,12 @@ def _format(value: float | None, spec: str) -> str:
 def _error_reduction(ours: Scores, published: Scores) -> dict[str, float]:
     """Returns the share by which our errors are below the published ones."""
     return {
-        "rmse": metrics.error_reduction(metrics.rmse(ours.psnr), metrics.rmse(published.psnr)),
-        "dssim": metrics.error_reduction(metrics.dssim(ours.ssim), metrics.dssim(published.ssim)),
+        "rmse": metrics.error_reduction(
+            metrics.psnr_to_rmse(ours.psnr), metrics.psnr_to_rmse(published.psnr)
+        ),
+        "dssim": metrics.error_reduction(
+            metrics.ssim_to_dssim(ours.ssim), metrics.ssim_to_dssim(published.ssim)
+        ),
     }
 
 
@@ -170,6 +178,7 @@ def _deraining_mean(entries: Sequence[Entry]) -> Scores | None:
     """Returns the unweighted mean of the five deraining sets, if each was scored once."""
     derained = [entry.scores for entry in entries if entry.benchmark in DERAINING]
     means = [scores.mean for scores in derained if scores.mean is not None]
+    # Either all entries compare stages, or none does.
     if not len(means) == len(derained) == len(DERAINING) or entries[0].stages:
         return None
     return Scores(*(float(np.mean(column)) for column in zip(*means)))

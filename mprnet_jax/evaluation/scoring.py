@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from mprnet_jax.data.datasets import find_folder
 from mprnet_jax.data.pairs import Example, Source, list_pictures
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.evaluation.protocols import Protocol, Scores
+from mprnet_jax.imageio.pixels import to_uint8
 from mprnet_jax.imageio.rgb import decode
-from mprnet_jax.imageio.sheets import to_uint8
 from mprnet_jax.threads import THREADS, parallel_map_or_error, prefetch
 
 # Restores an example to float32 [H, W, 3] with white at 1, neither clipped nor rounded.
@@ -63,7 +63,10 @@ class SetScores:
 
 
 class WithRestored:
-    """Adds pictures of the same names that are restored already to a set, as "restored", uint8."""
+    """Adds to each example, as "restored" (uint8), its finished result.
+
+    The result is the image of the same name in a folder.
+    """
 
     def __init__(self, source: Source, folder: Path):
         if not folder.is_dir():
@@ -93,9 +96,9 @@ class WithRestored:
         return {**example, "restored": restored}
 
 
-def restored_folder(root: Path, title: str, alone: bool) -> Path:
-    """Returns the folder of a set's restored pictures: that of its name, or `root` if `alone`."""
-    return find_folder(root, title) or (root if alone else root / title)
+def restored_folder(root: Path, title: str, only_dataset: bool) -> Path:
+    """Returns the folder of a set's restored pictures: that of its name, or `root` if alone."""
+    return find_folder(root, title) or (root if only_dataset else root / title)
 
 
 def take_restored(example: Example) -> np.ndarray:
@@ -128,10 +131,16 @@ def score_set(
 
     def score(restored: tuple[str, Example, np.ndarray]) -> ImageScores | str:
         name, example, image = restored
+        target = example["target"]
         try:
-            perceptual = lpips(to_uint8(image), example["target"]) if lpips else None
-            return ImageScores(name, *score_images(image, example["target"]), perceptual)
-        except (UserError, ValueError, RuntimeError) as error:  # RuntimeError from LPIPS
+            if image.shape != target.shape:
+                raise UserError(
+                    f"the restored image is {image.shape[1]}x{image.shape[0]}, its target "
+                    f"{target.shape[1]}x{target.shape[0]}"
+                )
+            perceptual = _lpips_of(lpips, image, target) if lpips else None
+            return ImageScores(name, *score_images(image, target), perceptual)
+        except UserError as error:
             return f"{title} {name}: {error}"
 
     restored = (
@@ -146,6 +155,14 @@ def score_set(
             else:
                 scores.images.append(result)
     return scores
+
+
+def _lpips_of(lpips: Lpips, image: np.ndarray, target: np.ndarray) -> float:
+    """Computes LPIPS; raises UserError where it fails, as on images too small for its network."""
+    try:
+        return lpips(to_uint8(image), target)
+    except RuntimeError as error:  # PyTorch's
+        raise UserError(f"LPIPS fails ({one_line(error)})") from error
 
 
 def restore_all(
@@ -187,4 +204,7 @@ def read_all(source: Source, title: str) -> Iterator[tuple[str, Example | UserEr
     examples: Iterable[Example | UserError] = parallel_map_or_error(
         source.__getitem__, range(len(source))
     )
-    yield from zip(source.names, tqdm(examples, desc=title, total=len(source), unit="image"))
+    examples = tqdm(examples, desc=title, total=len(source), unit="image")
+    # Names last: a prepared set knows the name of an example that it has read.
+    for example, name in zip(examples, source.names):
+        yield name, example

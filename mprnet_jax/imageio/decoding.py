@@ -17,7 +17,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.imageio.headers import DAMAGE, png_depth_and_type, report_damage
+from mprnet_jax.imageio.headers import DECODER_ERRORS, png_depth_and_type, report_damage
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # the only decoders that are ever tried
 
@@ -26,7 +26,8 @@ MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB",
 WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG's number for the colour type
-OPENCV_ORDER = {1: [0], 2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # indices of our channels
+# Position of each of our channels in OpenCV's output (BGRA).
+OPENCV_ORDER = {1: [0], 2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # by number of channels
 
 # The tags of a TIFF file that describe the photo, not how its pixels are stored.
 DESCRIPTIVE_TAGS = {
@@ -89,7 +90,7 @@ def decode_pixels(path: Path, picture: ImageFile) -> np.ndarray:
         return upright(decode_16_bits(path, picture, channels), orientation)
     mode = MODES.get(picture.mode)
     if mode is None:
-        raise UserError(f"{path}: has colours of kind {picture.mode}; convert it to RGB")
+        raise UserError(f"{path}: has colour mode {picture.mode}; convert it to RGB")
     if "transparency" in picture.info:
         mode = WITH_ALPHA.get(mode, mode)
         if picture.format == "PNG" and picture.mode == "L" and bits in (2, 4):
@@ -121,20 +122,22 @@ def decode_16_bits(path: Path, picture: ImageFile, channels: int) -> np.ndarray:
         common &= tags.get(Base.PlanarConfiguration, 1) == 1  # channels are interleaved
         # Alpha is not multiplied into the colours.
         common &= channels not in (2, 4) or tags.get(Base.ExtraSamples, (2,)) == (2,)
-        if not common:
-            raise UserError(f"{path}: has 16-bit colours of a rare kind; convert it to RGB")
+    else:
+        common = True
     order = OPENCV_ORDER.get(channels)
-    if order is None:
-        raise UserError(f"{path}: has 16-bit colours of a rare kind; convert it to RGB")
+    if order is None or not common:
+        raise UserError(f"{path}: is stored in an unsupported 16-bit layout; convert it to RGB")
     with report_damage(path):
         picture.load()  # finds damage that OpenCV may ignore
         decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16 or decoded.shape[1::-1] != picture.size:
+    if (
+        decoded is None
+        or decoded.dtype != np.uint16
+        or decoded.shape[1::-1] != picture.size
+        or max(order) >= (decoded.shape[2] if decoded.ndim == 3 else 1)
+    ):
         raise UserError(f"{path}: its 16-bit pixels cannot be decoded; save it anew")
-    decoded = np.atleast_3d(decoded)
-    if max(order) >= decoded.shape[2]:
-        raise UserError(f"{path}: its 16-bit pixels cannot be decoded; save it anew")
-    pixels = decoded[..., order]
+    pixels = np.atleast_3d(decoded)[..., order]
     if "transparency" in picture.info:  # the one colour that PNG's tRNS chunk makes transparent
         opaque = (pixels != picture.info["transparency"]).any(axis=2, keepdims=True)
         pixels = np.concatenate([pixels, opaque.astype(np.uint16) * 65535], axis=2)
@@ -150,7 +153,7 @@ def orientation_of(path: Path, picture: ImageFile) -> int:
         return 1
     try:
         return picture.getexif().get(Base.Orientation, 1)
-    except DAMAGE:
+    except DECODER_ERRORS:
         return 1
 
 
@@ -177,13 +180,13 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def exif_bytes(picture: ImageFile) -> bytes:
-    """Returns the photo's EXIF data without its orientation; nothing if they are damaged."""
+    """Returns the photo's EXIF data without its orientation; b"" if it is corrupt."""
     try:
         exif = picture.getexif()
         if picture.format == "TIFF" and ExifTags.IFD.Exif in exif:
             # The directory of interoperability lies in a file that Pillow has closed.
             exif.get_ifd(ExifTags.IFD.Exif).pop(ExifTags.IFD.Interop, None)
-    except DAMAGE:
+    except DECODER_ERRORS:
         return b""
     dropped: set[int] = {Base.Orientation}
     if picture.format == "TIFF":
@@ -192,5 +195,5 @@ def exif_bytes(picture: ImageFile) -> bytes:
         del exif[tag]
     try:
         return exif.tobytes() if len(exif) else b""
-    except DAMAGE:
+    except DECODER_ERRORS:
         return b""

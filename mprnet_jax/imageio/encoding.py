@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mprnet_jax.errors import UserError
 
-LEVEL = 4  # of Deflate: half the time of the default for a few per cent more bytes
+DEFLATE_LEVEL = 4  # of Deflate: half the time of the default for a few per cent more bytes
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of channels
 
 MAX_JPEG_EXIF = 65_533  # bytes; a JPEG segment holds no more
@@ -44,12 +44,15 @@ def check_format(file_format: str, shape: tuple[int, ...]) -> None:
 def encode(
     pixels: np.ndarray, file_format: str, exif: bytes, icc_profile: bytes | None, quality: int
 ) -> bytes:
-    """Encodes pixels; what the format cannot hold is converted.
+    """Encodes pixels; what the format cannot hold is converted or dropped.
+
+    16 bits are rounded to 8 except in PNG and TIFF, grey becomes RGB where `GREY_AS_RGB` says so
+    (its colour profile is dropped), and JPEG files lose EXIF data above `MAX_JPEG_EXIF`.
 
     Args:
         pixels: [H, W, C].
         file_format: a value of `photos.FORMATS`.
-        exif: EXIF data, or nothing.
+        exif: EXIF data, or b"".
         icc_profile: the colour profile, if any.
         quality: from 1 to 100, of JPEG and WebP; at 100 WebP is lossless.
 
@@ -70,11 +73,11 @@ def encode(
     if file_format == "TIFF":
         return encode_tiff(pixels, exif, icc_profile)
     if pixels.dtype == np.uint16:
-        return encode_deep_png(pixels, exif, icc_profile)
+        return encode_16bit_png(pixels, exif, icc_profile)
     if file_format == "BMP" and pixels.shape[2] == 4:  # Pillow would lose alpha
         return cv2.imencode(".bmp", pixels[..., [2, 1, 0, 3]].copy())[1].tobytes()
     format_options: dict[str, dict[str, Any]] = {
-        "PNG": {"compress_level": LEVEL},
+        "PNG": {"compress_level": DEFLATE_LEVEL},
         "JPEG": {"quality": quality, "subsampling": "4:4:4"},
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True},
         "BMP": {},
@@ -90,7 +93,7 @@ def encode(
     return file.getvalue()
 
 
-def encode_deep_png(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) -> bytes:
+def encode_16bit_png(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) -> bytes:
     """Encodes a PNG file of 16 bits (PNG specification, third edition)."""
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0)
@@ -103,7 +106,7 @@ def encode_deep_png(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) 
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
     if exif:
         chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    chunks += [(b"IDAT", zlib.compress(rows.data, LEVEL)), (b"IEND", b"")]
+    chunks += [(b"IDAT", zlib.compress(rows.data, DEFLATE_LEVEL)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
@@ -114,7 +117,7 @@ def encode_tiff(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) -> b
     """Encodes a TIFF file of 8 or 16 bits (TIFF 6.0, with Deflate)."""
     height, width, channels = pixels.shape
     differences = np.diff(pixels, axis=1, prepend=pixels.dtype.type(0))
-    data = zlib.compress(differences.astype(pixels.dtype.newbyteorder("<")).data, LEVEL)
+    data = zlib.compress(differences.astype(pixels.dtype.newbyteorder("<")).data, DEFLATE_LEVEL)
     directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     metadata = Image.Exif()
     metadata.load(exif)
@@ -131,9 +134,8 @@ def encode_tiff(pixels: np.ndarray, exif: bytes, icc_profile: bytes | None) -> b
     directory[Base.ImageLength] = height
     directory[Base.BitsPerSample] = (8 * pixels.itemsize,) * channels
     directory[Base.Compression] = 8  # Deflate
-    directory[Base.PhotometricInterpretation] = (
-        1 if channels == 1 else 2
-    )  # 1: black is zero, 2: RGB
+    black_is_zero, rgb = 1, 2
+    directory[Base.PhotometricInterpretation] = black_is_zero if channels == 1 else rgb
     directory[Base.StripOffsets] = 0  # Pillow adds the length of the directory
     directory[Base.SamplesPerPixel] = channels
     directory[Base.RowsPerStrip] = height

@@ -16,7 +16,7 @@ from mprnet_jax.errors import UserError, one_line
 # (Pillow 12.3, OpenCV 4.13). TypeError, for example, is Pillow's for a TIFF directory without
 # dimensions, and AssertionError for a palette of another mode. As these are also what defects
 # raise, only calls of decoders may be guarded by them.
-DAMAGE = (
+DECODER_ERRORS = (
     AssertionError,
     AttributeError,
     EOFError,
@@ -35,10 +35,10 @@ DAMAGE = (
 
 @contextlib.contextmanager
 def report_damage(name: Path | str) -> Iterator[None]:
-    """Turns what decoders raise for damaged files into UserError; surrounds their calls only."""
+    """Turns what decoders raise for damaged files into UserError. Wrap decoder calls only."""
     try:
         yield
-    except DAMAGE as error:
+    except DECODER_ERRORS as error:
         raise UserError(
             f"{name}: cannot be read as a picture ({one_line(error)}); replace it"
         ) from error

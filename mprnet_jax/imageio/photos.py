@@ -64,10 +64,19 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
         raise UserError(f"{path}: cannot be read, memory is too small; crop it") from error
 
 
-def check_writable(path: Path, photo: Photo) -> None:
+def format_of(path: Path) -> str:
+    """Returns the value of `FORMATS` for a file's extension; raises UserError if there is none."""
+    file_format = FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise UserError(f"{path}: must end in {', '.join(FORMATS)}")
+    return file_format
+
+
+def check_format_supports(path: Path, photo: Photo) -> None:
     """Raises UserError if the format of a file's extension cannot hold the photo at all."""
+    file_format = format_of(path)
     try:
-        check_format(FORMATS[path.suffix.lower()], photo.pixels.shape)
+        check_format(file_format, photo.pixels.shape)
     except UserError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
 
@@ -85,7 +94,7 @@ def write(path: Path, photo: Photo, quality: int = QUALITY) -> None:
     Raises:
         UserError: if the format cannot hold the photo, or the file cannot be written.
     """
-    file_format = FORMATS[path.suffix.lower()]
+    file_format = format_of(path)
     try:
         data = encode(photo.pixels, file_format, photo.exif, photo.icc_profile, quality)
         path.parent.mkdir(parents=True, exist_ok=True)

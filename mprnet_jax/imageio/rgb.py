@@ -17,6 +17,8 @@ MAX_PIXELS = 89_478_485  # as Pillow's own limit: 256 MiB in RGB
 def decode(file: Path | BinaryIO, name: str | None = None) -> np.ndarray:
     """Reads a PNG or JPEG file as RGB; drops alpha and repeats grey.
 
+    EXIF's orientation is ignored.
+
     Args:
         file: a path or an opened file.
         name: what error messages call the file, by default its path.
@@ -34,13 +36,13 @@ def decode(file: Path | BinaryIO, name: str | None = None) -> np.ndarray:
     with picture:
         # Pillow only warns, up to twice as many, and warning filters are not thread-safe.
         if picture.width * picture.height > MAX_PIXELS:
-            raise UserError(f"{name}: has more than {MAX_PIXELS} pixels; cut or remove it")
+            raise UserError(f"{name}: has more than {MAX_PIXELS} pixels; crop or remove it")
         # Pillow would silently reduce 16-bit colours to 8 bits.
-        deep = picture.format == "PNG" and png_depth_and_type(picture)[0] == 16
-        if deep or picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
+        if picture.format == "PNG" and png_depth_and_type(picture)[0] == 16:
+            raise UserError(f"{name}: has 16 bits a channel; convert it to 8-bit RGB, or remove it")
+        if picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
             raise UserError(
-                f"{name}: has 16 bits a channel, or mode {picture.mode}; convert it to "
-                "8-bit RGB, or remove it"
+                f"{name}: has colour mode {picture.mode}; convert it to 8-bit RGB, or remove it"
             )
         with report_damage(name):
             return np.asarray(picture.convert("RGB"))

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mprnet_jax.atomic import writing
+from mprnet_jax.imageio.pixels import to_uint8
 
 GAP = 8  # pixels between pictures
 LINE = 22  # pixels of height for a line of text
@@ -46,13 +47,6 @@ def shrink(image: np.ndarray, longest_side: int) -> np.ndarray:
     """Shrinks a uint8 image by the smallest integer that leaves no side above `longest_side`."""
     factor = -(-max(image.shape[:2]) // longest_side)
     return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Converts floats, clipped to [0, 1], to uint8 by rounding; NaN is black. Keeps uint8."""
-    if image.dtype == np.uint8:
-        return image
-    return np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

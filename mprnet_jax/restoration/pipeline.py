@@ -152,7 +152,7 @@ class Pipeline:
     def _decode(self, report: Report, batch: list[Job]) -> list[tuple[Job, Photo]]:
         def read(job: Job) -> tuple[Job, Photo]:
             photo = photos.read(job.source, self._max_pixels)
-            photos.check_writable(job.target, photo)  # before it is restored
+            photos.check_format_supports(job.target, photo)  # before it is restored
             return job, photo
 
         return list(report.without_failures(read, batch))

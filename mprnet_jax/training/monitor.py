@@ -1,5 +1,6 @@
 """Watches a run and shows how it goes: guard, progress bar, event file and profiler's trace."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +71,8 @@ class Monitor:
         if metrics is None:
             return
         values = jax.device_get(metrics)
-        self._guard.count_and_check(step, values, lambda: self._batches.names(step - 1))
+        names = functools.partial(self._batches.example_names, step - 1)
+        self._guard.count_and_check(step, values, names)
         self._bar.update(values)
         if step % self._log_every == 0:
             self._summaries.write_scalars(step, values | self.counts | self._bar.speed)

@@ -105,7 +105,7 @@ class Run:
             saturation=config.data.saturation,
             seed=config.seed,
             start=start,
-            share=self._local_images,
+            local_indices=self._local_images,
         )
 
     def summaries(self, step: int) -> Summaries:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mprnet_jax.compat.gradio import refuse_addresses
+from mprnet_jax.compat.gradio import refuse_urls
 from mprnet_jax.errors import UserError
 
 gradio = pytest.importorskip("gradio")
@@ -22,7 +22,7 @@ def _unpatched(monkeypatch):
 
 @pytest.mark.parametrize("host", ["93.184.215.14", "hf.co", "localhost"])
 def test_gradio_fetches_no_address(tmp_path, host):
-    refuse_addresses(gradio)
+    refuse_urls(gradio)
     fetch = gradio.processing_utils.async_ssrf_protected_download
     with pytest.raises(ValueError, match="fetches nothing from elsewhere"):
         asyncio.run(fetch(f"https://{host}/photo.png", str(tmp_path)))
@@ -40,11 +40,11 @@ def test_gradio_fetches_no_address(tmp_path, host):
 def test_the_page_does_not_start_where_that_cannot_be_prevented(monkeypatch, library, name):
     monkeypatch.delattr(library, name)
     with pytest.raises(UserError, match=rf"^gradio {gradio.__version__}: .*{name}"):
-        refuse_addresses(gradio)
+        refuse_urls(gradio)
     assert not hasattr(library, name)
 
 
 def test_nor_where_gradio_fetches_through_another_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "safehttpx", None)
     with pytest.raises(UserError, match="cannot be kept from fetching"):
-        refuse_addresses(gradio)
+        refuse_urls(gradio)

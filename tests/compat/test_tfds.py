@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from mprnet_jax import compat
 from mprnet_jax.data.opening import open_benchmark
-from mprnet_jax.data.prepared import Prepared, write
+from mprnet_jax.data.prepared import Prepared, write_prepared
 
 miniatures = runpy.run_path(str(Path(__file__).parents[1] / "data" / "miniatures.py"))
 
@@ -36,7 +36,7 @@ def test_preparing_asks_no_bucket_and_leaves_no_temporary_folders(tmp_path, sour
     monkeypatch.setattr(tfds.core.DatasetInfo, "initialize_from_bucket", ask)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    assert len(Prepared(write(tmp_path, "hide", {"test": source}), "test")) == 3
+    assert len(Prepared(write_prepared(tmp_path, "hide", {"test": source}), "test")) == 3
     assert not list((tmp_path / "temporary").iterdir())
 
 
@@ -52,5 +52,5 @@ def test_without_the_lookup_to_replace_sets_are_prepared_with_one_warning(
     monkeypatch.setattr(tfds.core.DatasetInfo, "__getattr__", missing, raising=False)
     with caplog.at_level("WARNING", logger="absl"):
         for name in ("hide", "again"):
-            assert len(Prepared(write(tmp_path, name, {"test": source}), "test")) == 3
+            assert len(Prepared(write_prepared(tmp_path, name, {"test": source}), "test")) == 3
     assert sum("tensorflow-datasets has changed" in r.getMessage() for r in caplog.records) == 1

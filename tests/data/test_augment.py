@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mprnet_jax.data.augment import RandomPatch, center_crop, crop, pad_to, saturate
+from mprnet_jax.data.augment import RandomPatch, adjust_saturation, center_crop, crop, pad_to
 
 
 def grid(height, width):
@@ -77,15 +77,19 @@ def test_degradation_is_drawn_anew_and_comes_last():
 def test_saturation_keeps_grey_and_moves_colours():
     photo = np.random.default_rng(0).integers(60, 180, (8, 8, 3), np.uint8)
     grey = np.repeat(photo[..., :1], 3, axis=-1)
-    np.testing.assert_array_equal(saturate(grey, 1.2), grey)
-    np.testing.assert_array_equal(saturate(photo, 1), photo)
-    spread = [np.ptp(saturate(photo, factor).astype(int), axis=-1) for factor in (0.8, 1, 1.2)]
+    np.testing.assert_array_equal(adjust_saturation(grey, 1.2), grey)
+    np.testing.assert_array_equal(adjust_saturation(photo, 1), photo)
+    spread = [
+        np.ptp(adjust_saturation(photo, factor).astype(int), axis=-1) for factor in (0.8, 1, 1.2)
+    ]
     # 2: two values are rounded before and after.
     np.testing.assert_allclose(spread[0], 0.8 * spread[1], atol=2)
     np.testing.assert_allclose(spread[2], 1.2 * spread[1], atol=2)
-    luma = saturate(photo, 1.2) @ [0.299, 0.587, 0.114]
+    luma = adjust_saturation(photo, 1.2) @ [0.299, 0.587, 0.114]
     np.testing.assert_allclose(luma, photo @ [0.299, 0.587, 0.114], atol=0.5)  # rounding
-    np.testing.assert_array_equal(saturate(np.uint8([[[255, 0, 0]]]), 1.2), [[[255, 0, 0]]])
+    np.testing.assert_array_equal(
+        adjust_saturation(np.uint8([[[255, 0, 0]]]), 1.2), [[[255, 0, 0]]]
+    )
 
 
 def test_a_third_of_the_pairs_is_saturated_both_images_alike():

@@ -1,3 +1,4 @@
+import multiprocessing
 import runpy
 import signal
 import subprocess
@@ -46,7 +47,7 @@ def take(config, count, start=0, batch_size=5, share=None):
         seed=1,
         start=start,
         num_workers=config.num_workers,
-        share=share,
+        local_indices=share,
     )
     try:
         return [next(batches) for _ in range(count)]
@@ -116,7 +117,7 @@ def test_batches_know_the_names_of_their_examples(folders):
     )
     for number in (2, 3, 4):
         pairs = next(batches)["degraded"][:, 0, 0, 0] // 10
-        assert batches.names(number) == [str(pair) for pair in pairs]
+        assert batches.example_names(number) == [str(pair) for pair in pairs]
     batches.close()
 
 
@@ -161,6 +162,7 @@ def test_a_defect_in_a_source_is_not_taken_for_an_unreadable_example(num_workers
         TrainingBatches(
             Defective(range(5)), batch_size=2, patch_size=8, seed=1, num_workers=num_workers
         )
+    assert not multiprocessing.active_children()
 
 
 def test_no_pair_that_can_be_read_is_an_error(folders):

@@ -180,3 +180,12 @@ def test_damaged_dnd_files_are_named(tmp_path):
     (tmp_path / "DND" / "info.mat").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"info\.mat: cannot be read"):
         open_benchmark("DND", tmp_path)
+
+
+def test_a_root_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match="cannot be listed"):
+        open_benchmark("gopro", tmp_path)

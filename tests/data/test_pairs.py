@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprnet_jax.data.pairs import Cached, PairFolder, natural_order
+from mprnet_jax.data.pairs import Cached, PairFolder, list_pictures, natural_order
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 
@@ -110,8 +110,17 @@ def test_cache_leaves_the_machine_what_it_should(monkeypatch):
     source = Counting()
     free = iter([1000, 700, 400, 400])  # 300 bytes each; the third would leave less than 200
     monkeypatch.setattr(memory, "available_host_bytes", lambda: next(free))
-    cached = Cached(source, floor=200)
+    cached = Cached(source, min_available_bytes=200)
     for _ in range(2):
         for index in range(3):
             assert cached[index]["target"][0, 0, 0] == index
     assert source.reads == [0, 1, 2, 2]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(UserError, match="cannot be listed"):
+        list_pictures(tmp_path)

@@ -153,8 +153,9 @@ def test_a_submission_has_no_photo_that_is_not_finite_nor_one_of_an_earlier_netw
 
     (entry,) = evaluate({"dnd": source}, [Candidate(sometimes_nan)], tmp_path / "out", "y")
     assert [path.name for path in (tmp_path / "out/DND_submission").iterdir()] == ["0002.mat"]
-    (line,) = entry.scores.left_out
+    line, photo = entry.scores.left_out
     assert line.endswith(": the restored image has values that are not finite")
+    assert photo == "DND 0001: is not in the submission, for lack of 1 of its 3 boxes"
 
 
 def test_scores_that_cannot_be_written_are_an_error(tmp_path):

@@ -126,7 +126,7 @@ def test_alignment_recovers_a_homography_and_scores_it():
         - cv2.perspectiveTransform(corners, known)
     )
     assert distance.max() < 0.1  # pixels, at the corners, where it is largest
-    psnr, ssim = metrics.aligned_scores(0.7 * moved, target)  # brightness is matched, too
+    psnr, ssim = metrics.aligned_psnr_ssim(0.7 * moved, target)  # brightness is matched, too
     assert metrics.psnr(moved, target) < 30
     assert psnr > 40
     assert ssim > 0.99
@@ -139,20 +139,22 @@ def test_alignment_leaves_out_what_the_prediction_does_not_show():
 
 
 def test_aligned_scores_of_equal_images_are_perfect(noisy):
-    psnr, ssim = metrics.aligned_scores(noisy[1], noisy[1])
+    psnr, ssim = metrics.aligned_psnr_ssim(noisy[1], noisy[1])
     assert psnr > 60  # the found homography is the identity up to float32
     assert ssim == pytest.approx(1, abs=1e-4)
 
 
 def test_a_prediction_of_one_colour_cannot_be_aligned(noisy):
     with pytest.raises(UserError, match="cannot be aligned"):
-        metrics.aligned_scores(np.zeros_like(noisy[1]), noisy[1])
+        metrics.aligned_psnr_ssim(np.zeros_like(noisy[1]), noisy[1])
 
 
 def test_error_reduction_halves_with_six_decibels():
-    before, after = metrics.rmse(30), metrics.rmse(30 + 20 * math.log10(2))
+    before, after = metrics.psnr_to_rmse(30), metrics.psnr_to_rmse(30 + 20 * math.log10(2))
     assert metrics.error_reduction(after, before) == pytest.approx(0.5)
-    assert metrics.error_reduction(metrics.dssim(0.95), metrics.dssim(0.9)) == pytest.approx(0.5)
+    assert metrics.error_reduction(
+        metrics.ssim_to_dssim(0.95), metrics.ssim_to_dssim(0.9)
+    ) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -171,3 +173,10 @@ def test_error_reduction_halves_with_six_decibels():
 def test_what_cannot_be_scored_is_refused(score, a, b, message):
     with pytest.raises(ValueError, match=message):
         score(a, b)
+
+
+def test_an_alignment_without_common_pixels_is_an_error(noisy, monkeypatch):
+    far = np.array([[1, 0, 5000.0], [0, 1, 0], [0, 0, 1]])
+    monkeypatch.setattr(metrics, "find_homography", lambda prediction, target: far)
+    with pytest.raises(UserError, match="no pixels in common"):
+        metrics.aligned_psnr_ssim(noisy[0], noisy[1])

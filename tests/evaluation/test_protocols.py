@@ -44,7 +44,7 @@ def test_realblur_is_scored_after_alignment(pair, key):
     target = pair[1]
     shifted = np.float32(np.roll(target, 1, axis=1) / 255)
     psnr, ssim = PROTOCOLS[key].score(0.9 * shifted, target)
-    expected = metrics.aligned_scores(rounded(0.9 * shifted) / 255, target / 255)
+    expected = metrics.aligned_psnr_ssim(rounded(0.9 * shifted) / 255, target / 255)
     assert (psnr, ssim) == expected
     assert psnr > metrics.psnr(rounded(shifted), target)
 

@@ -29,7 +29,7 @@ def test_the_table_sets_ours_beside_the_published_figures():
 
 def test_the_published_mean_stands_beside_that_of_whole_sets():
     image = ImageScores("1", 30.0, 0.9)
-    entries = [report.Entry(k, SetScores([image] * BENCHMARKS[k].size)) for k in DERAINING]
+    entries = [report.Entry(k, SetScores([image] * BENCHMARKS[k].num_examples)) for k in DERAINING]
     assert f"{DERAINING_MEAN.psnr:.2f}, " in report.table(entries).splitlines()[-1]
     entries[0].scores.images.pop()
     assert f"{DERAINING_MEAN.psnr:.2f}, " not in report.table(entries).splitlines()[-1]

@@ -5,9 +5,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from mprnet_jax.data.opening import open_benchmark
-from mprnet_jax.evaluation.protocols import Scores
+from mprnet_jax.data.opening import open_benchmark, open_folder
+from mprnet_jax.evaluation.protocols import PROTOCOLS, Scores
 from mprnet_jax.evaluation.scoring import score_set
 
 mini = runpy.run_path(str(Path(__file__).parents[1] / "data" / "miniatures.py"))
@@ -48,3 +49,35 @@ def test_reading_and_scoring_go_on_while_the_device_works(tmp_path):
     scores = score_set(source, Protocol(), restore, title="HIDE")
     assert len(scores.images) == 4
     assert scores.seconds is not None
+
+
+def test_a_defect_in_a_metric_is_not_taken_for_a_bad_image(tmp_path):
+    class Protocol:
+        def score(self, prediction, target):
+            raise ValueError("a defect")
+
+    mini["write_pairs"](tmp_path / "HIDE" / "test")
+    with pytest.raises(ValueError, match="a defect"):
+        score_set(open_benchmark("hide", tmp_path), Protocol(), half_way, title="HIDE")
+
+
+def fails(image, target):
+    raise RuntimeError("input is too small")
+
+
+@pytest.mark.parametrize(
+    ("key", "size", "restore", "lpips", "message"),
+    [
+        ("rain100l", (10, 20), half_way, None, "the image is 20x10: its SSIM needs"),
+        ("realblurj", (20, 10), half_way, None, "the image is 10x20: its SSIM needs"),
+        ("hide", (20, 24), lambda e: half_way(e)[1:], None, "is 24x19, its target 24x20"),
+        ("hide", (20, 24), half_way, fails, "LPIPS fails (input is too small)"),
+    ],
+)
+def test_images_that_cannot_be_scored_are_named(tmp_path, key, size, restore, lpips, message):
+    mini["write_pairs"](tmp_path / "set", size=size)
+    source = open_folder(tmp_path / "set")
+    scores = score_set(source, PROTOCOLS[key], restore, title="set", lpips=lpips)
+    assert not scores.images
+    assert len(scores.left_out) == len(source) == 3
+    assert all(message in line for line in scores.left_out)

@@ -70,8 +70,8 @@ MESSAGES = {
     "frames.tif": "holds 2 pictures",
     "frames.webp": "holds 2 pictures",
     "gif.png": "is not a PNG, JPEG, WebP, TIFF or BMP picture",
-    "cmyk.jpg": "colours of kind CMYK",
-    "floats.tif": "colours of kind F",
+    "cmyk.jpg": "colour mode CMYK",
+    "floats.tif": "colour mode F",
 }
 
 

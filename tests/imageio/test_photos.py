@@ -146,7 +146,7 @@ def test_rare_kinds_of_16_bit_tiff_are_refused(tmp_path: Path, options: dict):
     if "planarconfig" in options:
         pixels = pixels.transpose(2, 0, 1)
     tifffile.imwrite(tmp_path / "photo.tif", pixels, photometric="rgb", **options)
-    with pytest.raises(UserError, match="of a rare kind"):
+    with pytest.raises(UserError, match="in an unsupported 16-bit layout"):
         photos.read(tmp_path / "photo.tif")
 
 
@@ -222,7 +222,14 @@ def test_a_defect_in_encoding_is_not_reported_as_a_full_disk(tmp_path, monkeypat
     def defect(*_):
         raise error("a defect")
 
-    monkeypatch.setattr("mprnet_jax.imageio.encoding.encode_deep_png", defect)
+    monkeypatch.setattr("mprnet_jax.imageio.encoding.encode_16bit_png", defect)
     with pytest.raises(error, match="a defect"):
         photos.write(tmp_path / "photo.png", Photo(noise(3, "u2")))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_name_without_a_known_extension_is_an_error(tmp_path):
+    photo = photos.Photo(np.zeros((2, 2, 3), np.uint8))
+    for call in (photos.write, photos.check_format_supports):
+        with pytest.raises(UserError, match=r"a\.gif: must end in \.png, "):
+            call(tmp_path / "a.gif", photo)

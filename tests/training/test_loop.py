@@ -115,10 +115,8 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkey
     assert printed.count("is skipped") == 1
     run = Run(tiny_run, tmp_path)
     batches = run.batches(2)
-    assert (
-        f"step 3 is skipped: loss nan, gradient norm nan; its images: {', '.join(batches.names(2))}"
-        in printed
-    )
+    names = ", ".join(batches.example_names(2))
+    assert f"step 3 is skipped: loss nan, gradient norm nan; its images: {names}" in printed
     batches.close()
     with Checkpoints(tmp_path) as checkpoints:
         state, record = run.restore_or_init(checkpoints)
