@@ -48,7 +48,7 @@ def test_kills_at_random_moments_change_nothing(
     random = np.random.default_rng()
     kills = 0
     long_run = long_config(500 if exhaustive else 30)
-    while kills < (100 if exhaustive else 5):
+    while kills < (100 if exhaustive else 3):
         process = start(long_run, tmp_path / "killed")
         kill_after_a_save(process, random.uniform(0, 0.3))
         kills += 1
