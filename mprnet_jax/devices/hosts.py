@@ -91,7 +91,7 @@ def check_same_folder(folder: Path) -> None:
     sees_mark, reason = False, "it is another folder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
+        if is_main_process():
             mark.touch()
     except OSError as error:
         reason = one_line(error)
@@ -103,7 +103,7 @@ def check_same_folder(folder: Path) -> None:
         mark.unlink(missing_ok=True)
     if all_see_it:
         return
-    if jax.process_index() == 0:
+    if is_main_process():
         time.sleep(2)  # when process 0 ends, the others do; they must print the error before
     raise UserError(
         f"{folder}: is not the same folder on all hosts"

@@ -22,6 +22,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from mprnet_jax.atomic import replacing
+from mprnet_jax.devices.hosts import is_main_process
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.weights.packing import empty_pack, pack, unpack
 from mprnet_jax.weights.store import StorageError, Store
@@ -80,7 +81,7 @@ class Checkpoints:
         self._folder = Path(run_folder).absolute() / "checkpoints"
         self._scores_file = self._folder.parent / SCORES
         scores: dict[int, float] = {}
-        if jax.process_index() == 0:
+        if is_main_process():
             with self._report_failures(f"{SCORES} cannot be read"):
                 scores = read_scores(self._scores_file)
         self._scores: dict[int, float] = dict(as_first_host_sees([*scores.items()]))
@@ -206,7 +207,7 @@ class Checkpoints:
         """Renames damaged checkpoints; they are kept for inspection."""
         if not steps:
             return
-        if jax.process_index() == 0:
+        if is_main_process():
             for step in steps:
                 aside = self._folder.parent / f"damaged-{step}-{uuid.uuid4().hex[:8]}"
                 with self._report_failures("a damaged checkpoint cannot be set aside"):
@@ -240,7 +241,7 @@ class Checkpoints:
         kept = {*self._store.steps(), step}
         self._scores = {s: value for s, value in self._scores.items() if s in kept}
         self._scores[step] = score if math.isfinite(score) else UNSCORED
-        if jax.process_index() == 0:
+        if is_main_process():
             with self._report_failures(), replacing(self._scores_file) as temporary:
                 temporary.write_text(json.dumps(self._scores))
 

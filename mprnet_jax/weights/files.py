@@ -74,9 +74,7 @@ def read_official(path: Path | str) -> dict[str, np.ndarray]:
     if path.is_dir():
         return names.to_official(*read(path)[:2])
     check_is_weight_file(path)
-    if FORMATS[path.suffix.lower()] is pth:
-        return pth.read_tensors(path)
-    return safetensors.read_file(path)[0]
+    return FORMATS[path.suffix.lower()].read_tensors(path)
 
 
 def write(

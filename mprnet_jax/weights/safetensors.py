@@ -43,6 +43,11 @@ def write(path: Path, config: ModelConfig, params: Params, origin: Mapping[str, 
     write_file(path, to_official(config, params), metadata | dict(origin))
 
 
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file by name; raises UserError if the file cannot be read."""
+    return read_file(path)[0]
+
+
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns tensors by name, and metadata; raises UserError if the file cannot be read."""
     from safetensors import SafetensorError, safe_open

@@ -2,6 +2,7 @@
 
 import io
 import resource
+import runpy
 import struct
 import zlib
 from pathlib import Path
@@ -18,15 +19,8 @@ from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.encoding import encode
 from mprnet_jax.imageio.photos import Photo
 
-
-def noise(channels: int, dtype: str = "u1", height: int = 9, width: int = 14) -> np.ndarray:
-    largest = np.iinfo(dtype).max
-    shape = (height, width, channels)
-    return np.random.default_rng(0).integers(0, largest, shape, dtype, endpoint=True)
-
-
-def picture_of(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+pictures = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
+noise, picture_of = pictures["noise"], pictures["picture_of"]
 
 
 def chunk(name: bytes, data: bytes) -> bytes:

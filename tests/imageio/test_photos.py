@@ -1,5 +1,6 @@
 """Image files of every kind in and out."""
 
+import runpy
 import struct
 import zlib
 from pathlib import Path
@@ -20,14 +21,8 @@ LOSSLESS += [(".bmp", 1, "u1"), (".bmp", 3, "u1"), (".bmp", 4, "u1")]
 LOSSLESS += [(".webp", 3, "u1"), (".webp", 4, "u1")]
 
 
-def noise(channels: int, dtype: str = "u1", height: int = 9, width: int = 14) -> np.ndarray:
-    largest = np.iinfo(dtype).max
-    shape = (height, width, channels)
-    return np.random.default_rng(0).integers(0, largest, shape, dtype, endpoint=True)
-
-
-def picture_of(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+pictures = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
+noise, picture_of = pictures["noise"], pictures["picture_of"]
 
 
 @pytest.mark.parametrize(("extension", "channels", "dtype"), LOSSLESS)
