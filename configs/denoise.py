@@ -16,6 +16,12 @@ The variant `sample` needs no data: a narrow network learns on embedded photos w
 noise, in a few minutes on two CPU cores.
 
     python -m mprnet_jax.train --config configs/denoise.py:sample
+
+The variant `blind` makes the network that ships with the package: a narrow one for noise of unknown
+kind and strength, trained on photos under free licences in some hours on two CPU cores.
+
+    python -m mprnet_jax.corpus --output corpus
+    python -m mprnet_jax.train --config configs/denoise.py:blind
 """
 
 from mprnet_jax.config import (
@@ -24,6 +30,7 @@ from mprnet_jax.config import (
     ModelConfig,
     OptimConfig,
     TrainConfig,
+    corpus_config,
     sample_config,
 )
 from mprnet_jax.errors import UserError
@@ -35,11 +42,15 @@ LOSS = LossConfig(edge_weight=0, clip=True)
 
 
 def get_config(variant: str = "") -> TrainConfig:
-    """Returns the recipe, or for "sample" a small run without data of your own."""
+    """Returns the recipe, or that of the variant "sample" or "blind"."""
     if variant == "sample":
         return sample_config("denoise-sample", "sample_noise", 200, loss=LOSS)
+    if variant == "blind":
+        return corpus_config("denoise-blind", "blind_noise", 12_000, loss=LOSS)
     if variant:
-        raise UserError(f"configs/denoise.py:{variant}: has no such variant; use :sample or none")
+        raise UserError(
+            f"configs/denoise.py:{variant}: has no such variant; use :sample, :blind or none"
+        )
     return TrainConfig(
         name="denoise",
         model=ModelConfig.denoise(),

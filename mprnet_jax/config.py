@@ -14,7 +14,8 @@ from mprnet_jax.errors import UserError
 SIZE_MULTIPLE = 8  # of an image's sides: the network downsamples halves of the image twice
 MAX_PATCH = 1024  # pixels a side; a training step on larger patches fits on no device
 REMATS = ("none", "elementwise", "cab", "orb")
-SOURCES = ("folders", "prepared", "sample_rain", "sample_blur", "sample_noise")
+SOURCES = ("folders", "prepared", "photos", "sample_rain", "sample_blur", "sample_noise")
+DEGRADATIONS = ("rain", "blur", "noise", "blind_noise", "rain_and_haze")
 
 AT_LEAST_ONE = (
     "total_steps",
@@ -109,9 +110,11 @@ class ModelConfig:
 class DataConfig:
     """Where image pairs come from, and how training varies them."""
 
-    # "folders"; "prepared": sets that mprnet_jax.prepare wrote; or "sample_rain", "sample_blur",
-    # "sample_noise": embedded photos that are degraded again at each use.
+    # "folders" of pairs; "prepared": sets that mprnet_jax.prepare wrote; "photos": folders of clean
+    # photos, each of which is degraded again at each use; or embedded photos that are:
+    # "sample_rain", "sample_blur", "sample_noise".
     source: str = "folders"
+    degradation: str = ""  # of "photos": one of `DEGRADATIONS`, see data/degradations.py
     root: str = changeable("")  # folder of `train` and `validation`; --data_dir of prepare
     train: str = "train"  # folder of training pairs: `input` and `target` in it; or prepared set
     validation: str = "test"  # folder of held-out pairs; or prepared set
@@ -215,6 +218,11 @@ class TrainConfig:
             raise UserError(f"loss.laplacian={self.loss.laplacian!r}: use pyramid or operator")
         if self.data.source not in SOURCES:
             raise UserError(f"data.source={self.data.source!r}: use {' or '.join(SOURCES)}")
+        if self.data.source == "photos" and self.data.degradation not in DEGRADATIONS:
+            raise UserError(
+                f"data.degradation={self.data.degradation!r}: for data.source=photos, use "
+                f"{' or '.join(DEGRADATIONS)}"
+            )
         if not 0 <= self.optim.warmup_steps < self.total_steps:
             raise UserError(
                 f"optim.warmup_steps={self.optim.warmup_steps}: must be below "
@@ -243,6 +251,39 @@ def sample_config(name: str, source: str, total_steps: int, **fields: Any) -> Tr
         validate_every=total_steps // 2,
         checkpoint_every=50,
         log_every=10,
+    )
+    return replace(config, **fields)
+
+
+def corpus_config(name: str, degradation: str, total_steps: int, **fields: Any) -> TrainConfig:
+    """Returns a run on the corpus that takes some hours on two CPU cores: a narrow network.
+
+    Args:
+        name: of the run.
+        degradation: of the photos, one of `DEGRADATIONS`.
+        total_steps: some thousands.
+        **fields: other fields of the config.
+    """
+    config = TrainConfig(
+        name=name,
+        model=ModelConfig(width=16, unet_growth=16, orsnet_growth=8, cabs_per_orb=2),
+        data=DataConfig(
+            source="photos",
+            root="corpus",
+            train="train",
+            validation="validation",
+            degradation=degradation,
+            published="the corpus that mprnet_jax.corpus makes",
+        ),
+        optim=OptimConfig(
+            learning_rate=2e-3, final_learning_rate=1e-5, warmup_steps=200, ema_decay=0.999
+        ),
+        total_steps=total_steps,
+        batch_size=8,
+        patch_size=96,
+        validation_crop=512,
+        validate_every=1000,
+        checkpoint_every=200,
     )
     return replace(config, **fields)
 

@@ -51,6 +51,14 @@ def test_senseless_values_are_reported_with_their_field(tiny_run, field, value):
         tiny_run.validate()
 
 
+def test_photos_need_a_degradation(tiny_run):
+    tiny_run.data.source = "photos"
+    with pytest.raises(UserError, match=r"data\.degradation='': for data.source=photos, use rain"):
+        tiny_run.validate()
+    tiny_run.data.degradation = "blind_noise"
+    tiny_run.validate()
+
+
 def test_model_config_refuses_at_once():
     with pytest.raises(UserError, match=r"model\.width=0"):
         ModelConfig(width=0)

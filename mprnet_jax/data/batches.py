@@ -23,7 +23,7 @@ from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
 from mprnet_jax.data.augment import RandomPatch, center_crop
 from mprnet_jax.data.opening import open_folder, open_prepared
-from mprnet_jax.data.pairs import Cached, Example, Source
+from mprnet_jax.data.pairs import Cached, DegradedPhotos, Example, PhotoFolder, Source
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 from mprnet_jax.threads import parallel_map_or_error
@@ -46,31 +46,43 @@ def training_source(config: DataConfig) -> tuple[Source, degradations.Degradatio
     """
     if degrade := SAMPLES.get(config.source):
         return sample.Photos(sample.TRAINING_PHOTOS), degrade
-    pairs = _pairs(config, config.train, "train")
-    return Cached(pairs, min_available_bytes=memory.available_host_bytes() // 2), None
+    min_available_bytes = memory.available_host_bytes() // 2
+    if config.source == "photos":
+        photos = PhotoFolder(_folder(config, config.train))
+        return Cached(photos, min_available_bytes), degradations.DEGRADATIONS[config.degradation]
+    return Cached(_pairs(config, config.train, "train"), min_available_bytes), None
 
 
 def validation_source(config: DataConfig) -> Source:
     """Opens the validation set of a config."""
     if degrade := SAMPLES.get(config.source):
-        return sample.DegradedPhotos(sample.HELD_OUT_PHOTOS, degrade)
+        return DegradedPhotos(sample.Photos(sample.HELD_OUT_PHOTOS), degrade)
+    if config.source == "photos":
+        photos = PhotoFolder(_folder(config, config.validation))
+        degraded = DegradedPhotos(photos, degradations.DEGRADATIONS[config.degradation])
+        return Cached(degraded, memory.available_host_bytes() // 2)
     return _pairs(config, config.validation, "test")
 
 
 def _pairs(config: DataConfig, name: str, split: str) -> Source:
     """Opens the folder of this name, or the split of the prepared set of this name."""
-    root = Path(config.root)
     if config.source == "prepared":
-        return open_prepared(root, name, split)
-    if not (root / name).is_dir():
+        return open_prepared(Path(config.root), name, split)
+    return open_folder(_folder(config, name))
+
+
+def _folder(config: DataConfig, name: str) -> Path:
+    """Returns the folder of this name below the data root; raises UserError if it is not there."""
+    folder = Path(config.root) / name
+    if not folder.is_dir():
         sets = f" ({config.published})" if config.published else ""
+        inside = "" if config.source == "photos" else "/{input,target}"
         raise UserError(
-            f"data.root={config.root!r} has no folder {name}: it must hold "
-            f"{config.train}/{{input,target}} to train on and {config.validation}/{{input,target}} "
-            f"to validate on{sets}; point elsewhere with --config.data.root=DIR, or add :sample to "
-            "the config's name to train without data"
+            f"data.root={config.root!r} has no folder {name}: it must hold {config.train}{inside} "
+            f"to train on and {config.validation}{inside} to validate on{sets}; point elsewhere "
+            "with --config.data.root=DIR, or add :sample to the config's name to train without data"
         )
-    return open_folder(root / name)
+    return folder
 
 
 class TrainingBatches(Iterator[Batch]):

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import natsort
 import numpy as np
 
+from mprnet_jax.data.degradations import Degradation
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.rgb import EXTENSIONS, decode, header_size
@@ -106,6 +107,40 @@ class PairFolder:
     def size_of(self, index: int) -> tuple[int, int]:
         """Returns height and width of an example, from the header of its input."""
         return header_size(self.paths[index][0])
+
+
+class PhotoFolder:
+    """A folder of clean pictures, "target" only; `data.augment.RandomPatch` degrades patches."""
+
+    def __init__(self, folder: Path | str):
+        """Lists the pictures; raises UserError if there are none."""
+        folder = Path(folder)
+        pictures = list_pictures(folder)
+        if not pictures:
+            raise UserError(f"{folder}: holds no {', '.join(EXTENSIONS)} pictures")
+        self.names, self.paths = list(pictures), list(pictures.values())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"target": decode(self.paths[index])}
+
+
+class DegradedPhotos:
+    """Clean photos of another source with one fixed degradation each, drawn from a seed."""
+
+    def __init__(self, photos: Source, degrade: Degradation, seed: int = 0):
+        self._photos, self._degrade, self._seed = photos, degrade, seed
+        self.names = photos.names
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: int) -> Example:
+        target = self._photos[index]["target"]
+        degraded = self._degrade(target, np.random.default_rng((self._seed, index)))
+        return {"degraded": degraded, "target": target}
 
 
 def read_pair(degraded_path: Path, target_path: Path) -> Example:

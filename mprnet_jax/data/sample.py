@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from mprnet_jax.data.degradations import Degradation
 from mprnet_jax.data.pairs import Example
 from mprnet_jax.imageio.rgb import decode
 
@@ -29,7 +28,7 @@ class Photos:
     """Clean photos, "target" only; `data.augment.RandomPatch` degrades each training patch."""
 
     def __init__(self, names: Sequence[str]):
-        self.names = list(names)
+        self.names = [name.split(".")[0] for name in names]
         self._photos = [photo(name) for name in names]
 
     def __len__(self) -> int:
@@ -37,20 +36,3 @@ class Photos:
 
     def __getitem__(self, index: int) -> Example:
         return {"target": self._photos[index]}
-
-
-class DegradedPhotos:
-    """Photos with one fixed degradation each, drawn from a seed, for validation."""
-
-    def __init__(self, names: Sequence[str], degrade: Degradation, seed: int = 0):
-        self.names = [name.split(".")[0] for name in names]
-        self._pairs = [
-            {"degraded": degrade(target, np.random.default_rng((seed, i))), "target": target}
-            for i, target in enumerate(map(photo, names))
-        ]
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._pairs[index]

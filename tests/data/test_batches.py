@@ -251,3 +251,46 @@ def test_held_out_pairs_that_cannot_be_read_are_named_and_marked(folders, caplog
     assert batch["degraded"][0].any()
     assert not batch["degraded"][1].any()
     assert str(source.paths[1][0]) in caplog.text
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three clean photos to train on and two to validate with."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 3), ("validation", 2)):
+        for i in range(count):
+            path = tmp_path / part / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    return DataConfig(
+        source="photos",
+        root=str(tmp_path),
+        validation="validation",
+        degradation="blind_noise",
+    )
+
+
+def test_clean_photos_are_degraded_anew_at_each_use(photos):
+    batches = take(photos, 4)
+    targets = {batch["target"][i].tobytes() for batch in batches for i in range(5)}
+    degraded = {batch["degraded"][i].tobytes() for batch in batches for i in range(5)}
+    assert len(degraded) == 20
+    assert len(targets) > 3
+    assert same(take(photos, 2, start=2), batches[2:])
+
+
+def test_validation_degrades_photos_always_alike(photos):
+    source, again = validation_source(photos), validation_source(photos)
+    assert list(source.names) == ["0", "1"]
+    for i in range(2):
+        np.testing.assert_array_equal(source[i]["degraded"], again[i]["degraded"])
+        assert source[i]["target"].shape == (20, 24, 3)
+
+
+def test_a_folder_without_photos_is_named(photos, tmp_path):
+    photos.train = "elsewhere"
+    with pytest.raises(UserError, match=r"has no folder elsewhere: it must hold elsewhere to"):
+        training_source(photos)
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UserError, match=r"elsewhere: holds no \.png"):
+        training_source(photos)

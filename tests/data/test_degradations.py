@@ -2,9 +2,10 @@ import cv2
 import numpy as np
 import pytest
 
+from mprnet_jax import config
 from mprnet_jax.data import degradations, sample
 
-ALL = [degradations.add_rain, degradations.add_blur, degradations.add_noise]
+ALL = list(degradations.DEGRADATIONS.values())
 
 
 def rms(a, b):
@@ -79,3 +80,49 @@ def test_noise_has_a_variance_that_grows_with_the_light():
     # 0.97: two samples of 60,000 differ by half a percent at random.
     assert min(ratios) > 0.97
     assert max(ratios) > 1.05
+
+
+def test_configs_know_the_degradations_by_name():
+    assert tuple(degradations.DEGRADATIONS) == config.DEGRADATIONS
+
+
+@pytest.mark.parametrize("deviation", [5, 25, 50])
+def test_gaussian_noise_has_its_deviation(deviation):
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    noisy = degradations.add_gaussian_noise(grey, np.random.default_rng(0), deviation)
+    # 2 %: 120,000 values, of which those beyond 0 and 255 are clipped.
+    assert noisy.astype(float).std() == pytest.approx(deviation, rel=0.02)
+
+
+def test_blind_noise_has_all_strengths_and_leaves_some_photos_clean(coffee):
+    patch = coffee[:96, :96]
+    errors = [
+        rms(degradations.add_blind_noise(patch, np.random.default_rng(seed)), patch)
+        for seed in range(300)
+    ]
+    clean = np.mean(np.equal(errors, 0))
+    assert 0.02 < clean < 0.09
+    assert np.percentile(errors, 10) < 8
+    assert np.percentile(errors, 90) > 28
+
+
+def test_rain_of_all_kinds_has_all_strengths(coffee):
+    patch = coffee[:96, :96]
+    errors = [
+        rms(degradations.add_rain_and_haze(patch, np.random.default_rng(seed)), patch)
+        for seed in range(300)
+    ]
+    assert 0.02 < np.mean(np.equal(errors, 0)) < 0.09
+    assert np.percentile(errors, 10) < 22
+    assert np.percentile(errors, 90) > 50
+
+
+def test_haze_lifts_the_darkest_pixels():
+    black = np.zeros((96, 96, 3), np.uint8)
+    darkest = [
+        degradations.add_rain_and_haze(black, np.random.default_rng(seed)).min()
+        for seed in range(60)
+    ]
+    assert sum(value > 3 for value in darkest) > 15
+    assert sum(value == 0 for value in darkest) > 15
+    assert max(darkest) < 60

@@ -1,6 +1,7 @@
 import numpy as np
 
 from mprnet_jax.data import degradations, sample
+from mprnet_jax.data.pairs import DegradedPhotos
 
 
 def rms(a, b):
@@ -19,8 +20,8 @@ def test_photos_are_colour_and_held_out_ones_are_others():
 
 
 def test_held_out_pairs_are_the_same_each_time():
-    once = sample.DegradedPhotos(sample.HELD_OUT_PHOTOS, degradations.add_rain)
-    again = sample.DegradedPhotos(sample.HELD_OUT_PHOTOS, degradations.add_rain)
+    once = DegradedPhotos(sample.Photos(sample.HELD_OUT_PHOTOS), degradations.add_rain)
+    again = DegradedPhotos(sample.Photos(sample.HELD_OUT_PHOTOS), degradations.add_rain)
     assert once.names == ["astronaut", "chelsea"]
     for first, second in zip(once, again, strict=True):
         np.testing.assert_array_equal(first["degraded"], second["degraded"])
