@@ -114,7 +114,6 @@ class DataConfig:
     # photos, each of which is degraded again at each use; or embedded photos that are:
     # "sample_rain", "sample_blur", "sample_noise".
     source: str = "folders"
-    degradation: str = ""  # of "photos": one of `DEGRADATIONS`, see data/degradations.py
     root: str = changeable("")  # folder of `train` and `validation`; --data_dir of prepare
     train: str = "train"  # folder of training pairs: `input` and `target` in it; or prepared set
     validation: str = "test"  # folder of held-out pairs; or prepared set
@@ -125,6 +124,7 @@ class DataConfig:
     # A picture that cannot be read is replaced by the next one; the run stops if more than this
     # share of the pictures cannot be read.
     max_unreadable: float = changeable(0.01)
+    degradation: str = ""  # of "photos": one of `DEGRADATIONS`, see data/degradations.py
 
 
 @dataclass(slots=True)
