@@ -22,8 +22,9 @@ if worker and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
-# Programs are compiled in a third of the time; tests run them a few times only.
-QUICK = "--xla_backend_optimization_level=0"
+# Programs are compiled in a third of the time; tests run them a few times only. On one core, parts
+# of a program that are compiled side by side only cost more.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 

@@ -36,7 +36,7 @@ def start_two(start, faults, tmp_path):
         port = free_port()
         join = everywhere + f"jax.config.update('jax_num_cpu_devices', {devices})\n"
         join += "from mprnet_jax.devices import hosts\n"
-        join += "hosts.HEARTBEAT_SECONDS = 8\n"  # waiting for lost ones is most of these tests
+        join += "hosts.HEARTBEAT_SECONDS = 5\n"  # waiting for lost ones is most of these tests
         join += f"hosts.join('127.0.0.1:{port}', 2, {{}})\n"
         join += "assert {{device.slice_index for device in jax.devices()}} == {{0, 1}}"
         elsewhere = environment | {"LD_PRELOAD": str(faults), "BOOT_ID_FILE": str(boot_id)}
