@@ -5,8 +5,8 @@
 
 The photos are center crops of the split "held_out" of the corpus. Our networks are blind. Each
 classical method knows the noise: it gets the true root mean square of the noise, times the factor
-that is best on the split "validation" for that kind of noise. CBM3D needs the package bm3d, which
-is free for research only.
+that is best on the split "validation" for that kind of noise. Wavelets need the package PyWavelets,
+and CBM3D bm3d, which is free for research only.
 """
 
 import argparse
@@ -103,11 +103,13 @@ def cbm3d(image: np.ndarray, sigma: float) -> np.ndarray:
 
 METHODS: dict[str, Method] = {
     "OpenCV NL means": opencv_nl_means,
-    "skimage wavelet": wavelet,
     "skimage TV": total_variation,
     "skimage NL means": nl_means,
-    "CBM3D": cbm3d,
 }
+if importlib.util.find_spec("pywt"):
+    METHODS["skimage wavelet"] = wavelet
+if importlib.util.find_spec("bm3d"):
+    METHODS["CBM3D"] = cbm3d
 
 
 class Score(NamedTuple):
@@ -216,10 +218,9 @@ def main() -> None:
     cases: list[tuple[str, Degradation, Method, dict[str, Method]]] = []
     if arguments.denoise:
         ours = network(arguments.denoise)
-        methods = METHODS if importlib.util.find_spec("bm3d") else dict([*METHODS.items()][:-1])
         for name, noise in NOISES.items():
             if arguments.only in name:
-                cases.append((name, noise, ours, methods if name != "none" else {}))
+                cases.append((name, noise, ours, METHODS if name != "none" else {}))
     if arguments.derain and arguments.only in "rain":
         cases.append(("rain", add_rain_and_haze, network(arguments.derain), {}))
     rows, sheet = [], []

@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -27,6 +28,9 @@ if worker and hasattr(os, "sched_setaffinity"):
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
+
+# Tracing makes many objects that live on; looking for dead ones takes a tenth of its time.
+gc.set_threshold(50_000)
 
 # Eight devices on the CPU, for meshes; what names no mesh runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)

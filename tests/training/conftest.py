@@ -18,7 +18,8 @@ TIMEOUT = 300  # seconds for a process that is about to end, or to reach a step
 
 # Trains the run whose config comes as JSON; `setup` is Python that runs before.
 SCRIPT = """
-import ctypes, json, os, sys
+import ctypes, gc, json, os, sys
+gc.set_threshold(50_000)  # as in tests/conftest.py
 import jax
 from mprnet_jax.config import *
 from mprnet_jax.errors import UserError
