@@ -17,8 +17,8 @@ noise, in a few minutes on two CPU cores.
 
     python -m mprnet_jax.train --config configs/denoise.py:sample
 
-The variant `blind` makes the network that ships with the package: a narrow one for noise of unknown
-kind and strength, trained on photos under free licences in some hours on two CPU cores.
+The variant `blind` trains a narrow network for noise of unknown kind and strength on photos under
+free licences, in some hours on two CPU cores.
 
     python -m mprnet_jax.corpus --output corpus
     python -m mprnet_jax.train --config configs/denoise.py:blind

@@ -14,8 +14,8 @@ in a few minutes on two CPU cores.
 
     python -m mprnet_jax.train --config configs/derain.py:sample
 
-The variant `any` makes the network that ships with the package: a narrow one for rain of all kinds,
-trained on photos under free licences in some hours on two CPU cores.
+The variant `any` trains a narrow network for rain of all kinds on photos under free licences, in
+some hours on two CPU cores.
 
     python -m mprnet_jax.corpus --output corpus
     python -m mprnet_jax.train --config configs/derain.py:any

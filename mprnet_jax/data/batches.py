@@ -28,7 +28,7 @@ from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 from mprnet_jax.threads import parallel_map_or_error
 
-SAMPLES = {
+SAMPLES: dict[str, degradations.Degradation] = {
     "sample_rain": degradations.add_rain,
     "sample_blur": degradations.add_blur,
     "sample_noise": degradations.add_noise,
@@ -55,13 +55,17 @@ def training_source(config: DataConfig) -> tuple[Source, degradations.Degradatio
 
 def validation_source(config: DataConfig) -> Source:
     """Opens the validation set of a config."""
-    if degrade := SAMPLES.get(config.source):
-        return DegradedPhotos(sample.Photos(sample.HELD_OUT_PHOTOS), degrade)
-    if config.source == "photos":
+    photos: Source
+    if config.source in SAMPLES:
+        photos = sample.Photos(sample.HELD_OUT_PHOTOS)
+        degrade = SAMPLES[config.source]
+    elif config.source == "photos":
         photos = PhotoFolder(_folder(config, config.validation))
-        degraded = DegradedPhotos(photos, degradations.DEGRADATIONS[config.degradation])
-        return Cached(degraded, memory.available_host_bytes() // 2)
-    return _pairs(config, config.validation, "test")
+        degrade = degradations.DEGRADATIONS[config.degradation]
+    else:
+        return _pairs(config, config.validation, "test")
+    # Degraded once, not at each validation.
+    return Cached(DegradedPhotos(photos, degrade), memory.available_host_bytes() // 2)
 
 
 def _pairs(config: DataConfig, name: str, split: str) -> Source:

@@ -137,9 +137,7 @@ def add_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Its standard deviation is 20 to 30 (of 255) for black, and up to 44 for white.
     """
     a, b = rng.uniform(0, 4), rng.uniform(20, 30) ** 2
-    deviation = np.sqrt(a * image + b, dtype=np.float32)
-    noise = deviation * rng.standard_normal(image.shape, np.float32)
-    return np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
+    return _with_noise(image, np.sqrt(a * image + b, dtype=np.float32), rng)
 
 
 def add_gaussian_noise(
@@ -148,7 +146,14 @@ def add_gaussian_noise(
     """Adds Gaussian noise of one standard deviation, by default between 0 and 50 (of 255)."""
     if deviation is None:
         deviation = rng.uniform(0, 50)
-    noise = np.float32(deviation) * rng.standard_normal(image.shape, np.float32)
+    return _with_noise(image, np.float32(deviation), rng)
+
+
+def _with_noise(
+    image: np.ndarray, deviation: np.ndarray | np.float32, rng: np.random.Generator
+) -> np.ndarray:
+    """Adds Gaussian noise of this standard deviation, float32 [H, W, 3] or one for all."""
+    noise = deviation * rng.standard_normal(image.shape, np.float32)
     return np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
 
 
