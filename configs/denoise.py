@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> TrainConfig:
     if variant == "sample":
         return sample_config("denoise-sample", "sample_noise", 200, loss=LOSS)
     if variant == "blind":
-        return corpus_config("denoise-blind", "blind_noise", 12_000, loss=LOSS)
+        return corpus_config("denoise-blind", "blind_noise", 8_000, loss=LOSS)
     if variant:
         raise UserError(
             f"configs/denoise.py:{variant}: has no such variant; use :sample, :blind or none"

@@ -26,7 +26,7 @@ def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> 
 
     Args:
         main: the command.
-        required: flags that must be given and not be empty.
+        required: flags that must not be empty; those without a default must be given.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -72,11 +72,7 @@ def exit_with(message: str, error: Exception | None = None) -> NoReturn:
 
 def check_flags(required: Sequence[flags.FlagHolder]) -> None:
     """Exits if a required flag is missing, or if a flag has a value that no flag can have."""
-    missing = [
-        f"--{flag.name}"
-        for flag in required
-        if not flags.FLAGS[flag.name].present or flag.value in ("", [])
-    ]
+    missing = [f"--{flag.name}" for flag in required if not flag.value]
     if missing:
         exit_with(f"{', '.join(missing)}: required, see --help")
     for name in flags.FLAGS:

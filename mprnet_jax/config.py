@@ -179,7 +179,8 @@ class TrainConfig:
     patch_size: int = 256  # side of the training patches, in pixels
     validation_crop: int = 256  # side of the centre crops that validation restores, in pixels
     seed: int = 0
-    init_from: str = ""  # weights to start from: .pth, .safetensors or a run folder; "": random
+    # Weights to start from: .pth, .safetensors, a run folder or a pretrained network; "": random.
+    init_from: str = ""
     checkpoint_every: int = changeable(1000)  # steps
     validate_every: int = changeable(1000)  # steps
     log_every: int = changeable(50)  # steps
@@ -256,7 +257,7 @@ def sample_config(name: str, source: str, total_steps: int, **fields: Any) -> Tr
 
 
 def corpus_config(name: str, degradation: str, total_steps: int, **fields: Any) -> TrainConfig:
-    """Returns a run on the corpus that takes some hours on two CPU cores: a narrow network.
+    """Returns a run on the corpus that takes about an hour on two CPU cores: a narrow network.
 
     Args:
         name: of the run.
@@ -276,11 +277,11 @@ def corpus_config(name: str, degradation: str, total_steps: int, **fields: Any) 
             published="the corpus that mprnet_jax.corpus makes",
         ),
         optim=OptimConfig(
-            learning_rate=2e-3, final_learning_rate=1e-5, warmup_steps=200, ema_decay=0.999
+            learning_rate=1.5e-3, final_learning_rate=1e-5, warmup_steps=200, ema_decay=0.999
         ),
         total_steps=total_steps,
-        batch_size=8,
-        patch_size=96,
+        batch_size=4,
+        patch_size=64,
         validation_crop=512,
         validate_every=1000,
         checkpoint_every=200,

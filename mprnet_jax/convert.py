@@ -15,7 +15,9 @@ from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import files, names, parity
 
-INPUT = flags.DEFINE_string("input", "", "A .pth file, a .safetensors file or a run folder.")
+INPUT = flags.DEFINE_string(
+    "input", "", "A .pth or .safetensors file, a run folder, or denoise or derain."
+)
 OUTPUT = flags.DEFINE_string("output", "", "The .safetensors or .pth file to write.")
 VALIDATE = flags.DEFINE_bool(
     "validate",
@@ -28,6 +30,11 @@ REFERENCE = flags.DEFINE_string(
     "A Python file, such as MPRNet.py in a clone of the authors' repository. It is run, and its "
     "class MPRNet compared with, in place of the PyTorch network in this package. Implies "
     "--validate.",
+)
+LICENCE = flags.DEFINE_string(
+    "licence",
+    None,
+    "Licence of the weights, such as Apache-2.0, for the metadata of a .safetensors file.",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
 
@@ -46,7 +53,8 @@ def main() -> None:
             report.check_agreement()
         except UserError as error:
             raise UserError(f"{error}; nothing was written") from error
-    files.write(output, weights.config, weights.params, weights.origin)
+    licence = {"licence": LICENCE.value} if LICENCE.value else {}
+    files.write(output, weights.config, weights.params, weights.origin | licence)
     tensors = len(names.name_table(weights.config))
     print(f"{output}: {tensors} tensors, {output.stat().st_size / 1e6:.1f} MB")
 

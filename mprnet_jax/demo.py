@@ -2,8 +2,9 @@
 
 Needs the extra `demo`. Example:
 
-    python -m mprnet_jax.demo --weights runs/derain-sample
+    python -m mprnet_jax.demo
 
+It removes noise, with a network that comes with the package, unless --weights names another.
 The page is for this machine alone unless --host says otherwise. It loads nothing from other
 servers. Uploads are removed after --keep_minutes and when the command ends.
 """
@@ -30,8 +31,14 @@ from mprnet_jax.devices import compiling
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio import photos
 from mprnet_jax.restoration.pipeline import restore_photos, to_rgb8
+from mprnet_jax.weights import pretrained
 
-WEIGHTS = flags.DEFINE_string("weights", "", "A run folder, a .safetensors or a .pth file.")
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    pretrained.DEFAULT,
+    "denoise or derain, which come with the package, or a run folder, a .safetensors or a .pth "
+    "file.",
+)
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen on; with 0.0.0.0 any other machine can use the page."
 )
@@ -57,6 +64,8 @@ lossless PNG with the photo's own depth, transparency and metadata.
 def main() -> None:
     """Runs the command: serves the page until it is interrupted."""
     gradio = import_gradio()
+    if not flags.FLAGS["weights"].present:
+        print(pretrained.describe_default())
     compiling.use_compile_cache()
     model = load(WEIGHTS.value)
     signal.signal(signal.SIGTERM, stop)

@@ -29,7 +29,9 @@ from mprnet_jax.model.cost import parameters_used
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.weights.files import load
 
-WEIGHTS = flags.DEFINE_string("weights", "", "A .pth or .safetensors file, or a run folder.")
+WEIGHTS = flags.DEFINE_string(
+    "weights", "", "A .pth or .safetensors file, a run folder, or denoise or derain."
+)
 RESTORED = flags.DEFINE_string(
     "restored", "", "Folder of restored images to score in place of a network."
 )

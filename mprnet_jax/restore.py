@@ -1,6 +1,9 @@
 """Restores photos and videos with trained weights.
 
+Without --weights it removes noise, with a network that comes with the package.
+
 Examples:
+    python -m mprnet_jax.restore --input noisy.jpg
     python -m mprnet_jax.restore --weights runs/derain --input rainy.jpg --output restored
     python -m mprnet_jax.restore --weights deblur.safetensors --input photos --output restored \\
         --local_pooling --ensemble --compare
@@ -21,12 +24,18 @@ from mprnet_jax.restoration import folders
 from mprnet_jax.restoration.pipeline import Pipeline
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.restoration.video import VIDEOS, restore_video
+from mprnet_jax.weights import pretrained
 
-WEIGHTS = flags.DEFINE_string("weights", "", "A run folder, a .safetensors or a .pth file.")
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    pretrained.DEFAULT,
+    "denoise or derain, which come with the package, or a run folder, a .safetensors or a .pth "
+    "file.",
+)
 INPUT = flags.DEFINE_string(
     "input", "", "A photo, a folder of photos (with its subfolders) or a video."
 )
-OUTPUT = flags.DEFINE_string("output", "", "The folder for restored photos.")
+OUTPUT = flags.DEFINE_string("output", "restored", "The folder for restored photos.")
 FORMAT = flags.DEFINE_enum(
     "format",
     None,
@@ -140,6 +149,8 @@ def make_restorer() -> Restorer:
     from mprnet_jax.devices import compiling
     from mprnet_jax.devices.mesh import make_mesh
 
+    if not flags.FLAGS["weights"].present:
+        print(pretrained.describe_default())
     compiling.use_compile_cache()
     return Restorer(
         load(WEIGHTS.value, dtype=DTYPE.value),

@@ -183,7 +183,7 @@ def status(url: str, body: bytes | None = None, headers: dict[str, str] | None =
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("none.pth", "none.pth: there is no such file or folder"),
+        ("none.pth", "none.pth: there is no such file or folder; give a path"),
         ("tiny.safetensors", "cannot listen there; another program may do so"),
     ],
 )

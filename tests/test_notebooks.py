@@ -29,8 +29,8 @@ def settings(notebook: str, folder: Path) -> dict[str, object]:
     """What the notebook's cell of settings is followed by."""
     return {
         "train_tpu": {"WORKDIR": str(folder / "run"), "CHANGES": RUN},
-        "convert_and_validate": {"OUTPUT": str(folder / "out"), "CHANGES": TINY},
-        "restore": {"WEIGHTS": "", "OUTPUT": str(folder / "out"), "SIZES": TINY},
+        "convert_and_validate": {"OUTPUT": str(folder / "out")},
+        "restore": {"OUTPUT": str(folder / "out")},
     }[notebook]
 
 

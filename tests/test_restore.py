@@ -63,6 +63,17 @@ def test_a_folder_with_a_bad_file(run, tmp_path: Path):
     assert any((tmp_path / "cache/mprnet_jax").iterdir())  # compiled programs
 
 
+def test_without_weights_it_removes_noise_and_says_so(run, tmp_path: Path):
+    photos.write(tmp_path / "photo.png", Photo(np.full((48, 64, 3), 128, np.uint8)))
+    result = run("--input=photo.png")
+    assert result.returncode == 0, result.stderr
+    assert "Removing noise with the network `denoise` that comes with the package" in result.stdout
+    restored = photos.read(tmp_path / "restored/photo.png").pixels
+    # A network that removes noise leaves a grey wall as it is; 3 of 255 is hard to see.
+    np.testing.assert_allclose(restored.astype(int), 128, atol=3)
+    assert "--weights: required, see --help" in run("--input=photo.png", "--weights=").stderr
+
+
 def test_all_switches_together(run, tmp_path: Path):
     photos.write(tmp_path / "photo.png", Photo(np.zeros((136, 168, 3), np.uint8)))
     switches = "--local_pooling --ensemble --stages=2 --dtype=bfloat16 --tile=128 --format=webp"

@@ -1,6 +1,7 @@
 """Reads weights from `.pth` files, `.safetensors` files and run folders, and writes such files.
 
-The extension, in upper or lower case, selects the format.
+The extension, in upper or lower case, selects the format. A string that names a network of
+`weights.pretrained` selects that; "./denoise" or Path("denoise") is a folder of that name.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet, with_params
-from mprnet_jax.weights import names, pth, safetensors
+from mprnet_jax.weights import names, pretrained, pth, safetensors
 from mprnet_jax.weights.names import Params
 
 FORMATS = {".pth": pth, ".safetensors": safetensors}
@@ -25,14 +26,16 @@ class WeightFile(NamedTuple):
 
     config: ModelConfig  # the sizes; `dtype` and `remat` have their defaults
     params: Params
-    origin: dict[str, str]  # `source`, the name of the file converted first; `task` if known
+    # `source`, the name of the file converted first; `task` and `licence` if known.
+    origin: dict[str, str]
 
 
 def load(path: Path | str, dtype: str = "float32") -> MPRNet:
-    """Returns the network of a `.pth` file, a `.safetensors` file or a run folder.
+    """Returns the network of a `.pth` file, a `.safetensors` file, a run folder or a name.
 
     Args:
-        path: the file or folder, which also determines all sizes.
+        path: the file or folder, which also determines all sizes; or the name of a network that
+            comes with the package, "denoise" or "derain".
         dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
@@ -44,11 +47,11 @@ def load(path: Path | str, dtype: str = "float32") -> MPRNet:
 
 
 def read(path: Path | str) -> WeightFile:
-    """Reads a `.pth` file, a `.safetensors` file or a run folder.
+    """Reads a `.pth` file, a `.safetensors` file, a run folder or a pretrained network by name.
 
     Warns of NaN and infinite weights by name. Raises UserError as `load`.
     """
-    path = Path(path)
+    path = find(path)
     source = {"source": path.name}
     if path.is_dir():
         from mprnet_jax.weights import run_folder  # Orbax takes seconds to import.
@@ -65,12 +68,13 @@ def read_official(path: Path | str) -> dict[str, np.ndarray]:
     """Returns the weights by official name, with the dtypes they have in the file.
 
     Args:
-        path: a `.pth` file, a `.safetensors` file or a run folder.
+        path: a `.pth` file, a `.safetensors` file, a run folder or the name of a pretrained
+            network.
 
     Raises:
         UserError: if the file cannot be read. The names and shapes are not checked.
     """
-    path = Path(path)
+    path = find(path)
     if path.is_dir():
         return names.to_official(*read(path)[:2])
     check_is_weight_file(path)
@@ -101,10 +105,21 @@ def write(
         FORMATS[path.suffix.lower()].write(temporary, config, params, origin or {})
 
 
+def find(path: Path | str) -> Path:
+    """Returns the path of weights given by path or by name; raises UserError if damaged."""
+    if isinstance(path, str) and path in pretrained.PRETRAINED:
+        return pretrained.path_of(path)
+    return Path(path)
+
+
 def check_is_weight_file(path: Path) -> None:
     """Raises UserError if there is no such file or it has another extension."""
     if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder")
+        known = ", ".join(pretrained.PRETRAINED)
+        raise UserError(
+            f"{path}: there is no such file or folder; give a path, or one of the names of the "
+            f"networks that come with the package ({known})"
+        )
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: not a weight file: use .pth, .safetensors or a run folder")
 

@@ -27,14 +27,15 @@ def read(path: Path) -> tuple[ModelConfig, Params, dict[str, str]]:
     """Reads the network of a `.safetensors` file.
 
     Returns:
-        Sizes, parameters, and `source` and `task` from the metadata if they are there.
+        Sizes, parameters, and `source`, `task` and `licence` from the metadata, if there.
 
     Raises:
         UserError: if the file cannot be read, is damaged, or is not that of an MPRNet.
     """
     tensors, metadata = read_file(path)
     config, params = from_file(path, tensors)
-    return config, params, {key: metadata[key] for key in ("source", "task") if key in metadata}
+    origin = {key: metadata[key] for key in ("source", "task", "licence") if key in metadata}
+    return config, params, origin
 
 
 def write(path: Path, config: ModelConfig, params: Params, origin: Mapping[str, str]) -> None:

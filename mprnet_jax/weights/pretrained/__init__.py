@@ -1,0 +1,53 @@
+"""Networks that come with the package, by name. Their weights lie in this folder.
+
+`docs/models/` has a card of each: its training data, its recipe and its scores.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from mprnet_jax.errors import UserError, one_line
+
+FOLDER = Path(__file__).parent
+DEFAULT = "denoise"  # of the commands that restore
+
+
+class Pretrained(NamedTuple):
+    """A network that comes with the package."""
+
+    removes: str  # what it takes out of photos
+    sha256: str  # of its file
+
+
+PRETRAINED = {
+    "denoise": Pretrained("noise", ""),
+    "derain": Pretrained("rain", ""),
+}
+
+
+def path_of(name: str) -> Path:
+    """Returns the `.safetensors` file of a network in `PRETRAINED`, after checking its hash.
+
+    Raises:
+        UserError: if the file is missing, cannot be read or is damaged.
+    """
+    path = FOLDER / f"{name}.safetensors"
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({one_line(error)}); install the package again"
+        ) from error
+    if found != PRETRAINED[name].sha256:
+        raise UserError(f"{path}: damaged (another SHA-256); install the package again")
+    return path
+
+
+def describe_default() -> str:
+    """Returns a line for users who did not name weights."""
+    others = " or ".join(f"--weights={name}" for name in PRETRAINED if name != DEFAULT)
+    return (
+        f"Removing {PRETRAINED[DEFAULT].removes} with the network `{DEFAULT}` that comes with the "
+        f"package; use {others} or weights of your own for something else."
+    )
