@@ -37,7 +37,7 @@ from mprnet_jax.imageio.sheets import make_sheet, write_png
 Method = Callable[[np.ndarray, float], np.ndarray]
 
 FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)
-TUNING_CROP = 256
+TUNING_CROP = 128
 DETAIL = 160  # side in pixels of the parts that the sheet shows
 CAMERA_SHOTS = {"weak": 0.0008, "medium": 0.003, "strong": 0.012}
 
