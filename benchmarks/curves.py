@@ -7,6 +7,7 @@ PSNR of the degraded photos and of each stage as last measured.
 """
 
 import argparse
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def read_events(path: Path) -> Iterator[Event]:
 
 
 def read_curves(workdir: Path) -> dict[str, dict[int, float]]:
-    """Returns the scalars of a run by tag and step; where a run was resumed the later ones count."""
+    """Returns the scalars of a run by tag and step; of steps done twice, the later ones."""
     curves: dict[str, dict[int, float]] = {}
     for path in sorted(workdir.glob("events.out.tfevents.*")):
         for event in read_events(path):
@@ -51,7 +52,7 @@ def rows(curves: dict[str, dict[int, float]], points: int) -> Iterator[list[str]
     """Yields the table's rows, so many at equal distances."""
     last = max(curves["loss"])
     edges = np.linspace(0, last, points + 1).round().astype(int)
-    for start, end in zip(edges, edges[1:]):
+    for start, end in itertools.pairwise(edges):
         cells = [str(end)]
         for tag in LOSSES:
             values = [value for step, value in curves[tag].items() if start < step <= end]

@@ -1,9 +1,11 @@
 """Runs a command: parses its flags, reports the user's mistakes in one line, and exits.
 
-Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 1 a bug, with its
-traceback. `--debug` prints the traceback behind a `UserError` too.
+Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 130 Ctrl-C; 1 a bug,
+with its traceback. `--debug` prints the traceback behind a `UserError` too.
 """
 
+import contextlib
+import io
 import math
 import os
 import sys
@@ -14,7 +16,9 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from mprnet_jax.errors import UserError
+from mprnet_jax.recipes import find_recipe
 
+INTERRUPTED, BROKEN_PIPE = 130, 141  # exit statuses, as shells give them: 128 + the signal
 BUCKETS = ("gs://", "s3://")
 PACKAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "")
 
@@ -36,7 +40,7 @@ def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> 
             print(flags.FLAGS.module_help(__name__))
             sys.exit(0)
         try:
-            arguments = flags.FLAGS(argv)
+            arguments = flags.FLAGS(with_recipe(argv))
         except Exception as error:  # reason: a config file is the user's code
             if message := flag_error(error, config_file(argv)):
                 exit_with(message, error)
@@ -51,23 +55,38 @@ def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> 
     def call(_: list[str]) -> None:
         try:
             main()
+            sys.stdout.flush()
         except UserError as error:
             exit_with(str(error), error)
+        except BrokenPipeError:
+            end(BROKEN_PIPE)
 
-    app.run(call, flags_parser=parse)
+    for stream in (sys.stdout, sys.stderr):  # no name of a file ends a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app.run(call, flags_parser=parse)
+    except KeyboardInterrupt:
+        exit_with("interrupted", status=INTERRUPTED)
 
 
-def exit_with(message: str, error: Exception | None = None) -> NoReturn:
-    """Ends the process with status 2 and a message of one line."""
+def exit_with(message: str, error: Exception | None = None, status: int = 2) -> NoReturn:
+    """Ends the process with a message of one line."""
     if error and (DEBUG.value if flags.FLAGS.is_parsed() else "--debug" in sys.argv):
         traceback.print_exception(error)
     module = sys.modules["__main__"].__spec__
     program = module.name if module else sys.argv[0]
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    end(status)
+
+
+def end(status: int) -> NoReturn:
+    """Ends the process at once."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     # Not sys.exit: threads of libraries may wait for a disk or a host that will never answer.
-    os._exit(2)
+    os._exit(status)
 
 
 def check_flags(required: Sequence[flags.FlagHolder]) -> None:
@@ -111,10 +130,31 @@ def flag_error(error: Exception, config: str | None) -> str | None:
     return None
 
 
-def config_file(argv: Sequence[str]) -> str | None:
-    """Returns the path that --config gives in a command line, without its variant, if any."""
-    for argument, following in zip(argv, [*argv[1:], ""]):
-        name, _, value = argument.partition("=")
+def config_index(argv: Sequence[str]) -> int | None:
+    """Returns the index of the argument of a command line that holds the value of --config."""
+    for index, argument in enumerate(argv):
+        name, equals, _ = argument.partition("=")
         if name in ("--config", "-config"):
-            return (value or following).split(":")[0]
+            if equals:
+                return index
+            return index + 1 if argv[index + 1 :] else None
+    return None
+
+
+def with_recipe(argv: list[str]) -> list[str]:
+    """Returns a command line with the path of the recipe that --config names."""
+    index = config_index(argv)
+    if index is None:
+        return argv
+    name, equals, value = argv[index].rpartition("=")
+    return [*argv[:index], f"{name}{equals}{find_recipe(value)}", *argv[index + 1 :]]
+
+
+def config_file(argv: list[str]) -> str | None:
+    """Returns the path that --config gives in a command line, without its variant, if any."""
+    index = config_index(argv)
+    if index is None:
+        return None
+    with contextlib.suppress(UserError):
+        return with_recipe(argv)[index].rpartition("=")[2].split(":")[0]
     return None

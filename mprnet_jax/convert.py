@@ -13,6 +13,7 @@ from absl import flags
 from mprnet_jax import command
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
+from mprnet_jax.paths import user_path
 from mprnet_jax.weights import files, names, parity
 
 INPUT = flags.DEFINE_string(
@@ -41,13 +42,14 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exis
 
 def main() -> None:
     """Runs the command."""
-    output = Path(OUTPUT.value)
+    output = user_path(OUTPUT.value)
     check_output(output)
     weights = files.read(INPUT.value)
     if VALIDATE.value or REFERENCE.value:
         use_compile_cache()
         official = files.read_official(INPUT.value)
-        report = parity.compare(weights, official, REFERENCE.value)
+        reference = str(user_path(REFERENCE.value)) if REFERENCE.value else None
+        report = parity.compare(weights, official, reference)
         print(report)
         try:
             report.check_agreement()

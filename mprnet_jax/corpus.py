@@ -20,6 +20,7 @@ from absl import flags
 
 from mprnet_jax.command import run
 from mprnet_jax.errors import UserError
+from mprnet_jax.paths import user_path
 
 OUTPUT = flags.DEFINE_string("output", "", "Folder for the corpus.")
 PACKAGES = flags.DEFINE_string(
@@ -32,14 +33,14 @@ def main() -> None:
     """Runs the command."""
     from mprnet_jax.data.corpus import INSTALLED, read_list, write_corpus
 
-    photos = read_list()
+    photos, output = read_list(), user_path(OUTPUT.value)
     if PACKAGES.value:
-        counts = write_corpus(photos, Path(PACKAGES.value), Path(OUTPUT.value))
+        counts = write_corpus(photos, user_path(PACKAGES.value), output)
     else:
         with tempfile.TemporaryDirectory() as folder:
             download(sorted({photo.package for photo in photos} - {INSTALLED}), Path(folder))
-            counts = write_corpus(photos, Path(folder), Path(OUTPUT.value))
-    print(f"{OUTPUT.value}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+            counts = write_corpus(photos, Path(folder), output)
+    print(f"{output}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
 
 
 def download(packages: Sequence[str], folder: Path) -> None:

@@ -9,7 +9,6 @@ than the device, --cut 512 stores overlapping pieces of training pictures, and -
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -17,6 +16,7 @@ from mprnet_jax.command import run
 from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, find_dataset, normalized_name
 from mprnet_jax.data.opening import open_splits
 from mprnet_jax.errors import UserError
+from mprnet_jax.paths import user_path
 
 BENCHMARK = flags.DEFINE_string("benchmark", "", "Name of the set, such as GoPro.")
 SOURCE = flags.DEFINE_string("source", "", "Folder that holds the set's folders.")
@@ -57,7 +57,7 @@ def main() -> None:
                 f"{name}: is prepared without split {split}, which {SOURCE.value} does not hold",
                 file=sys.stderr,
             )
-    folder = write_prepared(Path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
+    folder = write_prepared(user_path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
     counts = [
         f"{split} ({len(found)} of {SETS[split][key].num_examples})"
         for split, found in splits.items()

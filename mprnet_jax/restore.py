@@ -20,6 +20,7 @@ from mprnet_jax import command
 from mprnet_jax.atomic import make_folder
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
+from mprnet_jax.paths import user_path
 from mprnet_jax.restoration import folders
 from mprnet_jax.restoration.pipeline import Pipeline
 from mprnet_jax.restoration.restorer import Restorer
@@ -90,7 +91,7 @@ def main() -> None:
     """Runs the command."""
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
-    source, output = Path(INPUT.value), Path(OUTPUT.value)
+    source, output = user_path(INPUT.value), user_path(OUTPUT.value)
     try:
         is_video = source.is_file() and source.suffix.lower() in VIDEOS
         extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None

@@ -26,6 +26,7 @@ from mprnet_jax.data.opening import open_folder, open_prepared
 from mprnet_jax.data.pairs import Cached, DegradedPhotos, Example, PhotoFolder, Source
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
+from mprnet_jax.paths import user_path
 from mprnet_jax.threads import parallel_map_or_error
 
 SAMPLES: dict[str, degradations.Degradation] = {
@@ -71,13 +72,13 @@ def validation_source(config: DataConfig) -> Source:
 def _pairs(config: DataConfig, name: str, split: str) -> Source:
     """Opens the folder of this name, or the split of the prepared set of this name."""
     if config.source == "prepared":
-        return open_prepared(Path(config.root), name, split)
+        return open_prepared(user_path(config.root), name, split)
     return open_folder(_folder(config, name))
 
 
 def _folder(config: DataConfig, name: str) -> Path:
     """Returns the folder of this name below the data root; raises UserError if it is not there."""
-    folder = Path(config.root) / name
+    folder = user_path(config.root) / name
     if not folder.is_dir():
         sets = f" ({config.published})" if config.published else ""
         inside = "" if config.source == "photos" else "/{input,target}"

@@ -17,6 +17,7 @@ from mprnet_jax.data.datasets import (
 from mprnet_jax.data.matlab import SiddBlocks
 from mprnet_jax.data.pairs import PairFolder, Source
 from mprnet_jax.errors import UserError
+from mprnet_jax.paths import user_path
 
 
 def open_folder(folder: Path) -> Source:
@@ -54,7 +55,7 @@ def open_benchmark(name: str, root: Path | str) -> Source:
     Raises:
         UserError: if the name is unknown, the folder is missing, or it lacks what the set needs.
     """
-    benchmark, root = find_benchmark(name), Path(root)
+    benchmark, root = find_benchmark(name), user_path(root)
     key = normalized_name(name)
     if not (root / PREPARED / key).is_dir():
         return open_dataset(benchmark, root)
@@ -76,7 +77,7 @@ def open_splits(name: str, root: Path | str) -> dict[str, Source]:
         UserError: as `open_benchmark` does.
     """
     find_dataset({**TRAINING_SETS, **BENCHMARKS}, name)
-    key, root = normalized_name(name), Path(root)
+    key, root = normalized_name(name), user_path(root)
     known = {"train": TRAINING_SETS.get(key), "test": BENCHMARKS.get(key)}
     datasets = {split: dataset for split, dataset in known.items() if dataset}
     existing = [split for split in datasets if _exists(split, datasets, root)]

@@ -217,4 +217,5 @@ def _finite(value: Any) -> Any:
 
 def _write(path: Path, text: str) -> None:
     with writing(path) as temporary:
-        temporary.write_text(text)
+        # File names may hold bytes that are not UTF-8.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

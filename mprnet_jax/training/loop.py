@@ -15,6 +15,7 @@ from absl import logging
 from mprnet_jax.compat import malloc
 from mprnet_jax.config import TrainConfig
 from mprnet_jax.devices import hosts, memory
+from mprnet_jax.paths import user_path
 from mprnet_jax.training.interrupts import Interrupts
 from mprnet_jax.training.monitor import Monitor
 from mprnet_jax.training.setup import Run
@@ -50,7 +51,7 @@ def train(config: TrainConfig, workdir: Path | str) -> ValidationResult | None:
         hosts.report_lost_host(),
         memory.report_out_of_memory(OUT_OF_MEMORY_REMEDY),
     ):
-        return train_run(Run(config, Path(workdir)), interrupts)
+        return train_run(Run(config, user_path(workdir)), interrupts)
 
 
 def train_run(run: Run, interrupts: Interrupts) -> ValidationResult | None:

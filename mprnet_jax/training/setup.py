@@ -137,8 +137,8 @@ class Run:
         """Returns the state and the record of the newest checkpoint, or those of a new run.
 
         The record's keys are "batches", the number of batches drawn, which is that of steps done;
-        "counts", those of the guard; and "validates", whether a validation was due when the
-        checkpoint was saved.
+        "counts", those of the guard; "validates", whether a validation was due when the checkpoint
+        was saved; and "examples", the size of the training set. Warns if that has changed.
 
         Raises:
             UserError: if there are checkpoints, but none can be read.
@@ -153,6 +153,15 @@ class Run:
             hosts.print_on_main(overview)
             return state, {"batches": 0, "counts": {}, "validates": False}
         hosts.print_on_main(f"Resuming from step {saved.step} in {self.workdir}")
+        examples = saved.record.get("examples", len(self.source))  # older ones lack it
+        if examples != len(self.source):
+            logging.warning(
+                "the training set has %d examples, %d when step %d was saved: from here on, the "
+                "batches are not those of an uninterrupted run",
+                len(self.source),
+                examples,
+                saved.step,
+            )
         params = convert_params(saved.params, abstract_state.eval_params)
         return TrainState.with_eval_params(params, saved.training_state), saved.record
 
@@ -170,7 +179,12 @@ class Run:
             UserError: if this or an earlier checkpoint cannot be written.
         """
         # The counts are copied, since the record is written in the background too.
-        record = {"batches": step, "counts": dict(counts), "validates": validation_due}
+        record = {
+            "batches": step,
+            "counts": dict(counts),
+            "validates": validation_due,
+            "examples": len(self.source),
+        }
         params = nested_params(state.eval_params, self.abstract_params)
         checkpoints.save(Checkpoint(step, params, state.without_eval_params(), record))
 

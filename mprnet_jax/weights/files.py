@@ -15,6 +15,7 @@ from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet, with_params
+from mprnet_jax.paths import user_path
 from mprnet_jax.weights import names, pretrained, pth, safetensors
 from mprnet_jax.weights.names import Params
 
@@ -99,7 +100,7 @@ def write(
         UserError: for another extension, if the file cannot be written, or if a `.pth` file is to
             be written without PyTorch.
     """
-    path = Path(path)
+    path = user_path(path)
     check_output(path)
     with writing(path) as temporary:
         FORMATS[path.suffix.lower()].write(temporary, config, params, origin or {})
@@ -109,7 +110,7 @@ def find(path: Path | str) -> Path:
     """Returns the path of weights given by path or by name; raises UserError if damaged."""
     if isinstance(path, str) and path in pretrained.PRETRAINED:
         return pretrained.path_of(path)
-    return Path(path)
+    return user_path(path)
 
 
 def check_is_weight_file(path: Path) -> None:

@@ -49,12 +49,26 @@ def read_config(run_folder: Path) -> dict[str, Any]:
 
 
 def check_same_run(run_folder: Path, config: Any) -> None:
-    """Raises UserError if the folder holds a run whose config differs in a fixed field."""
+    """Raises UserError if the folder holds a run whose config differs in a fixed field.
+
+    The number of steps may differ if the learning rate does not depend on it.
+    """
     if not (run_folder / "config.json").exists():
         return
     saved = read_config(run_folder)
-    for name, wanted in flatten(config, fixed_only=True).items():
+    fixed = flatten(config, fixed_only=True)
+    if fixed.get("optim.decay_steps"):
+        del fixed["total_steps"]
+    for name, wanted in fixed.items():
         found = saved_value(saved, config, name)
+        if found != wanted and name == "total_steps":
+            raise UserError(
+                f"workdir {run_folder}: belongs to a run of {found} steps, not {wanted}; its "
+                "learning rate falls until the last step, so a longer run differs from the first "
+                "step on: to go on from these weights, add "
+                f"--config.init_from={run_folder} and choose another --workdir; runs with "
+                "--config.optim.decay_steps can be made longer"
+            )
         if found != wanted:
             raise UserError(
                 f"workdir {run_folder}: belongs to a run with {name}={found}, this one has "

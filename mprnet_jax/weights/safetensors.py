@@ -34,7 +34,9 @@ def read(path: Path) -> tuple[ModelConfig, Params, dict[str, str]]:
     """
     tensors, metadata = read_file(path)
     config, params = from_file(path, tensors)
-    origin = {key: metadata[key] for key in ("source", "task", "licence") if key in metadata}
+    origin: dict[str, str] = {
+        key: metadata[key] for key in ("source", "task", "licence") if key in metadata
+    }
     return config, params, origin
 
 

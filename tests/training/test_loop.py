@@ -19,7 +19,7 @@ from mprnet_jax.weights.packing import join
 from mprnet_jax.weights.run_folder import check_same_run
 
 
-def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys):
+def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys, caplog):
     result = loop.train(tiny_run, tmp_path)
     printed = capsys.readouterr()
     assert "| astronaut" in printed.out
@@ -46,6 +46,18 @@ def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys
     again = loop.train(tiny_run, tmp_path)
     assert "finished: 6 steps" in capsys.readouterr().out
     np.testing.assert_array_equal(again.psnr, result.psnr)
+
+    # A run whose learning rate does not depend on its length can be made longer.
+    tiny_run.total_steps = 7
+    loop.train(tiny_run, tmp_path)
+    assert "Resuming from step 6" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints/7").is_dir()
+    run = Run(tiny_run, tmp_path)
+    run.source = [None] * 9
+    with Checkpoints(tmp_path) as checkpoints:
+        run.restore_or_init(checkpoints)
+    message = "the training set has 9 examples, 5 when step 7 was saved"
+    assert message in caplog.text
 
 
 def test_accelerators_compile_the_validation_while_training_runs(tiny_run, tmp_path, monkeypatch):
@@ -78,6 +90,14 @@ def test_another_config_is_refused_with_the_field_that_differs(tiny_run, tmp_pat
     check_same_run(tmp_path, tiny_run)
     tiny_run.optim.learning_rate = 5e-4
     with pytest.raises(UserError, match=r"optim\.learning_rate=0\.001, .*=0\.0005"):
+        check_same_run(tmp_path, tiny_run)
+
+
+def test_a_run_whose_rate_falls_until_its_last_step_cannot_be_made_longer(tiny_run, tmp_path):
+    tiny_run.optim.decay_steps = 0
+    run_folder.write_config(tmp_path, tiny_run)
+    tiny_run.total_steps = 7
+    with pytest.raises(UserError, match=r"a run of 6 steps, not 7; .*--config.init_from="):
         check_same_run(tmp_path, tiny_run)
 
 
