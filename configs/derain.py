@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> TrainConfig:
     if variant == "sample":
         return sample_config("derain-sample", "sample_rain", 400)
     if variant == "any":
-        return corpus_config("derain-any", "rain_and_haze", 3_500)
+        return corpus_config("derain-any", "rain_and_haze", 2_000)
     if variant:
         raise UserError(
             f"configs/derain.py:{variant}: has no such variant; use :sample, :any or none"
