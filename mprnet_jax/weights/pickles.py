@@ -55,6 +55,12 @@ class Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
+class OddTensor(NamedTuple):
+    """A tensor that is not simply numbers of a storage, such as a sparse one."""
+
+    function: str  # that makes it: "module name"
+
+
 class Unknown(dict[str, Any]):
     """What stands for an object of another class: its items and attributes by name."""
 
@@ -155,6 +161,8 @@ def load(file: IO[bytes], storages: dict[str, Storage]) -> Any:
                 stack.append(named(argument))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
+                if not (isinstance(name, str) and isinstance(module, str)):
+                    raise ValueError("it imports something without a name")
                 stack.append(named(f"{module} {name}"))
             case "INST":
                 stack.append(make(named(argument), tuple(marked())))
@@ -189,8 +197,8 @@ def named(name: str) -> Global:
     """Returns a class or function by name; raises UserError for functions that no data need."""
     if PROGRAMS.fullmatch(name) or not (CLASS.fullmatch(name) or DATA.fullmatch(name)):
         raise UserError(
-            f"it imports {name!r}, which no tensor needs; do not trust it, or, if it is yours, "
-            f"save the tensors alone: {SAVE_ALONE}"
+            f"it imports {name[:120]!r}, which no tensor needs; do not trust it, or, if it is "
+            f"yours, save the tensors alone: {SAVE_ALONE}"
         )
     return Global(name)
 
@@ -202,7 +210,9 @@ def make(function: Any, arguments: Any) -> Any:
     match function.name, arguments:
         case "collections OrderedDict", (list(pairs),):  # from Python 2
             made: dict[str, Any] = {}
-            set_items(made, (pair for pair in pairs if len(pair) == 2))
+            for pair in pairs:
+                if isinstance(pair, list) and len(pair) == 2:
+                    set_items(made, [(pair[0], pair[1])])
             return made
         case "collections OrderedDict", _:
             return {}
@@ -228,6 +238,8 @@ def make(function: Any, arguments: Any) -> Any:
             return tensor
         case "torch._tensor _rebuild_from_type_v2", (Global() as function, _, made_of, *_):
             return make(function, made_of)
+    if re.fullmatch(TENSOR_FUNCTIONS, function.name):
+        return OddTensor(function.name)
     return Unknown(function.name)
 
 

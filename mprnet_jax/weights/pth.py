@@ -25,7 +25,7 @@ from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.weights.containers import ReadStorage, opened
 from mprnet_jax.weights.foreign import recognize
 from mprnet_jax.weights.names import Params, from_file, to_official
-from mprnet_jax.weights.pickles import SAVE_ALONE, Tensor, Unknown
+from mprnet_jax.weights.pickles import SAVE_ALONE, OddTensor, Tensor, Unknown
 from mprnet_jax.weights.wrapping import (
     NotWeights,
     Taken,
@@ -181,18 +181,17 @@ def find_tensors(content: Any) -> Taken:
             f"{error}, but objects of {shorten(kinds)}; save the tensors alone: {SAVE_ALONE}"
         ) from error
     for name, tensor in taken.tensors.items():
-        if isinstance(tensor, Unknown):
+        if isinstance(tensor, OddTensor):
             raise NotWeights(
-                f"{name!r} is not an ordinary tensor but made by {tensor.name}; save ordinary ones"
+                f"{name[:120]!r} is not an ordinary tensor but one of {tensor.function}; save "
+                "ordinary ones"
             )
     return taken
 
 
 def is_tensor(value: Any) -> bool:
     """Returns whether a value is a tensor, if only one of an unusual kind, such as a sparse one."""
-    return isinstance(value, Tensor) or (
-        isinstance(value, Unknown) and value.name.startswith("torch._utils._rebuild_")
-    )
+    return isinstance(value, Tensor | OddTensor)
 
 
 def check_types(path: Path, tensors: Mapping[str, Any]) -> None:

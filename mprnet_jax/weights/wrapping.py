@@ -112,11 +112,9 @@ def walk(content: Mapping[str, Any], is_tensor: Callable[[Any], bool]) -> Iterat
         if tensors := {name: value for name, value in items.items() if is_tensor(value)}:
             yield Place(keys, tensors)
         if len(keys) < MAX_DEPTH:
-            rest += [
-                ((*keys, key), value)
-                for key, value in items.items()
-                if isinstance(value, dict) and not OPTIMIZER.match(key)
-            ]
+            inner = [key for key in items if isinstance(items[key], dict)]
+            inner.sort(key=lambda key: not AVERAGE.search(key))  # the name under which it is found
+            rest += [((*keys, key), items[key]) for key in inner if not OPTIMIZER.match(key)]
 
 
 def take(place: Place, prefix: str) -> Taken:

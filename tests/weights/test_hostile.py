@@ -68,12 +68,18 @@ LOOP = b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."  # a dict that holds itself
 LAUGHS = b"\x80\x02}q\x00" + b"}(X\x01\x00\x00\x00ah\x00X\x01\x00\x00\x00bh\x00uq\x00" * 1000 + b"."
 
 
-@pytest.mark.parametrize("pickled", [DEEP, LOOP, LAUGHS], ids=["deep", "loop", "laughs"])
+NAMELESS = LAUGHS[:-1] + b"h\x00h\x00\x93."  # a class whose name is all of that
+PAIRS = b"\x80\x02ccollections\nOrderedDict\n(K\x01K\x02l\x85R."  # not made of pairs
+NESTED = b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\nq\x00" + b"h\x00N" * 10**4 + b")" * 1
+NESTED += b"\x87" * 10**4 + b"R."
+
+
+@pytest.mark.parametrize("pickled", [DEEP, LOOP, LAUGHS, NAMELESS, PAIRS, NESTED])
 def test_what_overflows_other_readers_is_refused(tmp_path, pickled):
     path = tmp_path / "model.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
-    with pytest.raises(UserError, match="holds no tensors by name"):
+    with pytest.raises(UserError, match="damaged, or not a PyTorch weight file"):
         files.read(path)
 
 

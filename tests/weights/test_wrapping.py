@@ -47,6 +47,7 @@ def assert_read(path, weights):
 WRAPPED = {  # name -> what is saved around a state dict, and what is said of it
     "params": (lambda s: {"params": s}, "under params"),
     "ema": (lambda s: {"params": other(s), "params_ema": s}, "params_ema; left out: params"),
+    "ema, the same": (lambda s: {"params": s, "params_ema": s}, "under params_ema;"),
     "ema, alike": (lambda s: {"params": s, "params_ema": dict(s)}, "under params_ema;"),
     "model": (lambda s: {"model": s, "epoch": 3}, "under model; left out: epoch"),
     "net": (lambda s: {"net": s}, "under net"),
