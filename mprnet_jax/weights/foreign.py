@@ -9,9 +9,9 @@ REMEDIES = {  # first bytes -> what the file is, and what to do
     b"\x1f\x8b": "a compressed file; unpack it first",
     b"7z\xbc\xaf": "an archive; unpack it first",
     b"\x89hdf": "an HDF5 file; save the weights with PyTorch or as .safetensors",
-    b"pk\x03\x04": "a PyTorch file, or another archive; if it is the first, name it .pth",
 }
 TAR = b"ustar"  # at byte 257
+PYTORCH = (b"PK\x03\x04", b"\x80\x02\x8a")
 
 
 def recognize(path: Path) -> str | None:
@@ -25,6 +25,9 @@ def recognize(path: Path) -> str | None:
             return f"it is {what}"
     if start[257:262] == TAR:
         return "it is an archive; unpack it first"
-    if start[8:9] == b"{" and path.suffix.lower() != ".safetensors":
-        return "it is a .safetensors file; name it so"
+    named_safetensors = path.suffix.lower() == ".safetensors"
+    if start.startswith(PYTORCH) and named_safetensors:
+        return "it seems to be a PyTorch file; name it .pth then"
+    if start[8:9] == b"{" and not named_safetensors:
+        return "it seems to be a .safetensors file; name it so then"
     return None

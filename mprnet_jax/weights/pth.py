@@ -121,6 +121,8 @@ def report_damage(path: Path, *errors: type[Exception]) -> Iterator[None]:
     except damage as error:
         known = None if isinstance(error, NotWeights) else recognize(path)
         text = known or one_line(error)
+        if "CRC-32" in text:
+            text += ", unless it was saved with torch.serialization.set_crc32_options(False)"
         raise UserError(f"{path}: damaged, or not a PyTorch weight file: {text}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

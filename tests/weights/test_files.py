@@ -215,8 +215,8 @@ def test_float8_in_a_pytorch_file_is_named_with_the_remedy(tmp_path, weights):
         ("a.pth", b"", "is empty"),
         ("a.pt", b"\x1f\x8b\x08" + bytes(20), "is a compressed file; unpack it"),
         ("a.pth.tar", bytes(257) + b"ustar" + bytes(250), "is an archive; unpack it"),
-        ("a.safetensors", b"PK\x03\x04" + bytes(20), "is a PyTorch file"),
-        ("a.pth", b"\x02\0\0\0\0\0\0\0{}", r"is a \.safetensors file; name it so"),
+        ("a.safetensors", b"PK\x03\x04" + bytes(20), "seems to be a PyTorch file"),
+        ("a.pth", b"\x02\0\0\0\0\0\0\0{}", r"seems to be a \.safetensors file; name it so"),
         ("a.bin", b"\x80\x02}q\x00.", "PyTorch did not write; save the tensors with"),
     ],
 )
@@ -225,6 +225,25 @@ def test_other_files_are_called_what_they_are(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as caught:
         files.read(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_truncated_file_is_not_called_another(tmp_path, weights):
+    for name in ("a.pth", "a.safetensors"):
+        files.write(tmp_path / name, *names.from_official(weights))
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:10_000])
+        with pytest.raises(UserError, match=r"damaged, or not a") as caught:
+            files.read(tmp_path / name)
+        assert "seems" not in str(caught.value)
+
+
+def test_a_file_without_checksums_is_named_as_such(tmp_path, weights):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(tensors(weights), tmp_path / "model.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(UserError, match=r"Bad CRC-32 .* unless .*set_crc32_options\(False\)"):
+        files.read(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize("path", [None, 3, b"model.pth", {"a": np.zeros(1)}, torch.nn.Linear(1, 1)])
