@@ -107,6 +107,8 @@ class DndBoxes:
             raise _unreadable(path, error) from error
         if box.shape != (bottom - top + 1, right - left + 1, 3):
             raise UserError(f"{path}: is smaller than info.mat says")
+        if not (box.min() >= 0 and box.max() <= 1):  # so that NaN is found, too
+            raise UserError(f"{path}: has values that are not in [0, 1]; download it anew")
         return {"degraded": np.asarray(box, np.float32)}
 
     def size_of(self, index: int) -> tuple[int, int]:

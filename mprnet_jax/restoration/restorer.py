@@ -1,7 +1,7 @@
 """Restores photos of any size with a trained network.
 
-Photos are [H, W, 3]: uint8, uint16, or floats in [0, 1]. Restored photos have the same size and
-type; integers are clipped and rounded, floats are not.
+Photos are [H, W, 3] in arrays of NumPy or JAX: uint8, uint16, or floats in [0, 1]. Restored photos
+are NumPy's, of the same size and type; integers are clipped and rounded, floats are not.
 """
 
 import itertools
@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from mprnet_jax.config import SIZE_MULTIPLE
@@ -19,6 +21,7 @@ from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.restoration import tiles
+from mprnet_jax.restoration.arrays import as_array, check_values, from_floats, to_floats
 from mprnet_jax.restoration.costs import ProgramShape
 from mprnet_jax.restoration.planning import Plan
 from mprnet_jax.restoration.programs import CanvasTooLarge, Programs
@@ -31,6 +34,7 @@ from mprnet_jax.symmetries import apply_symmetry, invert_symmetry
 # 4 + k rotates before it mirrors. The last bits of the mean depend on the order.
 ENSEMBLE = (0, 1, 2, 3, 4, 7, 6, 5)
 
+Photo = np.ndarray | jax.Array
 Progress = Callable[[float], object]  # called with the share of the work that is done, in (0, 1]
 
 
@@ -75,9 +79,14 @@ class Restorer:
                 "highest" is full precision on TPUs and GPUs too.
 
         Raises:
+            TypeError: if `model` is no network.
             UserError: if an option has an impossible value, or rows cannot be sharded over the
                 mesh.
         """
+        if not isinstance(model, nnx.Module):
+            raise TypeError(
+                f"model is a {type(model).__name__}: must be a network; pass mprnet_jax.load(PATH)"
+            )
         mesh = mesh or make_mesh(data=1)
         check_tile(tile, overlap)
         if stages not in (1, 2, 3):
@@ -127,13 +136,11 @@ class Restorer:
         """Returns the program that is expected to restore photos of a size, (height, width)."""
         return self._programs.choose(self._tiling.expected(padded_size(*size)).tile)
 
-    def __call__(self, photo: np.ndarray) -> np.ndarray:
+    def __call__(self, photo: Photo) -> np.ndarray:
         """Restores one photo [H, W, 3] with sides of any length; raises as `batch` does."""
         return self.batch([photo])[0]
 
-    def batch(
-        self, photos: Sequence[np.ndarray], progress: Progress = no_progress
-    ) -> list[np.ndarray]:
+    def batch(self, photos: Sequence[Photo], progress: Progress = no_progress) -> list[np.ndarray]:
         """Restores photos; those that share a program share batches.
 
         Args:
@@ -142,27 +149,30 @@ class Restorer:
                 again from a smaller share.
 
         Raises:
-            ValueError: if a photo has another shape, no pixels, or an unknown dtype.
+            TypeError: if a photo is not an array of NumPy or JAX.
+            ValueError: if a photo has another shape, no pixels, an unknown dtype, or floats that
+                are not in [0, 1].
             UserError: if the network returns values that are not finite for a photo of integers.
             OutOfMemory: if a device has too little memory, for "auto" even for the smallest tile.
         """
         return [stages[0] for stages in self._restore_photos(photos, 1, progress)]
 
-    def stages_of(self, photo: np.ndarray) -> list[np.ndarray]:
+    def stages_of(self, photo: Photo) -> list[np.ndarray]:
         """Returns the images of all computed stages for a photo [H, W, 3], the last stage first."""
         return list(self._restore_photos([photo], self.stages)[0])
 
-    def grid_of(self, photo: np.ndarray) -> Grid:
+    def grid_of(self, photo: Photo) -> Grid:
         """Returns the tiles that a photo is restored in; "auto" compiles their program first."""
-        return self._tiling.choose(padded_size(*photo.shape[:2]))
+        return self._tiling.choose(padded_size(*as_array(photo).shape[:2]))
 
     def _restore_photos(
-        self, photos: Sequence[np.ndarray], count: int, progress: Progress = no_progress
+        self, photos: Sequence[Photo], count: int, progress: Progress = no_progress
     ) -> list[np.ndarray]:
         """Returns for each photo the images of the last `count` stages, [count, H, W, 3]."""
-        for photo in photos:
-            check_photo(photo)
-        images = [to_floats(photo) for photo in photos]
+        arrays = [as_array(photo) for photo in photos]
+        for array in arrays:
+            check_values(array)
+        images = [to_floats(array) for array in arrays]
         sums: list[Any] = [0.0] * len(images)
         for done, symmetry in enumerate(self._symmetries):
             transformed = [apply_symmetry(image, symmetry) for image in images]
@@ -175,7 +185,7 @@ class Restorer:
                 total + invert_symmetry(image, symmetry) for total, image in zip(sums, restored)
             ]
         means = [total / len(self._symmetries) for total in sums]
-        return [from_floats(mean, photo.dtype) for mean, photo in zip(means, photos)]
+        return [from_floats(mean, array.dtype) for mean, array in zip(means, arrays)]
 
     def _restore_images(
         self, images: list[np.ndarray], count: int, progress: Progress
@@ -218,26 +228,6 @@ def report_progress(
         yield tile
 
 
-def to_floats(photo: np.ndarray) -> np.ndarray:
-    """Returns a photo as float32, with integers scaled to [0, 1]."""
-    floats = photo.astype(np.float32)
-    return floats / np.iinfo(photo.dtype).max if photo.dtype.kind == "u" else floats
-
-
-def from_floats(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Undoes `to_floats`; integers are clipped and rounded, floats are not.
-
-    Raises:
-        UserError: if the photo has integers and the image has values that are not finite.
-    """
-    if dtype.kind == "u":
-        if not np.isfinite(image).all():
-            raise UserError("the restored photo is not finite; use other weights")
-        largest = np.iinfo(dtype).max
-        image = np.rint(np.clip(image, 0, 1) * largest)
-    return image.astype(dtype)
-
-
 def pad(image: np.ndarray) -> np.ndarray:
     """Pads an image [H, W, C] on the right and at the bottom by reflection, to multiples of 8.
 
@@ -259,14 +249,4 @@ def check_tile(tile: int | str, overlap: int) -> None:
         raise UserError(
             f"tile={tile}: must be auto, off or a multiple of {SIZE_MULTIPLE} above {2 * overlap}, "
             f"twice the overlap"
-        )
-
-
-def check_photo(photo: np.ndarray) -> None:
-    """Raises ValueError unless the photo is [H, W, 3], not empty, and of a known type."""
-    if photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
-        raise ValueError(f"photo has shape {photo.shape}: must be [height, width, 3], not empty")
-    if photo.dtype not in (np.uint8, np.uint16) and photo.dtype.kind != "f":
-        raise ValueError(
-            f"photo has dtype {photo.dtype}: must be uint8, uint16 or floats in [0, 1]"
         )

@@ -1,10 +1,12 @@
-"""Reads weights from `.pth` files, `.safetensors` files and run folders, and writes such files.
+"""Reads weights from PyTorch's files, `.safetensors` files and run folders, and writes such files.
 
-The extension, in upper or lower case, selects the format. A string that names a network of
+The extension, in upper or lower case, selects the format. `weights.wrapping` finds the network in
+what trainers save around it. A string that names a network of
 `weights.pretrained` selects that; "./denoise" or Path("denoise") is a folder of that name.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +21,8 @@ from mprnet_jax.paths import user_path
 from mprnet_jax.weights import names, pretrained, pth, safetensors
 from mprnet_jax.weights.names import Params
 
-FORMATS = {".pth": pth, ".safetensors": safetensors}
+WRITTEN = {".pth": pth, ".safetensors": safetensors}
+FORMATS = {**dict.fromkeys(pth.EXTENSIONS, pth), ".safetensors": safetensors}
 
 
 class WeightFile(NamedTuple):
@@ -32,7 +35,7 @@ class WeightFile(NamedTuple):
 
 
 def load(path: Path | str, dtype: str = "float32") -> MPRNet:
-    """Returns the network of a `.pth` file, a `.safetensors` file, a run folder or a name.
+    """Returns the network of a PyTorch file, a `.safetensors` file, a run folder or a name.
 
     Args:
         path: the file or folder, which also determines all sizes; or the name of a network that
@@ -41,6 +44,7 @@ def load(path: Path | str, dtype: str = "float32") -> MPRNet:
 
     Raises:
         UserError: if the file cannot be read or is not that of an MPRNet.
+        TypeError: if `path` is something else, such as a dict of tensors.
     """
     weights = read(path)
     config = dataclasses.replace(weights.config, dtype=dtype)
@@ -48,9 +52,10 @@ def load(path: Path | str, dtype: str = "float32") -> MPRNet:
 
 
 def read(path: Path | str) -> WeightFile:
-    """Reads a `.pth` file, a `.safetensors` file, a run folder or a pretrained network by name.
+    """Reads a PyTorch file, a `.safetensors` file, a run folder or a pretrained network by name.
 
-    Warns of NaN and infinite weights by name. Raises UserError as `load`.
+    Warns of NaN and infinite weights by name. Logs in one line what was taken where the network is
+    not at the file's top or under `state_dict`. Raises as `load`.
     """
     path = find(path)
     source = {"source": path.name}
@@ -69,7 +74,7 @@ def read_official(path: Path | str) -> dict[str, np.ndarray]:
     """Returns the weights by official name, with the dtypes they have in the file.
 
     Args:
-        path: a `.pth` file, a `.safetensors` file, a run folder or the name of a pretrained
+        path: a PyTorch file, a `.safetensors` file, a run folder or the name of a pretrained
             network.
 
     Raises:
@@ -103,11 +108,21 @@ def write(
     path = user_path(path)
     check_output(path)
     with writing(path) as temporary:
-        FORMATS[path.suffix.lower()].write(temporary, config, params, origin or {})
+        WRITTEN[path.suffix.lower()].write(temporary, config, params, origin or {})
 
 
 def find(path: Path | str) -> Path:
-    """Returns the path of weights given by path or by name; raises UserError if damaged."""
+    """Returns the path of weights given by path or by name.
+
+    Raises:
+        TypeError: if it is neither.
+        UserError: if a network that comes with the package is damaged.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"weights are loaded from a path or by name, not from a {type(path).__name__}; write "
+            "tensors to a file first: torch.save(model.state_dict(), 'weights.pth')"
+        )
     if isinstance(path, str) and path in pretrained.PRETRAINED:
         return pretrained.path_of(path)
     return user_path(path)
@@ -122,12 +137,15 @@ def check_is_weight_file(path: Path) -> None:
             f"networks that come with the package ({known})"
         )
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{path}: not a weight file: use .pth, .safetensors or a run folder")
+        raise UserError(
+            f"{path}: not a weight file: use .pth, .safetensors or a run folder; what ends in "
+            f"{', '.join(pth.EXTENSIONS[1:])} is read as .pth"
+        )
 
 
 def check_output(path: Path) -> None:
     """Raises UserError unless weights can be written in the format that the name asks for."""
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in WRITTEN:
         raise UserError(f"{path}: weights are written as .safetensors or .pth")
-    if FORMATS[path.suffix.lower()] is pth:
+    if WRITTEN[path.suffix.lower()] is pth:
         pth.import_torch(path)

@@ -1,14 +1,12 @@
-"""Reads and writes PyTorch's `.pth` files, without running code that a file may contain.
+"""Reads and writes PyTorch's files, without running code that a file may contain.
 
-A `.pth` file contains a pickle. The pickle is scanned before PyTorch opens the file with
-`weights_only=True`: it may import what tensors need and nothing else. A file is refused if its
-tensors take more bytes than the file has.
+Such a file, `.pth` by the official files' custom, is a pickle and raw numbers. `weights.pickles`
+reads the pickle, which imports and calls nothing; PyTorch, which knows all types of numbers, makes
+the tensors. A file is refused if its tensors take more bytes than the file has.
 """
 
 import contextlib
 import io
-import pickle
-import pickletools
 import re
 import struct
 import warnings
@@ -18,24 +16,35 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError, one_line
+from mprnet_jax.weights.containers import ReadStorage, opened
+from mprnet_jax.weights.foreign import recognize
 from mprnet_jax.weights.names import Params, from_file, to_official
+from mprnet_jax.weights.pickles import SAVE_ALONE, OddTensor, Tensor, Unknown
+from mprnet_jax.weights.wrapping import (
+    NotWeights,
+    Taken,
+    fill_in_slopes,
+    shorten,
+    type_error,
+    unwrap,
+)
 
+EXTENSIONS = (".pth", ".pt", ".ckpt", ".tar", ".bin")  # all of the same format
 OFFICIAL_TASKS = {  # the names of the authors' files
     "model_deraining.pth": "derain",
     "model_deblurring.pth": "deblur",
     "model_denoising.pth": "denoise",
 }
-# What `pickletools` and `zipfile` (SCAN_ERRORS) and PyTorch (LOAD_ERRORS) raise for damaged files,
-# found by reading 14,000 of them, besides OSError and MemoryError. PyTorch's unpickler executes a
-# damaged pickle with operands of any type, hence TypeError and AttributeError.
-SCAN_ERRORS = (
+# What damaged files raise, found by reading 6,000 of them, besides OSError and MemoryError.
+DAMAGE = (
     EOFError,
+    LookupError,
     OverflowError,
     RuntimeError,
     ValueError,
@@ -43,38 +52,14 @@ SCAN_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-LOAD_ERRORS = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    struct.error,
-)
 OLDEST = "2.10"  # in older versions a weight file can run code or corrupt memory
 OLDEST_REASON = "CVE-2025-32434, CVE-2026-24747"
-ZIP_MAGIC = b"PK\x03\x04"  # by which PyTorch, too, distinguishes the two formats
-LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys; then raw numbers
-MAX_PICKLE = 4 * 2**20  # bytes; that of the largest official network has 83 thousand
-TENSOR_GLOBALS = re.compile(
-    r"collections OrderedDict|torch \w+Storage"
-    r"|torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)"
-)
-OTHER_GLOBALS = {
-    "STACK_GLOBAL",
-    "INST",
-    "EXT1",
-    "EXT2",
-    "EXT4",
-}  # opcodes that no weight file needs
+# Types of numbers that weights may have, or a counter beside them.
+ELEMENT_TYPES = re.compile(r"b?float(16|32|64)|u?int\d+|bool|complex\d+")
 
 
 def read(path: Path) -> tuple[ModelConfig, Params, dict[str, str]]:
-    """Reads the network of a `.pth` file.
+    """Reads the network of a PyTorch file; says what was taken if it is wrapped in something.
 
     Returns:
         Sizes, parameters, and the task as `{"task": ...}` if the name is one of the authors' files.
@@ -83,26 +68,38 @@ def read(path: Path) -> tuple[ModelConfig, Params, dict[str, str]]:
         UserError: as `read_tensors`, or if the tensors are not those of an MPRNet.
     """
     task = OFFICIAL_TASKS.get(path.name)
-    config, params = from_file(path, read_tensors(path))
+    taken = read_taken(path)
+    config, params = from_file(path, taken.tensors)
+    taken.report(path)
     return config, params, {"task": task} if task else {}
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a `.pth` file by name: a state_dict, or a dict with a `state_dict`.
+    """Reads the tensors of a PyTorch file by name, as `wrapping.unwrap` finds them.
 
-    Zip files and the older bare pickles are read; a `module.` before all names is dropped.
+    Zip files and the older bare pickles are read.
 
     Raises:
-        UserError: if the file cannot be read, is damaged or holds anything else, or if PyTorch is
-            missing or too old to be safe.
+        UserError: if the file cannot be read, is damaged or holds no tensors or several networks,
+            or if PyTorch is missing or too old to be safe.
     """
+    return read_taken(path).tensors
+
+
+def read_taken(path: Path) -> Taken:
+    """As `read_tensors`, with where the tensors were."""
     torch = import_torch(path)
-    with report_damage(path, *SCAN_ERRORS):
-        check_imports(path)
-    with report_damage(path, *LOAD_ERRORS):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    with report_damage(path):
-        return state_dict(checkpoint, torch, path.stat().st_size)
+    with contextlib.ExitStack() as stack:
+        with report_damage(path, *DAMAGE):
+            content, read_storage = stack.enter_context(opened(path))
+        with report_damage(path):
+            taken = find_tensors(content)
+        with report_damage(path, *DAMAGE):
+            tensors = make_tensors(taken.tensors, read_storage, torch)
+        check_types(path, tensors)
+        with report_damage(path):
+            arrays = state_dict(tensors, torch, path.stat().st_size)
+    return taken._replace(tensors=fill_in_slopes(arrays))
 
 
 @contextlib.contextmanager
@@ -113,16 +110,21 @@ def report_damage(path: Path, *errors: type[Exception]) -> Iterator[None]:
 
     Args:
         path: the file.
-        *errors: types that mean that the content is damaged. UserErrors are about the content too.
+        *errors: types that mean that the content is damaged.
     """
-    damage: tuple[type[Exception], ...] = (UserError, *errors)
+    damage: tuple[type[Exception], ...] = (NotWeights, *errors)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except damage as error:
-        text = one_line(error)
+        known = None if isinstance(error, NotWeights) else recognize(path)
+        text = known or one_line(error)
+        if "CRC-32" in text:
+            text += ", unless it was saved with torch.serialization.set_crc32_options(False)"
         raise UserError(f"{path}: damaged, or not a PyTorch weight file: {text}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     except MemoryError as error:
@@ -160,67 +162,80 @@ def import_torch(path: Path) -> ModuleType:
     return torch
 
 
-def check_imports(path: Path) -> None:
-    """Raises UserError if a pickle in the file imports anything that tensors do not need."""
-    for name in imported_names(path):
-        if not TENSOR_GLOBALS.fullmatch(name):
-            raise UserError(f"it imports {name!r}, which no tensor needs; do not trust it")
+def find_tensors(content: Any) -> Taken:
+    """Returns the network's tensors in what a file holds.
 
-
-def imported_names(path: Path) -> Iterator[str]:
-    """Yields what the pickles in the file import, as "module name"."""
-    with open(path, "rb") as file:
-        if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
-            file.seek(0)
-            for _ in range(LEGACY_PICKLES):
-                yield from imports(file)
-            check_pickle(file.tell())
-            return
-        with zipfile.ZipFile(file) as archive:
-            records = archive.infolist()
-            if sum(record.file_size for record in records) > path.stat().st_size:
-                raise UserError("it is compressed, which PyTorch's own files are not")
-            for record in records:
-                if record.filename.lower().endswith(".pkl"):
-                    check_pickle(record.file_size)
-                    with archive.open(record) as pickled:
-                        yield from imports(pickled)
-
-
-def check_pickle(size: int) -> None:
-    """Raises UserError if a pickle is larger than that of any network."""
-    if size > MAX_PICKLE:
-        raise UserError(f"its pickle has {size} bytes, more than that of any network")
-
-
-def imports(file: IO[bytes]) -> Iterator[str]:
-    """Yields what the pickle at the file's position imports."""
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "GLOBAL" or opcode.name in OTHER_GLOBALS:
-            yield str(argument or opcode.name)
-
-
-def state_dict(checkpoint: Any, torch: ModuleType, file_size: int) -> dict[str, np.ndarray]:
-    """Returns the tensors of a loaded checkpoint as arrays; raises UserError for anything else."""
-    if isinstance(checkpoint, dict):
-        checkpoint = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"it holds a {type(checkpoint).__name__} in place of a state_dict")
-    for name, tensor in checkpoint.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise UserError(
-                f"{name!r} is a {type(tensor).__name__}: not in a state_dict of tensors"
+    Raises:
+        NotWeights: if there are none, or one is not an ordinary tensor.
+        UserError: as `unwrap`.
+    """
+    if not isinstance(content, dict):
+        raise NotWeights(f"it holds a {type(content).__name__} in place of a state_dict")
+    try:
+        taken = unwrap(content, is_tensor)
+    except NotWeights as error:
+        objects = [content, *content.values()]
+        kinds = dict.fromkeys(item.name for item in objects if isinstance(item, Unknown))
+        if not kinds:
+            raise
+        raise NotWeights(
+            f"{error}, but objects of {shorten(kinds)}; save the tensors alone: {SAVE_ALONE}"
+        ) from error
+    for name, tensor in taken.tensors.items():
+        if isinstance(tensor, OddTensor):
+            raise NotWeights(
+                f"{name[:120]!r} is not an ordinary tensor but one of {tensor.function}; save "
+                "ordinary ones"
             )
-        if tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise UserError(f"{name!r} is not an ordinary tensor")
+    return taken
+
+
+def is_tensor(value: Any) -> bool:
+    """Returns whether a value is a tensor, if only one of an unusual kind, such as a sparse one."""
+    return isinstance(value, Tensor | OddTensor)
+
+
+def check_types(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Raises UserError for types of numbers that NumPy does not have, such as float8."""
+    types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    odd = {name: kind for name, kind in types.items() if not ELEMENT_TYPES.fullmatch(kind)}
+    if odd:
+        state = "{name: tensor.float() for name, tensor in model.state_dict().items()}"
+        raise type_error(path, odd, f"torch.save({state}, 'weights.pth')")
+
+
+def element_type(kind: str, torch: ModuleType) -> Any:
+    """Returns PyTorch's dtype by its own name or that of its class of storages."""
+    dtype = torch.uint8 if kind == "UntypedStorage" else getattr(torch, kind, None)
+    dtype = getattr(dtype, "dtype", dtype)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{kind} is no type of numbers")
+    return dtype
+
+
+def make_tensors(
+    tensors: Mapping[str, Tensor], read_storage: ReadStorage, torch: ModuleType
+) -> dict[str, Any]:
+    """Returns PyTorch's tensors, all in memory, by name."""
+    storages = {tensor.storage: b"" for tensor in tensors.values()}
+    storages = {storage: read_storage(storage) for storage in storages}
+    made = {}
+    for name, (storage, kind, offset, size, stride) in tensors.items():
+        dtype = element_type(kind, torch)
+        content = storages[storage]
+        flat = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        made[name] = flat.as_strided(size, stride, offset)
+    return made
+
+
+def state_dict(
+    tensors: Mapping[str, Any], torch: ModuleType, file_size: int
+) -> dict[str, np.ndarray]:
+    """Returns tensors as arrays; raises UserError if they are larger than the file they are of."""
     # A tensor with strides of 0 needs few bytes in the file, whatever its shape.
-    if sum(tensor.numel() * tensor.element_size() for tensor in checkpoint.values()) > file_size:
-        raise UserError("its tensors would be larger than the file")
-    prefix = "module." if all(name.startswith("module.") for name in checkpoint) else ""
-    return {
-        name.removeprefix(prefix): to_array(name, tensor, torch)
-        for name, tensor in checkpoint.items()
-    }
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > file_size:
+        raise NotWeights("its tensors would be larger than the file")
+    return {name: to_array(name, tensor, torch) for name, tensor in tensors.items()}
 
 
 def to_array(name: str, tensor: Any, torch: ModuleType) -> np.ndarray:

@@ -186,14 +186,78 @@ def test_other_files_are_refused_by_name(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
-    header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+@pytest.mark.parametrize("code", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "C64"])
+def test_a_dtype_that_numpy_lacks_is_named_with_the_remedy(tmp_path, code):
+    size = 16 if code == "C64" else 2
+    header = b'{"a":{"dtype":"%s","shape":[2],"data_offsets":[0,%d]}}' % (code.encode(), size)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
-    with pytest.raises(
-        UserError, match=r"damaged, or not a \.safetensors file: a is not of a dtype"
-    ):
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(UserError, match=rf"a: of a type .*{code}.*save_file.*float\(\)") as caught:
         files.read(path)
+    assert "damaged" not in str(caught.value)
+
+
+def test_float8_in_a_pytorch_file_is_named_with_the_remedy(tmp_path, weights):
+    path = tmp_path / "model.pth"
+    torch.save({n: t.to(torch.float8_e4m3fn) for n, t in tensors(weights).items()}, path)
+    with pytest.raises(UserError, match=r"more: of a type .*float8_e4m3fn.*torch\.save") as caught:
+        files.read(path)
+    assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid ", "git lfs pull"),
+        ("a.safetensors", b"\n<!DOCTYPE html><title>Sign in", "is a web page"),
+        ("a.ckpt", b"<html>", "is a web page"),
+        ("a.pth", b"", "is empty"),
+        ("a.pt", b"\x1f\x8b\x08" + bytes(20), "is a compressed file; unpack it"),
+        ("a.pth.tar", bytes(257) + b"ustar" + bytes(250), "is an archive; unpack it"),
+        ("a.safetensors", b"PK\x03\x04" + bytes(20), "seems to be a PyTorch file"),
+        ("a.pth", b"\x02\0\0\0\0\0\0\0{}", r"seems to be a \.safetensors file; name it so"),
+        ("a.bin", b"\x80\x02}q\x00.", "PyTorch did not write; save the tensors with"),
+    ],
+)
+def test_other_files_are_called_what_they_are(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        files.read(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_truncated_file_is_not_called_another(tmp_path, weights):
+    for name in ("a.pth", "a.safetensors"):
+        files.write(tmp_path / name, *names.from_official(weights))
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:10_000])
+        with pytest.raises(UserError, match=r"damaged, or not a") as caught:
+            files.read(tmp_path / name)
+        assert "seems" not in str(caught.value)
+
+
+def test_a_file_without_checksums_is_named_as_such(tmp_path, weights):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(tensors(weights), tmp_path / "model.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(UserError, match=r"Bad CRC-32 .* unless .*set_crc32_options\(False\)"):
+        files.read(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"model.pth", {"a": np.zeros(1)}, torch.nn.Linear(1, 1)])
+def test_what_is_no_path_is_refused_with_what_to_pass(path):
+    with pytest.raises(TypeError, match=r"from a path or by name, not from a .*torch\.save"):
+        mprnet_jax.load(path)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "A.CKPT", "a.pth.tar", "a.tar", "pytorch_model.bin"])
+def test_other_extensions_of_pytorch_files_are_read(tmp_path, weights, name):
+    torch.save({"state_dict": tensors(weights)}, tmp_path / name)
+    assert_same(files.read_official(tmp_path / name), weights)
+    with pytest.raises(UserError, match=r"written as \.safetensors or \.pth"):
+        files.write(tmp_path / name, *names.from_official(weights))
 
 
 @pytest.mark.parametrize("name", ["model.PTH", "model.SafeTensors"])
@@ -233,7 +297,7 @@ def test_too_little_memory_is_reported(tmp_path, monkeypatch, weights):
     def fail(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(torch, "frombuffer", fail)
     with pytest.raises(UserError, match=r"model\.pth: damaged, or too large for the memory"):
         files.read(path)
 

@@ -1,9 +1,15 @@
 """Damaged weight files of every format end in a network or in our own error, nothing else."""
 
+import argparse
+import io
+import random
+import socket
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -94,3 +100,97 @@ def test_damaged_files_are_read_or_refused(tmp_path, form, data):
         assert read_or_refuse(path)
     path.write_bytes(data.draw(damaged(original.read_bytes())))
     read_or_refuse(path)
+
+
+def wrapped(form: str, path) -> list[bytes]:
+    """A sound checkpoint of a trainer, in parts that are damaged alone.
+
+    What a checksum or a length covers is a part, as damage would not get past these otherwise.
+    """
+    weights = {
+        f"module.{entry.official_name}": torch.full(entry.shape, 0.25)
+        for entry in names.name_table(CONFIG)
+    }
+    if form == "safetensors":
+        safetensors.torch.save_file(weights, path, {"format": "pt"})
+        content = path.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        return [content[8:end], content[end:]]
+    extras = {"best": np.float64(31), "args": argparse.Namespace(lr=1e-4, path=path), "epoch": 1}
+    content = {"params": {"a": torch.zeros(1)}, "params_ema": weights, "hyper": extras}
+    if form == "legacy":
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+        return [path.read_bytes()]
+    torch.save(content, path, pickle_protocol=int(form[-1]))
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in archive.namelist()]
+
+
+def join(form: str, parts: list[bytes], like) -> bytes:
+    """The file that such parts make."""
+    if form == "safetensors":
+        return len(parts[0]).to_bytes(8, "little") + b"".join(parts)
+    if form == "legacy":
+        return parts[0]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(like) as archive, zipfile.ZipFile(buffer, "w") as made:
+        for name, content in zip(archive.namelist(), parts):
+            made.writestr(name, content)
+    return buffer.getvalue()
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """The content with up to four places changed, within the first 30,000 bytes mostly."""
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(min(len(content), 30_000) if rng.random() < 0.9 else len(content))
+        size, source = rng.randint(1, 64), rng.randrange(len(content))
+        kind = rng.randrange(6)
+        if kind == 0:  # one that may mean something
+            new = rng.choice([b"R", b"b", b"s", b"u", b"(", b".", b"cos\nsystem\n", b"\x81", b"Q"])
+            content = content[:at] + new + content[at + rng.randint(0, 1) :]
+        elif kind == 1:
+            content = (
+                content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+            )
+        elif kind == 2:
+            number = rng.choice([0, 1, 255, 2**16, 2**31 - 1, 2**63 - 1, 2**64 - 1])
+            width = rng.choice([1, 2, 4, 8])
+            encoded = (number % 256**width).to_bytes(width, "little")
+            content = content[:at] + encoded + content[at + width :]
+        elif kind == 3:
+            content = content[:at] + content[at + size :]
+        elif kind == 4:
+            content = content[:at] + content[source : source + size] + content[at:]
+        else:
+            content = (
+                content[:at] + str(rng.choice([-1, 0, 9, 10**30])).encode() + content[at + 1 :]
+            )
+        content = content or b"."
+    return content
+
+
+@pytest.mark.parametrize("form", ["zip 2", "zip 4", "legacy", "safetensors"])
+def test_damaged_checkpoints_of_trainers_are_read_or_refused(
+    tmp_path, monkeypatch, form, exhaustive
+):
+    """Nothing is written, and no connection opened, whatever the damage."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    path, sound = folder / ("a.safetensors" if form == "safetensors" else "a.ckpt"), tmp_path / "b"
+    parts = wrapped(form, sound)
+    path.write_bytes(join(form, parts, sound))
+    assert read_or_refuse(path)
+
+    def forbidden(*arguments, **options):
+        raise AssertionError("a connection is opened")
+
+    monkeypatch.setattr(socket, "socket", forbidden)
+    rng = random.Random(form)
+    read = 0
+    for _ in range(5000 if exhaustive else 40):
+        part = 0 if rng.random() < 0.6 else rng.randrange(len(parts))
+        damaged = [*parts[:part], mutate(parts[part], rng), *parts[part + 1 :]]
+        path.write_bytes(join(form, damaged, sound))
+        read += read_or_refuse(path)
+        assert list(folder.iterdir()) == [path]
+    assert read  # else the damage never gets past the first check

@@ -63,6 +63,50 @@ def payloads(marker: str, script: str) -> dict[str, object]:
     }
 
 
+DEEP = b"\x80\x02}" + b")" + b"\x85" * 10**5 + b"Ns."  # a dict whose key is a tuple in tuples
+LOOP = b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."  # a dict that holds itself
+LAUGHS = b"\x80\x02}q\x00" + b"}(X\x01\x00\x00\x00ah\x00X\x01\x00\x00\x00bh\x00uq\x00" * 1000 + b"."
+
+
+NAMELESS = LAUGHS[:-1] + b"h\x00h\x00\x93."  # a class whose name is all of that
+PAIRS = b"\x80\x02ccollections\nOrderedDict\n(K\x01K\x02l\x85R."  # not made of pairs
+NESTED = b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\nq\x00" + b"h\x00N" * 10**4 + b")" * 1
+NESTED += b"\x87" * 10**4 + b"R."
+
+
+@pytest.mark.parametrize("pickled", [DEEP, LOOP, LAUGHS, NAMELESS, PAIRS, NESTED])
+def test_what_overflows_other_readers_is_refused(tmp_path, pickled):
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    with pytest.raises(UserError, match="damaged, or not a PyTorch weight file"):
+        files.read(path)
+
+
+def test_nothing_that_a_file_names_is_imported_or_called(tmp_path, weights, monkeypatch):
+    """Classes are data by their names; the file is read, and they stay names."""
+    path = tmp_path / "plain.pth"
+    (tmp_path / "trap.py").write_text(
+        f"import os\nos.mkdir({str(tmp_path / 'marker')!r})\nclass Trap: pass"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    trap = b"ctrap\nTrap\n)R}X\x01\x00\x00\x00xctrap\nTrap\n)\x81sb"
+    torch.save({"state_dict": {n: torch.from_numpy(a) for n, a in weights.items()}, "x": 7}, path)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "trap.pth", "w") as trapped:
+        for record in archive.namelist():
+            content = archive.read(record)
+            if record.endswith("data.pkl"):
+                assert content.count(b"K\x07") == 1
+                content = content.replace(b"K\x07", trap)
+            trapped.writestr(record, content)
+    assert files.read_official(tmp_path / "trap.pth").keys() == weights.keys()
+    assert "trap" not in sys.modules
+    assert not (tmp_path / "marker").exists()
+    pickle.loads(trap + b".")  # Python's own reader runs it
+    del sys.modules["trap"]
+    assert (tmp_path / "marker").exists()
+
+
 def in_containers(payload, weights) -> dict[str, bytes]:
     """The payload as PyTorch's files could carry it."""
 
@@ -221,9 +265,21 @@ BOMBS = {
     "tensor": lambda: pickle.dumps(Call(torch.Tensor, 10**5, 10**4), 2),
     "storage": lambda: legacy_claim(10**9),
     "tensors": lambda: legacy_tensors(10**5),
+    "sets": lambda: legacy_start() + b"\x80\x02" + b"\x8f" * (4 * 2**20 - 1000) + b".",
+    "memo": lambda: legacy_start() + b"\x80\x02Nr\xff\xff\xff\x7f.",
     "header": lambda: b"\xff\xff\xff\x7f\0\0\0\0" + b" " * 1000,
     "shape": lambda: safetensors_claim(10**9),
 }
+
+
+def legacy_start() -> bytes:
+    """The pickles of a file of the older format that come before its content."""
+    buffer = io.BytesIO()
+    torch.save(0, buffer, _use_new_zipfile_serialization=False)
+    buffer.seek(0)
+    for _ in range(3):
+        pickle.load(buffer)
+    return buffer.getvalue()[: buffer.tell()]
 
 
 def legacy_claim(count: int) -> bytes:
