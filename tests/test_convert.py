@@ -52,6 +52,8 @@ def test_validated_conversion(tmp_path, official_file, convert):
         assert row in done.stdout
     state = torch.load(official_file, weights_only=True)["state_dict"]
     weights = files.read(output)
+    licence = "Weights converted from the published MPRNet files stay under"
+    assert weights.origin.pop("licence").startswith(licence)
     assert weights.origin == {"source": "model_denoising.pth", "task": "denoise"}
     official = files.read_official(output)
     assert official.keys() == state.keys()
