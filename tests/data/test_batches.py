@@ -129,7 +129,7 @@ def test_the_next_pair_stands_in_for_one_that_cannot_be_read(folders, num_worker
     for batch, before in zip(take(folders, 3), sound, strict=True):
         pairs = before["degraded"][:, 0, 0, 0] // 10
         for pair, message in zip(pairs, batch["unreadable"].tolist(), strict=True):
-            assert ("input/3.png: cannot be read" in message) == (pair == 3)
+            assert ("input/3.png: is not a PNG" in message) == (pair == 3)
             assert bool(message) == (pair == 3)
         stand_ins = np.where(pairs == 3, 4, pairs)
         np.testing.assert_array_equal(batch["degraded"][:, 0, 0, 0] // 10, stand_ins)
@@ -168,7 +168,7 @@ def test_a_defect_in_a_source_is_not_taken_for_an_unreadable_example(num_workers
 def test_no_pair_that_can_be_read_is_an_error(folders):
     for path in (Path(folders.root) / "train/target").iterdir():
         path.write_bytes(b"?")
-    with pytest.raises(UserError, match=r"\.png: cannot be read"):
+    with pytest.raises(UserError, match=r"\.png: is not a PNG"):
         take(folders, 1)
 
 

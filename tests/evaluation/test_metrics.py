@@ -167,7 +167,8 @@ def test_error_reduction_halves_with_six_decibels():
         (metrics.ssim, np.zeros((20, 20, 3)), np.zeros((20, 20, 3)), r"must be \[H, W\]"),
         (metrics.ssim, np.zeros((20, 10)), np.zeros((20, 10)), "11x11"),
         (metrics.volume_ssim, np.zeros((20, 20)), np.zeros((20, 20)), r"must be \[H, W, 3\]"),
-        (lambda a, _: metrics.luma(a), np.zeros((8, 8, 3)), None, "float64"),
+        (metrics.psnr, np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint16), "uint8 and uint16"),
+        (lambda a, _: metrics.luma(a), np.zeros((8, 8)), None, r"wants \[H, W, 3\]"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(score, a, b, message):

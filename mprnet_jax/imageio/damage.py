@@ -1,4 +1,4 @@
-"""What the readers of image files share: damage and what headers say."""
+"""What decoders raise for damaged image files."""
 
 import contextlib
 import struct
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 from PIL import Image
-from PIL.ImageFile import ImageFile
 
 from mprnet_jax.errors import UserError, one_line
 
@@ -42,14 +41,3 @@ def report_damage(name: Path | str) -> Iterator[None]:
         raise UserError(
             f"{name}: cannot be read as a picture ({one_line(error)}); replace it"
         ) from error
-
-
-def png_depth_and_type(picture: ImageFile) -> tuple[int, int]:
-    """Bits per channel and PNG's number for the colour type, of a PNG file not decoded yet."""
-    file = picture.fp
-    assert file is not None  # until the picture is decoded
-    position = file.tell()
-    file.seek(24)  # in the header, after the size
-    depth, colour_type = file.read(2)
-    file.seek(position)
-    return depth, colour_type
