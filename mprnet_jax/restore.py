@@ -45,7 +45,7 @@ FORMAT = flags.DEFINE_enum(
 QUALITY = flags.DEFINE_integer(
     "quality",
     photos.QUALITY,
-    "Quality of JPEG, WebP, AVIF, HEIC and JPEG XL; 100 makes WebP and JPEG XL lossless.",
+    "Quality of JPEG, WebP, AVIF and HEIC; 100 makes WebP lossless.",
     1,
     100,
 )

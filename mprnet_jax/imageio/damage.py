@@ -13,8 +13,8 @@ from mprnet_jax.errors import UserError, one_line
 
 # What decoders raise for damaged files and metadata, found by mutating 250,000 files of all formats
 # (Pillow 12.3, OpenCV 4.13). TypeError, for example, is Pillow's for a TIFF directory without
-# dimensions, and AssertionError for a palette of another mode. As these are also what defects
-# raise, only calls of decoders may be guarded by them.
+# dimensions, AssertionError for a palette of another mode, and RuntimeError for AVIF. As these are
+# also what defects raise, only calls of decoders may be guarded by them.
 DECODER_ERRORS = (
     AssertionError,
     AttributeError,
@@ -23,6 +23,7 @@ DECODER_ERRORS = (
     KeyError,
     IndexError,
     OSError,
+    RuntimeError,
     SyntaxError,
     TypeError,
     ValueError,

@@ -18,7 +18,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import jpeg, plugins, png
 from mprnet_jax.imageio import metadata as meta
 from mprnet_jax.imageio.colours import to_array
-from mprnet_jax.imageio.damage import DECODER_ERRORS, report_damage
+from mprnet_jax.imageio.damage import report_damage
 from mprnet_jax.imageio.metadata import Metadata
 from mprnet_jax.imageio.pixels import upright
 from mprnet_jax.imageio.tiff import TiffFile
@@ -29,7 +29,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 PILLOW_FORMATS = ("JPEG", "WEBP", "BMP", "AVIF")
 HEAD = 4096  # bytes at the beginning, which tell the format
-KNOWN = "PNG, JPEG, WebP, AVIF, TIFF, BMP, HEIC or JPEG XL"
+KNOWN = "PNG, JPEG, WebP, AVIF, TIFF, BMP or HEIC"
 
 
 class PictureFile(Protocol):
@@ -169,7 +169,7 @@ class PngFile:
         """Returns what the file says of the picture."""
         known = self._metadata or Metadata()
         return known._replace(
-            exif=meta.upright_exif(self._exif),
+            exif=meta.upright_exif(self._exif, self._orientation),
             xmp=meta.upright_xmp(known.xmp),
             resolution=meta.upright_resolution(known.resolution, self._orientation),
         )
@@ -224,15 +224,9 @@ class PillowFile:
         if self._inks:
             left_out.append("CMYK (it is RGB now)")
         left_out += plugins.left_out_of(self._format, self._head, info)
-        resolution = info.get("dpi")
-        try:
-            resolution = (float(resolution[0]), float(resolution[1])) if resolution else None
-        except DECODER_ERRORS:
-            resolution = None
-        if not resolution or not all(0 < value < 1e6 for value in resolution):
-            resolution = None
+        resolution = meta.checked_resolution(info.get("dpi")) or meta.resolution_of(self._exif)
         return Metadata(
-            exif=meta.upright_exif(self._exif),
+            exif=meta.upright_exif(self._exif, self._orientation),
             icc_profile=None if self._inks else info.get("icc_profile") or None,
             resolution=meta.upright_resolution(resolution, self._orientation),
             xmp=meta.upright_xmp(self._xmp),

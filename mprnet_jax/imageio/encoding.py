@@ -23,7 +23,7 @@ from mprnet_jax.imageio.tiff_encoding import encode_tiff
 
 # (format, channels) of grey that the format lacks or few programs read; it is written as RGB.
 GREY_AS_RGB = {("WEBP", 1), ("WEBP", 2), ("BMP", 2), ("TIFF", 2), ("AVIF", 1), ("AVIF", 2)}
-GREY_AS_RGB |= {("HEIF", 1), ("HEIF", 2), ("JXL", 1), ("JXL", 2)}
+GREY_AS_RGB |= {("HEIF", 1), ("HEIF", 2)}
 
 LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500, "AVIF": 65_535}  # in pixels
 DEEP: dict[str, tuple[type, ...]] = {  # beside uint8
@@ -52,8 +52,6 @@ def check_format(file_format: str, shape: tuple[int, ...], pages: int = 1) -> No
     """
     if file_format == "HEIF":
         plugins.register_heic("HEIC")
-    elif file_format == "JXL":
-        plugins.register_jpeg_xl("JPEG XL")
     if pages > 1 and file_format != "TIFF":
         raise UserError(f"{file_format} holds one of its {pages} pages; choose tiff")
     if file_format == "JPEG" and shape[2] in (2, 4):
@@ -74,8 +72,7 @@ def encode(
     Args:
         pages: pixels [H, W, C] and metadata of each page; only TIFF files have several.
         file_format: a value of `photos.FORMATS`.
-        quality: from 1 to 100, of JPEG, WebP, AVIF, HEIC and JPEG XL; at 100 WebP and JPEG XL are
-            lossless.
+        quality: from 1 to 100, of JPEG, WebP, AVIF and HEIC; at 100 WebP is lossless.
 
     Returns:
         The bytes of the file, and what was left out.
@@ -143,10 +140,10 @@ def fit_metadata(metadata: Metadata, file_format: str) -> tuple[Metadata, list[s
         lost += ["cICP"] if not cicp and dict(kept.colours).get(b"cICP") else []
         left_out += [f"{WORDS['colours']} ({', '.join(lost)})"] if lost else []
         kept = kept._replace(colours=tuple(cicp))
-    if kept.iptc and file_format in ("WEBP", "AVIF", "HEIF", "JXL"):
+    if kept.iptc and file_format in ("WEBP", "AVIF", "HEIF"):
         kept = kept._replace(iptc=b"")
         left_out.append(WORDS["iptc"])
-    if kept.resolution and file_format in ("WEBP", "AVIF", "HEIF", "JXL"):
+    if kept.resolution and file_format in ("WEBP", "AVIF", "HEIF"):
         kept = kept._replace(exif=resolution_as_exif(kept))
     if file_format == "JPEG":
         limits = {"exif": 65_533, "xmp": 65_504, "iptc": 65_500, "icc_profile": MAX_JPEG_ICC}
@@ -207,7 +204,6 @@ def _encode(pages: Sequence[tuple[np.ndarray, Metadata]], file_format: str, qual
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True},
         "AVIF": {"quality": quality, "subsampling": "4:4:4"},
         "HEIF": {"quality": quality, "chroma": 444},
-        "JXL": {"quality": quality, "lossless": quality == 100},
         "BMP": {},
     }
     options = format_options[file_format]

@@ -59,11 +59,14 @@ def orientation_of(exif: Image.Exif, xmp: bytes) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def upright_exif(exif: Image.Exif) -> bytes:
+def upright_exif(exif: Image.Exif, orientation: int = 1) -> bytes:
     """Returns EXIF data without orientation and thumbnail; b"" if it is corrupt."""
     try:
         if Base.Orientation in exif:
             del exif[Base.Orientation]
+        x, y = (exif.get(tag) for tag in (Base.XResolution, Base.YResolution))
+        if orientation in TRANSPOSED and x and y:
+            exif[Base.XResolution], exif[Base.YResolution] = y, x
         return exif.tobytes() if len(exif) else b""
     except DECODER_ERRORS:
         return b""
@@ -81,3 +84,22 @@ def upright_resolution(
     if resolution and orientation in TRANSPOSED:
         return resolution[::-1]
     return resolution
+
+
+def resolution_of(exif: Image.Exif) -> tuple[float, float] | None:
+    """Returns pixels per inch as EXIF's tags give them."""
+    try:
+        scale = {2: 1.0, 3: 2.54}.get(exif.get(Base.ResolutionUnit, 2), 0)
+        values = [float(exif[tag]) * scale for tag in (Base.XResolution, Base.YResolution)]
+    except DECODER_ERRORS:
+        return None
+    return checked_resolution(values)
+
+
+def checked_resolution(values: Any) -> tuple[float, float] | None:
+    """Returns two numbers of pixels per inch; None if they are none, or absurd."""
+    try:
+        x, y = map(float, values)
+    except DECODER_ERRORS:
+        return None
+    return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None

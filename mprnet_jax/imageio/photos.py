@@ -1,4 +1,4 @@
-"""Reads and writes photos: PNG, JPEG, WebP, AVIF, TIFF, BMP, and with extras HEIC and JPEG XL.
+"""Reads and writes photos: PNG, JPEG, WebP, AVIF, TIFF, BMP, and with an extra HEIC.
 
 Pixels are [H, W, C]; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha. They
 are uint8, uint16 (PNG and TIFF), or float16 or float32 in [0, 1] (TIFF). They stand upright: EXIF's
@@ -31,7 +31,6 @@ FORMATS = {
     ".bmp": "BMP",
     ".heic": "HEIF",
     ".heif": "HEIF",
-    ".jxl": "JXL",
 }
 EXTENSIONS = {
     "png": ".png",
@@ -41,7 +40,6 @@ EXTENSIONS = {
     "tiff": ".tif",
     "bmp": ".bmp",
     "heic": ".heic",
-    "jxl": ".jxl",
 }
 MAX_PIXELS = 100_000_000
 QUALITY = 95
@@ -118,8 +116,7 @@ def write(path: Path, photo: Photo | Sequence[Photo], quality: int = QUALITY) ->
     Args:
         path: of the file; missing folders are made.
         photo: the contents, or those of each page.
-        quality: from 1 to 100, of JPEG, WebP, AVIF, HEIC and JPEG XL; at 100 WebP and JPEG XL are
-            lossless.
+        quality: from 1 to 100, of JPEG, WebP, AVIF and HEIC; at 100 WebP is lossless.
 
     Returns:
         What was left out of what is known of the photo, and what `read` had left out before.

@@ -1,4 +1,8 @@
-"""Formats that Pillow reads with plugins, and what it tells of AVIF and HEIC."""
+"""HEIC, which Pillow reads with a plugin, and what headers tell of AVIF and HEIC.
+
+JPEG XL is not read: the plugin for it (pillow-jxl-plugin 1.3) decodes all pixels before it tells
+their number, tries other decoders too, and takes the first frame of an animation for the picture.
+"""
 
 import struct
 from collections.abc import Mapping
@@ -16,14 +20,13 @@ def formats_for(head: bytes, name: str) -> tuple[str, ...]:
     """Registers the plugin that a file needs; returns the names of the formats it adds.
 
     Raises:
-        UserError: if the plugin is not installed.
+        UserError: if the plugin is not installed, or there is none to rely on.
     """
     if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avif" not in head[:64]:
         register_heic(name)
         return ("HEIF",)
     if head.startswith(JPEG_XL):
-        register_jpeg_xl(name)
-        return ("JXL",)
+        raise UserError(f"{name}: is a JPEG XL picture, which is not read; save it as PNG or TIFF")
     return ()
 
 
@@ -36,16 +39,6 @@ def register_heic(name: str) -> None:
             f"{name}: HEIC pictures need pillow-heif: pip install 'mprnet-jax[heic]'"
         ) from error
     pillow_heif.register_heif_opener(thumbnails=False)
-
-
-def register_jpeg_xl(name: str) -> None:
-    """Lets Pillow read and write JPEG XL; raises UserError if its plugin is not installed."""
-    try:
-        import pillow_jxl  # noqa: F401  # registers itself
-    except ImportError as error:
-        raise UserError(
-            f"{name}: JPEG XL pictures need pillow-jxl-plugin: pip install 'mprnet-jax[jxl]'"
-        ) from error
 
 
 def left_out_of(file_format: str, head: bytes, info: Mapping[Any, Any]) -> list[str]:

@@ -64,7 +64,10 @@ class TiffFile:
         whole = [page for page in pages if not page.get(SUBFILE, 0) & 0b101]  # preview or mask
         self._pages = whole or pages[:1]
         self._left_out = ("previews",) if len(self._pages) < len(pages) else ()
-        self.sizes = [page.upright_size for page in self._pages]
+        self.sizes = [
+            page.size[::-1] if self._orientation(page) in meta.TRANSPOSED else page.size
+            for page in self._pages
+        ]
 
     def close(self) -> None:
         """Does nothing: who opened the file closes it."""
@@ -93,7 +96,7 @@ class TiffFile:
                 f"{self._name}: has {words.get(kind[0], 'numbers')} of {kind[1] or 'mixed'} bits; "
                 "save it in RGB with 8 or 16 bits or as floats"
             )
-        return upright(stored, page.orientation)
+        return upright(stored, self._orientation(page))
 
     def _copy_with(self, page: Page) -> bytearray:
         """Returns the file with this page as its first, and upright as it is stored."""
@@ -102,7 +105,16 @@ class TiffFile:
             self._data = bytearray(self._file.read())
         self._directories.set_first(self._data, page)
         self._directories.fill(self._data, page, Base.Orientation, 1)
+        if xmp := self._directories.values(page, XMP):
+            start = page.entries[XMP].values
+            self._data[start : start + len(xmp)] = meta.upright_xmp(xmp)
         return self._data
+
+    def _orientation(self, page: Page) -> int:
+        """Returns the orientation of stored pixels, of XMP where there is no tag for it."""
+        if Base.Orientation in page.tags:
+            return page.get(Base.Orientation, 1)
+        return meta.orientation_of(Image.Exif(), self._directories.values(page, XMP))
 
     @property
     def _is_foreign_to_pillow(self) -> bool:
@@ -220,7 +232,7 @@ class TiffFile:
     def metadata(self, index: int) -> Metadata:
         """Returns what the file says of a page."""
         page = self._pages[index]
-        orientation = page.orientation
+        orientation = self._orientation(page)
         exif, xmp = self._read_exif(page), self._directories.values(page, XMP)
         profile = self._directories.values(page, Base.InterColorProfile)
         left_out = list(self._left_out)
@@ -236,12 +248,9 @@ class TiffFile:
             left_out.append("channels beside colours and alpha")
         unknown = page.entries.keys() - DESCRIPTIVE - STRUCTURAL
         left_out += [f"tag {TiffTags.lookup(t).name.replace('unknown', str(t))}" for t in unknown]
-        resolution = resolution_of(exif)
-        if orientation in meta.TRANSPOSED and {Base.XResolution, Base.YResolution} <= exif.keys():
-            x, y = exif[Base.XResolution], exif[Base.YResolution]
-            exif[Base.XResolution], exif[Base.YResolution] = y, x
+        resolution = meta.resolution_of(exif)
         return Metadata(
-            exif=meta.upright_exif(exif),
+            exif=meta.upright_exif(exif, orientation),
             icc_profile=profile or None,
             resolution=meta.upright_resolution(resolution, orientation),
             xmp=meta.upright_xmp(xmp),
@@ -267,13 +276,3 @@ class TiffFile:
         except DECODER_ERRORS:
             return Image.Exif()
         return exif
-
-
-def resolution_of(exif: Image.Exif) -> tuple[float, float] | None:
-    """Returns pixels per inch as EXIF's tags give them."""
-    scale = {2: 1.0, 3: 2.54}.get(exif.get(Base.ResolutionUnit, 2))
-    try:
-        x, y = float(exif[Base.XResolution]), float(exif[Base.YResolution])
-    except DECODER_ERRORS:
-        return None
-    return (x * scale, y * scale) if scale and 0 < x < 1e6 and 0 < y < 1e6 else None

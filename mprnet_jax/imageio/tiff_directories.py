@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 from PIL import ExifTags
 from PIL.ExifTags import Base
 
-from mprnet_jax.imageio.metadata import MAX_PROFILE, TRANSPOSED
+from mprnet_jax.imageio.metadata import MAX_PROFILE
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # codes of `struct` by type of values
@@ -75,19 +75,9 @@ class Page(NamedTuple):
         return sample_format, bits
 
     @property
-    def orientation(self) -> int:
-        """The orientation of stored pixels."""
-        return self.get(Base.Orientation, 1)
-
-    @property
     def size(self) -> tuple[int, int]:
         """Height and width as stored."""
         return self.get(Base.ImageLength, 0), self.get(Base.ImageWidth, 0)
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """Height and width of the upright picture."""
-        return self.size[::-1] if self.orientation in TRANSPOSED else self.size
 
 
 class Directories:

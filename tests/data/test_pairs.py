@@ -79,7 +79,7 @@ def break_empty(folder):
         (break_no_target, r"input: 1 of 3 pictures have no partner in .*target \(2.png\)"),
         (break_no_input, r"target: 1 of 3 pictures have no partner in .*input \(10.png\)"),
         (break_same_stem, r"2.png: 2.jpg has the same stem|2.jpg.* same stem"),
-        (break_empty, "holds no .png, .jpg, .*.jxl pictures"),
+        (break_empty, "holds no .png, .jpg, .*.heif pictures"),
     ],
 )
 def test_broken_folders_are_named(folder, damage, message):

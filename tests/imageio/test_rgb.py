@@ -5,7 +5,6 @@ import runpy
 import struct
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -112,32 +111,6 @@ def test_opened_files_are_read_as_paths_are(tmp_path):
     np.testing.assert_array_equal(decode(io.BytesIO(path.read_bytes()), "record 3"), decode(path))
     with pytest.raises(UserError, match="record 3: is not a PNG"):
         decode(io.BytesIO(b"nothing"), "record 3")
-
-
-def test_plain_8_bit_pictures_are_read_about_as_fast_as_by_pillow_alone(tmp_path):
-    """Training decodes nothing else as often."""
-    image = cv2.resize(noise(3), (1280, 720))
-    for extension in (".png", ".jpg"):
-        path = tmp_path / f"photo{extension}"
-        Image.fromarray(image).save(path)
-
-        def alone(path=path):
-            with Image.open(path) as picture:
-                return np.asarray(picture.convert("RGB"))
-
-        def seconds(read) -> float:
-            timer = cv2.TickMeter()
-            best = float("inf")
-            for _ in range(5):
-                timer.reset()
-                timer.start()
-                read()
-                timer.stop()
-                best = min(best, timer.getTimeSec())
-            return best
-
-        # 1.00 on an idle machine; a busy one may slow either of them.
-        assert seconds(lambda path=path: decode(path)) < 1.5 * seconds(alone)
 
 
 @pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError])
