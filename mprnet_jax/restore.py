@@ -143,8 +143,10 @@ def restore_one_video(source: Path, target: Path) -> None:
     if target.exists() and not OVERWRITE.value:
         print(f"skipped because it exists: {target}")
         return
-    frames = restore_video(source, target, make_restorer(), max_pixels())
-    print(f"{frames} frames restored: {target}")
+    restored = restore_video(source, target, make_restorer(), max_pixels())
+    print(f"{restored.frames} frames restored: {target}")
+    if restored.left_out:
+        print(f"left out of the video: {', '.join(restored.left_out)}")
 
 
 def max_pixels() -> int:

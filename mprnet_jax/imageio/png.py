@@ -83,11 +83,12 @@ def without_metadata(file: BinaryIO, chunks: list[Chunk]) -> BinaryIO:
     if all(chunk.name in PIXELS for chunk in chunks):
         file.seek(0)
         return file
-    parts = [SIGNATURE]
+    parts, size = [SIGNATURE], file.seek(0, os.SEEK_END)
     for chunk in chunks:
         if chunk.name in PIXELS:
             file.seek(chunk.position - 8)
-            parts.append(file.read(chunk.length + 12))
+            # Of a file that is cut off, its chunk may claim much more than there is.
+            parts.append(file.read(min(chunk.length + 12, size)))
     return io.BytesIO(b"".join(parts))
 
 

@@ -3,6 +3,7 @@
 Reference: TIFF 6.0, and BigTIFF.
 """
 
+import os
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -15,6 +16,7 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # codes of `struct` by type of values
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 MAX_VALUES = 16  # of a tag that is read here
+MAX_ENTRIES = 1_000_000  # of all directories; damaged ones overlap
 
 BLACK_IS_ZERO, RGB, INKS = 1, 2, 5  # photometric interpretations
 WHITE_IS_ZERO = 0
@@ -109,11 +111,15 @@ class Directories:
 
     def _read_pages(self) -> list[Page]:
         pages: dict[int, Page] = {}
+        size, total = self._file.seek(0, os.SEEK_END), 0
         (position,) = self._unpack(self._offset, self._room)
         while position and position not in pages:
             (count,) = self._unpack(self._count, position)
             start, before = position + struct.calcsize(self._count), struct.calcsize(self._entry)
             step = before + self._room
+            total += count
+            if start + count * step > size or total > MAX_ENTRIES:
+                raise ValueError("damaged directory")
             self._file.seek(start)
             block = self._file.read(count * step)
             entries = {}

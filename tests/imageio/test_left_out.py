@@ -236,7 +236,7 @@ def test_heic_with_its_plugin(tmp_path):
     pytest.importorskip("pillow_heif", reason="is in the extra heic")
     path = tmp_path / "photo.heic"
     pixels = np.broadcast_to(np.linspace(0, 255, 64)[:, None], (64, 48)).astype(np.uint8)
-    metadata = Metadata(resolution=(300, 300), xmp=XMP, colours=((b"cICP", PQ),))
+    metadata = Metadata(resolution=(300, 300), xmp=UPRIGHT, colours=((b"cICP", PQ),))
     rgb = np.repeat(pixels[..., None], 3, axis=2)
     assert photos.write(path, Photo(rgb, metadata)) == []
     read = photos.read(path)
