@@ -20,6 +20,7 @@ from mprnet_jax.data.batches import (
     validation_source,
 )
 from mprnet_jax.errors import UserError
+from mprnet_jax.imageio.photos import Photo, write
 
 mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))
 
@@ -294,3 +295,23 @@ def test_a_folder_without_photos_is_named(photos, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(UserError, match=r"elsewhere: holds no \.png"):
         training_source(photos)
+
+
+def test_16_bits_reach_the_batches(folders):
+    """Through augmentation, worker threads and validation alike; mixed sets too."""
+    for part, role in ((p, r) for p in ("train", "test") for r in ("input", "target")):
+        path = Path(folders.root) / part / role / "0.png"
+        deep = np.full((20, 24, 3), 1001 if role == "input" else 2002, np.uint16)
+        write(path, Photo(deep))
+    folders.saturation = True
+    (batch,) = take(folders, 1)
+    deep = batch["degraded"][..., 0] == 1001
+    assert batch["degraded"].dtype == batch["target"].dtype == np.uint16
+    assert deep.reshape(5, -1).all(axis=1).sum() == 1
+    assert (batch["target"][deep] == 2002).all()
+    # 8-bit pictures of the set keep their brightness.
+    assert set(np.unique(batch["degraded"][..., 0][~deep])) & {257 * 10 * i for i in range(1, 5)}
+    ((validation, readable),) = validation_batches(validation_source(folders), 5, 16)
+    assert readable.all()
+    assert (validation["degraded"][0] == 1001).all()
+    assert validation["target"].dtype == np.uint16

@@ -181,3 +181,11 @@ def test_an_alignment_without_common_pixels_is_an_error(noisy, monkeypatch):
     monkeypatch.setattr(metrics, "find_homography", lambda prediction, target: far)
     with pytest.raises(UserError, match="no pixels in common"):
         metrics.aligned_psnr_ssim(noisy[0], noisy[1])
+
+
+def test_luma_of_16_bits_is_that_of_8():
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    deep = metrics.luma(image * np.uint16(257))
+    assert deep.dtype == np.uint16
+    # 8 bits are rounded.
+    np.testing.assert_allclose(deep / 257, metrics.luma(image), atol=0.51)
