@@ -1,12 +1,14 @@
 """What image files say of a photo besides its pixels."""
 
+import io
 import re
+import struct
 from typing import Any, NamedTuple
 
 from PIL import Image
 from PIL.ExifTags import Base
 
-from mprnet_jax.imageio.damage import DECODER_ERRORS
+from mprnet_jax.imageio.damage import DECODER_ERRORS, claims_too_much
 
 MAX_PROFILE = 16 * 2**20  # bytes of a colour profile or a text when decompressed
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
@@ -40,8 +42,13 @@ class Metadata(NamedTuple):
 
 def parse_exif(data: bytes) -> Image.Exif:
     """Parses EXIF data; what is corrupt counts as none, for it must not cost the photo."""
-    exif = Image.Exif()
+    exif, tiff = Image.Exif(), data.removeprefix(b"Exif\0\0")
     try:
+        order = "<" if tiff.startswith(b"II") else ">"
+        if tiff and claims_too_much(
+            io.BytesIO(tiff), order, False, *struct.unpack_from(order + "I", tiff, 4)
+        ):
+            return exif
         exif.load(data)
     except DECODER_ERRORS:
         return Image.Exif()

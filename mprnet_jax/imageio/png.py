@@ -98,6 +98,7 @@ def read_metadata(file: BinaryIO, chunks: list[Chunk]) -> Metadata:
     text: list[tuple[str, str]] = []
     colours: dict[bytes, bytes] = {}
     left_out = []
+    room = MAX_PROFILE  # for all texts together
     for chunk in chunks:
         name = chunk.name
         if name in PIXELS or name in OUTDATED:
@@ -112,8 +113,9 @@ def read_metadata(file: BinaryIO, chunks: list[Chunk]) -> Metadata:
         elif name == b"pHYs" and len(data) == 9 and data[8] == 1:  # a metre
             x, y = struct.unpack(">II", data[:8])
             resolution = (x * INCH, y * INCH)
-        elif name in TEXT and (entry := _parse_text(name, data)):
+        elif name in TEXT and (entry := _parse_text(name, data)) and len(entry[1]) <= room:
             keyword, value = entry
+            room -= len(value)
             kind = keyword.removeprefix(RAW_PROFILE) if keyword.startswith(RAW_PROFILE) else ""
             if keyword == XMP:
                 xmp = value.encode()

@@ -10,11 +10,11 @@ from typing import BinaryIO, NamedTuple
 from PIL import ExifTags
 from PIL.ExifTags import Base
 
+from mprnet_jax.imageio.damage import SIZES, claims_too_much
 from mprnet_jax.imageio.metadata import MAX_PROFILE
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # codes of `struct` by type of values
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 MAX_VALUES = 16  # of a tag that is read here
 MAX_ENTRIES = 1_000_000  # of all directories; damaged ones overlap
 
@@ -129,6 +129,8 @@ class Directories:
                 if length * SIZES.get(kind, 1) > self._room:
                     (values,) = self._unpack(self._offset, values)
                 entries[tag] = Entry(start + i * step, kind, length, values)
+            if claims_too_much(self._file, self.order, self.is_big, position):
+                raise ValueError("damaged directory")
             pages[position] = Page(position, entries, self._integers(entries))
             (position,) = self._unpack(self._offset, start + count * step)
         return list(pages.values())

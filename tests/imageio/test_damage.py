@@ -184,3 +184,41 @@ def test_a_tiff_file_whose_second_directory_is_damaged_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"photo\.tif: cannot be read"):
         photos.sizes_of(path)
+
+
+def directory_of_overlapping_values() -> bytes:
+    """TIFF data of 1 MB, with 5,000 entries that each claim all of them: 5 GB."""
+    entry = struct.pack("<HHII", 0x9286, 7, 10**6, 8)
+    data = struct.pack("<2sHIH", b"II", 42, 8, 5000) + entry * 5000
+    return data.ljust(10**6 + 8, b"\0")
+
+
+@pytest.mark.parametrize("kind", ["exif.png", "exif.webp", "texts.png", "photo.tif"])
+def test_small_files_do_not_fill_the_memory(tmp_path: Path, kind: str):
+    """In the space of some megabytes a file can claim gigabytes of metadata."""
+    path = tmp_path / kind
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if kind == "photo.tif":
+        whole = tiff_of(noise(3), photometric="rgb")
+        (start,) = struct.unpack_from("<I", whole, 4)
+        (count,) = struct.unpack_from("<H", whole, start)
+        entries = whole[start + 2 : start + 2 + 12 * count]
+        data = bytearray(whole) + bytes(10**6)
+        struct.pack_into("<I", data, 4, len(data))
+        extra = b"".join(struct.pack("<HHII", 50_000 + i, 7, 10**6, 8) for i in range(5000))
+        data += struct.pack("<H", count + 5000) + entries + extra + bytes(4)
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="damaged directory"):
+            photos.read(path)
+    else:
+        whole = encode([(noise(3), Metadata())], "PNG", 9)[0]
+        bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(15 * 2**20)))
+        if kind == "texts.png":
+            path.write_bytes(whole[:33] + 200 * bomb + whole[33:])  # 3 GB
+        elif kind == "exif.png":
+            exif = chunk(b"eXIf", directory_of_overlapping_values())
+            path.write_bytes(whole[:33] + exif + whole[33:])
+        else:
+            picture_of(noise(3)).save(path, exif=b"Exif\0\0" + directory_of_overlapping_values())
+        assert photos.read(path).pixels.shape == (9, 14, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB

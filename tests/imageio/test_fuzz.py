@@ -113,7 +113,7 @@ def round_trip(path: Path, target: Path) -> None:
 
 
 def test_mutated_pictures(tmp_path: Path, exhaustive, make_exif, profile):
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(int(os.environ.get("FUZZ_SEED", "0")))
     files = samples(make_exif, profile)
     count = int(os.environ.get("FUZZ", "20000")) if exhaustive else 300
     read = 0
