@@ -108,12 +108,14 @@ def read_metadata(file: BinaryIO, chunks: list[Chunk]) -> Metadata:
             exif = b"Exif\0\0" + data
         elif name in COLOURS:
             colours[name] = data
-        elif name == b"iCCP" and (profile := _decompress(data.partition(b"\0")[2][1:])):
+        elif name == b"iCCP" and (
+            profile := _decompress(data.partition(b"\0")[2][1:], MAX_PROFILE)
+        ):
             pass
         elif name == b"pHYs" and len(data) == 9 and data[8] == 1:  # a metre
             x, y = struct.unpack(">II", data[:8])
             resolution = (x * INCH, y * INCH)
-        elif name in TEXT and (entry := _parse_text(name, data)) and len(entry[1]) <= room:
+        elif name in TEXT and (entry := _parse_text(name, data, room)):
             keyword, value = entry
             room -= len(value)
             kind = keyword.removeprefix(RAW_PROFILE) if keyword.startswith(RAW_PROFILE) else ""
@@ -135,29 +137,29 @@ def read_metadata(file: BinaryIO, chunks: list[Chunk]) -> Metadata:
     )
 
 
-def _decompress(data: bytes) -> bytes | None:
-    """Decompresses up to `MAX_PROFILE` bytes; None if they are more, or damaged."""
+def _decompress(data: bytes, limit: int) -> bytes | None:
+    """Decompresses up to `limit` bytes; None if they are more, or damaged."""
     decompressor = zlib.decompressobj()
     try:
-        result = decompressor.decompress(data, MAX_PROFILE)
+        result = decompressor.decompress(data, limit)
     except zlib.error:
         return None
     return result if decompressor.eof else None
 
 
-def _parse_text(name: bytes, data: bytes) -> tuple[str, str] | None:
-    """Returns keyword and text of a chunk; None if it is damaged or too large."""
+def _parse_text(name: bytes, data: bytes, limit: int) -> tuple[str, str] | None:
+    """Returns keyword and text of a chunk; None if it is damaged or larger than the limit."""
     keyword, found, rest = data.partition(b"\0")
-    if not found:
+    if not found or limit <= 0:
         return None
     if name == b"tEXt":
         return keyword.decode("latin-1"), rest.decode("latin-1")
     if name == b"zTXt":
-        value = _decompress(rest[1:])
+        value = _decompress(rest[1:], limit)
         return (keyword.decode("latin-1"), value.decode("latin-1")) if value is not None else None
     compressed = rest[:1] == b"\1"
     value = rest[2:].split(b"\0", 2)[-1]  # behind language and translated keyword
-    value = _decompress(value) if compressed else value
+    value = _decompress(value, limit) if compressed else value
     if value is None:
         return None
     return keyword.decode("latin-1"), value.decode("utf-8", "replace")
