@@ -56,8 +56,9 @@ KEEP = flags.DEFINE_float(
 TILES = ["auto", "off", 256, 512, 1024]
 INTRODUCTION = """# MPRNet
 Takes rain, motion blur or noise out of a photo, whichever `{weights}` was trained for. Drop a PNG,
-JPEG, WebP, TIFF or BMP file of at most {upload:g} MB and {pixels:g} megapixels. The download is a
-lossless PNG with the photo's own depth, transparency and metadata.
+JPEG, WebP, AVIF, TIFF or BMP file of at most {upload:g} MB and {pixels:g} megapixels. The download
+is a lossless PNG with the photo's transparency and metadata, of 8 or 16 bits; what PNG cannot hold
+is named.
 """
 
 
@@ -224,7 +225,8 @@ def make_restore(gradio: ModuleType, model: Any) -> Callable[..., Iterator[tuple
         # Gradio copies the file before it resumes this generator, which then removes it.
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"{source.stem}-restored.png"
-            photos.write(file, after)
+            if left_out := photos.write(file, after):
+                gradio.Info(f"Left out: {', '.join(left_out)}")
             yield (
                 (to_rgb8(before), to_rgb8(after)),
                 gradio.DownloadButton(f"Download {file.name}", value=file, interactive=True),

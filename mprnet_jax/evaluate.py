@@ -23,6 +23,7 @@ from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.perceptual import load_lpips
 from mprnet_jax.evaluation.scoring import WithRestored, restored_folder, take_restored
+from mprnet_jax.imageio.pixels import white_of
 from mprnet_jax.model.cost import parameters_used
 from mprnet_jax.paths import user_path
 from mprnet_jax.restoration.restorer import Restorer
@@ -115,8 +116,7 @@ def candidates_from_weights(weights: str, compare_stages: bool) -> list[Candidat
 
         def restore(example: Example) -> np.ndarray:
             image = example["degraded"]
-            scaled = image if image.dtype == np.float32 else (image / 255).astype(np.float32)
-            return restorer(scaled)
+            return restorer((image / white_of(image.dtype)).astype(np.float32))
 
         return Candidate(
             restore, stages if compared else None, parameters_used(model, stages), restorer.plan

@@ -44,7 +44,11 @@ FORMAT = flags.DEFINE_enum(
     "Format of results; by default that of each photo.",
 )
 QUALITY = flags.DEFINE_integer(
-    "quality", photos.QUALITY, "Quality of JPEG and WebP; 100 makes WebP lossless.", 1, 100
+    "quality",
+    photos.QUALITY,
+    "Quality of JPEG, WebP, AVIF and HEIC; 100 makes WebP lossless.",
+    1,
+    100,
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Restores again what is in --output already.")
 COMPARE = flags.DEFINE_bool(
@@ -96,16 +100,17 @@ def main() -> None:
         is_video = source.is_file() and source.suffix.lower() in VIDEOS
         extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
         jobs = [] if is_video else folders.list_jobs(source, output, extension)
+        others = folders.describe_left_out(source, output)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     if is_video:
         restore_one_video(source, output / source.name)
     else:
-        restore_photos(jobs, output)
+        restore_photos(jobs, output, others)
 
 
-def restore_photos(jobs: list[folders.Job], output: Path) -> None:
-    """Restores photos and prints a summary."""
+def restore_photos(jobs: list[folders.Job], output: Path, others: str) -> None:
+    """Restores photos and prints a summary, with the other files of their folder."""
     pipeline = Pipeline(
         make_restorer(),
         quality=QUALITY.value,
@@ -120,6 +125,10 @@ def restore_photos(jobs: list[folders.Job], output: Path) -> None:
         f"{summary.restored} restored, {summary.skipped} skipped because they exist, "
         f"{summary.failed} failed, in {time.monotonic() - start:.1f} s: {output}"
     )
+    if others:
+        print(f"not restored, as they are no photos: {others}")
+    if summary.left_out:
+        print(f"left out of restored photos: {summary.left_out}")
     if summary.failed:
         raise UserError(f"{summary.failed} of {len(jobs)} photos failed, see above")
     if summary.failed_sheets:
@@ -135,8 +144,10 @@ def restore_one_video(source: Path, target: Path) -> None:
     if target.exists() and not OVERWRITE.value:
         print(f"skipped because it exists: {target}")
         return
-    frames = restore_video(source, target, make_restorer(), max_pixels())
-    print(f"{frames} frames restored: {target}")
+    restored = restore_video(source, target, make_restorer(), max_pixels())
+    print(f"{restored.frames} frames restored: {target}")
+    if restored.left_out:
+        print(f"left out of the video: {', '.join(restored.left_out)}")
 
 
 def max_pixels() -> int:

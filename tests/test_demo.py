@@ -125,7 +125,8 @@ def test_a_photo_is_restored_and_a_bad_file_is_refused(tiny_run, tab, tmp_path: 
         drop(tab, tmp_path / "bad.png")
         assert tab.get_by_role("button", name="Download", exact=True).is_disabled()
         restore(tab)
-        tab.get_by_text("bad.png: is not a PNG, JPEG, WebP, TIFF or BMP picture").wait_for()
+        message = "bad.png: is not a PNG, JPEG, WebP, AVIF, TIFF, BMP or HEIC picture"
+        tab.get_by_text(message).wait_for()
 
         drop(tab, tmp_path / "deep.png")
         tab.get_by_label("1", exact=True).check()

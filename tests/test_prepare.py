@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import scipy.io
 import tensorflow_datasets as tfds
+import tifffile
+from PIL import Image
 
 from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
@@ -21,6 +23,7 @@ from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
+from mprnet_jax.imageio import photos
 from mprnet_jax.model.mprnet import pure_functions, with_params
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.training.optimizer import make_optimizer
@@ -159,7 +162,7 @@ def test_a_damaged_picture_of_a_prepared_set_is_named(tmp_path, monkeypatch):
     record = prepared.record(1)
     monkeypatch.setattr(prepared, "record", lambda _: record | {"degraded": b"no picture"})
     name = record["name"].decode()
-    with pytest.raises(UserError, match=rf"hide/.*, {name}, degraded: cannot be read as a picture"):
+    with pytest.raises(UserError, match=rf"hide/.*, {name}, degraded: is not a PNG"):
         prepared[1]
 
 
@@ -229,7 +232,7 @@ def test_a_damaged_picture_leaves_nothing_behind(tmp_path):
     mini["write_pairs"](tmp_path / "HIDE/test", count=4)
     (tmp_path / "HIDE/test/input/3.png").write_bytes(b"no picture")
     source = open_benchmark("hide", tmp_path)
-    with pytest.raises(UserError, match=r"input/3\.png: cannot be read"):
+    with pytest.raises(UserError, match=r"input/3\.png: is not a PNG"):
         write_prepared(tmp_path / "prepared", "hide", {"test": source})
     assert not list((tmp_path / "prepared/mprnet_pairs").iterdir())
     # Repaired, it is prepared in the same place.
@@ -352,3 +355,32 @@ def test_names_take_no_second_reading_of_a_record(tmp_path, monkeypatch):
         assert len(prepared[index]) == 2
     assert sorted(prepared.names[index] for index in range(3)) == ["1", "2", "3"]
     assert reads == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stored", ["pictures", "raw", "pieces"])
+def test_deep_and_turned_pictures_of_all_formats(tmp_path: Path, stored: str):
+    """What other readers of the set would decode otherwise is stored as PNG."""
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[274] = 6
+    folder = tmp_path / "GoPro/train"
+    for role in ("input", "target"):
+        (folder / role).mkdir(parents=True)
+        deep = rng.integers(0, 65536, (80, 70, 3), np.uint16)
+        photos.write(folder / role / "1.png", photos.Photo(deep))
+        tifffile.imwrite(folder / role / "2.tif", deep, photometric="rgb")
+        shallow = Image.fromarray((deep >> 8).astype(np.uint8))
+        shallow.save(folder / role / "3.jpg", exif=exif)
+        shallow.convert("CMYK").save(folder / role / "4.jpg")
+    splits = open_splits("gopro", tmp_path)
+    cut = overlapping_pieces(64) if stored == "pieces" else None
+    path = write_prepared(tmp_path, "gopro", splits, raw=stored == "raw", cut=cut)
+    prepared = Prepared(path, "train")
+    assert prepared.dtype == np.uint16
+    if stored != "pieces":
+        assert_same(prepared, splits["train"])
+    assert all(prepared[i]["degraded"].dtype == np.uint16 for i in range(len(prepared)))
+    if stored == "pictures":
+        records = {r["name"]: r["degraded"] for r in map(prepared.record, range(4))}
+        assert all(data.startswith(b"\x89PNG") for data in records.values())
+        assert records[b"1"] == (folder / "input/1.png").read_bytes()

@@ -49,7 +49,7 @@ def test_a_folder_with_a_bad_file(run, tmp_path: Path):
     result = run(*arguments, "--compare")
     assert result.returncode == 2, result.stderr
     assert result.stderr.splitlines() == [
-        "photos/bad.png: is not a PNG, JPEG, WebP, TIFF or BMP picture",
+        "photos/bad.png: is not a PNG, JPEG, WebP, AVIF, TIFF, BMP or HEIC picture",
         "mprnet_jax.restore: 1 of 3 photos failed, see above",
     ]
     assert "2 restored, 0 skipped because they exist, 1 failed" in result.stdout

@@ -9,6 +9,7 @@ import numpy as np
 
 from mprnet_jax.data.degradations import Degradation
 from mprnet_jax.data.pairs import Example
+from mprnet_jax.imageio.pixels import white_of
 from mprnet_jax.symmetries import apply_symmetry
 
 LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in grey (BT.601)
@@ -43,9 +44,10 @@ def center_crop(example: Example, size: int) -> Example:
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Scales the saturation of an RGB image, uint8 [H, W, 3]; a factor of 0 makes it grey."""
+    """Scales the saturation of an RGB image [H, W, 3]; a factor of 0 makes it grey."""
     grey = (image @ np.array(LUMA, np.float32))[..., None]
-    return np.rint(np.clip(grey + factor * (image - grey), 0, 255)).astype(np.uint8)
+    scaled = np.clip(grey + factor * (image - grey), 0, white_of(image.dtype))
+    return (np.rint(scaled) if image.dtype.kind == "u" else scaled).astype(image.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

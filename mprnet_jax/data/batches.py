@@ -1,8 +1,8 @@
 """Turns sources of examples into batches: grain for training, plain iteration for validation.
 
-Batches are dicts of uint8 [B, H, W, 3]: "degraded" and "target". Training batches also have
-"unreadable", str [B]: the error message of the example that was replaced, truncated at 500
-characters, or "" if the example was read.
+Batches are dicts of [B, H, W, 3] in the type of the source: "degraded" and "target". Training
+batches also have "unreadable", str [B]: the error message of the example that was replaced,
+truncated at 500 characters, or "" if the example was read.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
 from mprnet_jax.data.augment import RandomPatch, center_crop
 from mprnet_jax.data.opening import open_folder, open_prepared
-from mprnet_jax.data.pairs import Cached, DegradedPhotos, Example, PhotoFolder, Source
+from mprnet_jax.data.pairs import Cached, DegradedPhotos, Example, PhotoFolder, Source, dtype_of
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 from mprnet_jax.paths import user_path
@@ -268,7 +268,8 @@ def validation_batches(
     pairs = parallel_map_or_error(cropped, range(len(source)))
     for first in range(0, len(source), batch_size):
         batch = {
-            role: np.zeros((batch_size, crop, crop, 3), np.uint8) for role in ("degraded", "target")
+            role: np.zeros((batch_size, crop, crop, 3), dtype_of(source))
+            for role in ("degraded", "target")
         }
         readable = np.ones(min(batch_size, len(source) - first), bool)
         for position in range(len(readable)):

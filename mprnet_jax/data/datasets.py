@@ -1,6 +1,6 @@
 """The paper's training and test sets, and how to find their folders.
 
-Pictures are uint8 RGB and decoded when an example is read. DND has no "target" and holds floats.
+Pictures are RGB and decoded when an example is read. DND has no "target" and holds floats.
 """
 
 import re
@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mprnet_jax.data.matlab import DndBoxes, SiddBlocks
-from mprnet_jax.data.pairs import Example, PairFolder, Source, natural_order, read_pair, shorten
+from mprnet_jax.data.pairs import (
+    Example,
+    Source,
+    deepest,
+    natural_order,
+    open_pairs,
+    read_pair,
+    shorten,
+)
 from mprnet_jax.errors import UserError, one_line
 
 PREPARED = "mprnet_pairs"  # folder of the sets that `data.prepared` writes
@@ -31,12 +39,13 @@ class SiddScenes:
             raise UserError(
                 f"{folder}: {len(alone)} noisy photos have no *GT* beside them ({shorten(alone)})"
             )
+        self.dtype = deepest(path for pair in self.paths for path in pair)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        return read_pair(*self.paths[index])
+        return read_pair(*self.paths[index], self.dtype)
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class DatasetInfo:
     num_examples: int  # when complete
     folders: tuple[str, ...]  # the first that exists is read; case and dashes do not matter
     url: str
-    open: Callable[[Path], Source] = PairFolder
+    open: Callable[[Path], Source] = open_pairs
     layout: str = "with folders input and target"
 
 

@@ -1,30 +1,42 @@
 """Random-access sources of image pairs.
 
-A source is a sequence of examples, dicts of images uint8 [H, W, 3] RGB: "degraded" and "target" of
-the same size, or "target" alone where the degradation is synthetic.
+A source is a sequence of examples, dicts of images [H, W, 3] RGB: "degraded" and "target" of the
+same size, or "target" alone where the degradation is synthetic. All images of a source have one
+type: uint8, or uint16 or floats in [0, 1] if some of its pictures are so deep.
 """
 
+import re
 import threading
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import natsort
 import numpy as np
+from absl import logging
 
 from mprnet_jax.data.degradations import Degradation
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError, one_line
-from mprnet_jax.imageio.rgb import EXTENSIONS, decode, header_size
+from mprnet_jax.imageio.pixels import to_dtype, to_uint8
+from mprnet_jax.imageio.rgb import EXTENSIONS, MAYBE_DEEP, decode, header_dtype, header_size
+from mprnet_jax.threads import parallel_map
 
 Example = dict[str, np.ndarray]
 
-TARGET_NAMES = ("target", "groundtruth")
+# Names of the two folders of pairs; the last are those of GoPro's authors.
+LAYOUTS = (("input", "target"), ("input", "groundtruth"), ("blur", "sharp"))
+# What the rain sets' authors write before the name that a pair shares: rain-001, norain-001.
+PREFIX = re.compile(r"(no)?rain[-_]?(?=.)", re.IGNORECASE)
 MAX_LISTED = 5  # file names in an error message
 
 
 class Source(Protocol):
-    """A random-access sequence of examples, which raises UserError where one cannot be read."""
+    """A random-access sequence of examples, which raises UserError where one cannot be read.
+
+    A source whose images are not uint8 has their type as `dtype`; see `dtype_of`.
+    """
 
     @property
     def names(self) -> Sequence[str]:
@@ -52,21 +64,52 @@ def natural_order(paths: Iterable[Path]) -> list[Path]:
     return natsort.natsorted((path for path in paths if not path.name.startswith(".")), key=str)
 
 
+def dtype_of(source: Source) -> np.dtype:
+    """Returns the type of the images of a source."""
+    return getattr(source, "dtype", np.dtype(np.uint8))
+
+
+def deepest(paths: Iterable[Path]) -> np.dtype:
+    """Returns the type that holds the pixels of all pictures, from their headers."""
+    maybe = [path for path in paths if path.suffix.lower() in MAYBE_DEEP]
+    return deepest_of(parallel_map(header_dtype, maybe))
+
+
+def deepest_of(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """Returns the type that holds images of all these types; uint8 if there are none."""
+    dtypes = set(dtypes)
+    if any(dtype.kind == "f" for dtype in dtypes):
+        return np.dtype(np.float32)
+    return np.dtype(np.uint16 if np.dtype(np.uint16) in dtypes else np.uint8)
+
+
 def list_pictures(folder: Path) -> dict[str, Path]:
     """Returns the pictures of a folder by stem, in natural order and without hidden files.
+
+    Stems are in Unicode's composed form (NFC), whatever form the file system gives. Files of other
+    kinds are logged.
 
     Raises:
         UserError: if two pictures have the same stem, or the folder cannot be listed.
     """
     pictures: dict[str, Path] = {}
     try:
-        files = [p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file()]
+        files = [p for p in folder.iterdir() if p.is_file()]
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({one_line(error)})") from error
+    others = []
     for path in natural_order(files):
-        if path.stem in pictures:
-            raise UserError(f"{path}: {pictures[path.stem].name} has the same stem; remove one")
-        pictures[path.stem] = path
+        if path.suffix.lower() not in EXTENSIONS:
+            others.append(path.name)
+            continue
+        stem = unicodedata.normalize("NFC", path.stem)
+        if stem in pictures:
+            raise UserError(f"{path}: {pictures[stem].name} has the same stem; remove one")
+        pictures[stem] = path
+    if others:
+        logging.warning(
+            "%s: leaves out %d files that are no pictures: %s", folder, len(others), shorten(others)
+        )
     return pictures
 
 
@@ -80,37 +123,90 @@ def shorten(names: Sequence[str]) -> str:
 
 
 class PairFolder:
-    """A folder with pictures in `input` and, under the same stems, in `target` or `groundtruth`."""
+    """A folder with pictures in `input` and, under the same stems, in `target` or `groundtruth`.
+
+    Names of the rain sets' authors, rain-001 and norain-001, and folders of GoPro's, `blur` and
+    `sharp`, are known too.
+    """
 
     def __init__(self, folder: Path | str):
         """Lists the pairs; raises UserError unless every picture has a partner."""
-        folder = Path(folder)
-        inputs = folder / "input"
-        targets = next((folder / n for n in TARGET_NAMES if (folder / n).is_dir()), None)
-        if not inputs.is_dir() or targets is None:
+        self.folder = Path(folder)
+        folders = ((self.folder / inputs, self.folder / targets) for inputs, targets in LAYOUTS)
+        both = next((pair for pair in folders if all(map(Path.is_dir, pair))), None)
+        if both is None:
             raise UserError(f"{folder}: must hold the folders input and target")
-        self.folder = folder
-        degraded, clean = list_pictures(inputs), list_pictures(targets)
-        check_partners(inputs, degraded, targets, clean)
-        check_partners(targets, clean, inputs, degraded)
+        degraded, clean = map(list_pictures, both)
+        if degraded.keys() != clean.keys():
+            degraded, clean = without_prefixes(degraded), without_prefixes(clean)
+        check_partners(both[0], degraded, both[1], clean)
+        check_partners(both[1], clean, both[0], degraded)
         if not degraded:
-            raise UserError(f"{inputs}: holds no {', '.join(EXTENSIONS)} pictures")
-        self.names = list(degraded)
-        self.paths = [(degraded[name], clean[name]) for name in self.names]
+            raise UserError(f"{both[0]}: holds no {', '.join(EXTENSIONS)} pictures")
+        self.paths = [(degraded[name], clean[name]) for name in degraded]
+        self.names = [unicodedata.normalize("NFC", path.stem) for path in degraded.values()]
+        self.dtype = deepest(path for pair in self.paths for path in pair)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        return read_pair(*self.paths[index])
+        return read_pair(*self.paths[index], self.dtype)
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Returns height and width of an example, from the header of its input."""
         return header_size(self.paths[index][0])
 
 
+def without_prefixes(pictures: Mapping[str, Path]) -> dict[str, Path]:
+    """Returns pictures by the part of their stems that rainy and clean ones share.
+
+    Unchanged if that is not unique.
+    """
+    shared = {PREFIX.sub("", stem, count=1): path for stem, path in pictures.items()}
+    return shared if len(shared) == len(pictures) else dict(pictures)
+
+
+class SceneFolders:
+    """GoPro's own layout: a folder for each scene, with the folders `blur` and `sharp`."""
+
+    def __init__(self, folder: Path | str):
+        """Lists the pairs; raises UserError unless every picture has a partner."""
+        self.folder = Path(folder)
+        scenes = [PairFolder(path.parent) for path in natural_order(self.folder.glob("*/blur"))]
+        if not scenes:
+            raise UserError(f"{folder}: must hold the folders input and target")
+        self.paths = [pair for scene in scenes for pair in scene.paths]
+        self.names = [f"{scene.folder.name}-{name}" for scene in scenes for name in scene.names]
+        self.dtype = deepest_of(scene.dtype for scene in scenes)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Example:
+        return read_pair(*self.paths[index], self.dtype)
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Returns height and width of an example, from the header of its input."""
+        return header_size(self.paths[index][0])
+
+
+def open_pairs(folder: Path) -> PairFolder | SceneFolders:
+    """Opens a folder of pairs, or of scenes as GoPro's authors lay them out.
+
+    Raises:
+        UserError: if it holds no pairs.
+    """
+    if not (folder / "input").is_dir() and any(folder.glob("*/blur")):
+        return SceneFolders(folder)
+    return PairFolder(folder)
+
+
 class PhotoFolder:
-    """A folder of clean pictures, "target" only; `data.augment.RandomPatch` degrades patches."""
+    """A folder of clean pictures, "target" only; `data.augment.RandomPatch` degrades patches.
+
+    Pictures are rounded to 8 bits, as degradations are those of 8-bit cameras.
+    """
 
     def __init__(self, folder: Path | str):
         """Lists the pictures; raises UserError if there are none."""
@@ -124,7 +220,7 @@ class PhotoFolder:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        return {"target": decode(self.paths[index])}
+        return {"target": to_uint8(decode(self.paths[index]))}
 
 
 class DegradedPhotos:
@@ -143,9 +239,13 @@ class DegradedPhotos:
         return {"degraded": degraded, "target": target}
 
 
-def read_pair(degraded_path: Path, target_path: Path) -> Example:
-    """Reads a pair; raises UserError if a picture cannot be read, or their sizes differ."""
-    degraded, target = decode(degraded_path), decode(target_path)
+def read_pair(degraded_path: Path, target_path: Path, dtype: np.dtype) -> Example:
+    """Reads a pair as images of a type.
+
+    Raises:
+        UserError: if a picture cannot be read, or their sizes differ.
+    """
+    degraded, target = (to_dtype(decode(path), dtype) for path in (degraded_path, target_path))
     if degraded.shape != target.shape:
         raise UserError(
             f"{degraded_path}: is {degraded.shape[1]}x{degraded.shape[0]}, but its target "
@@ -171,7 +271,7 @@ class Sorted:
 
     def __init__(self, source: Source):
         names = list(source.names)
-        self._source = source
+        self._source, self.dtype = source, dtype_of(source)
         self._order = natsort.index_natsorted(names)
         self.names = [names[index] for index in self._order]
 
@@ -191,7 +291,7 @@ class Cached:
     """
 
     def __init__(self, source: Source, min_available_bytes: int):
-        self._source = source
+        self._source, self.dtype = source, dtype_of(source)
         self._min_available_bytes = min_available_bytes
         self._kept: dict[int, Example] = {}
         self._lock = threading.Lock()

@@ -1,6 +1,7 @@
 """Prepared sets: pairs as array_record files, written and read by TFDS without TensorFlow.
 
-Pictures keep the bytes of their files. Pieces cut out of them are stored as PNG, or as plain
+PNG and JPEG pictures keep the bytes of their files where any reader gives the same pixels; others
+are stored as PNG. Pieces cut out of them are stored as PNG, or as plain
 arrays, which need no decoding. A prepared set is a folder DATA_DIR/mprnet_pairs/NAME/1.0.0.
 """
 
@@ -20,9 +21,10 @@ from tqdm import tqdm
 
 from mprnet_jax.compat.tfds import local_info, remove_incomplete
 from mprnet_jax.data.datasets import PREPARED
-from mprnet_jax.data.pairs import Example, PairFolder, Source
+from mprnet_jax.data.pairs import Example, PairFolder, SceneFolders, Source, deepest_of, dtype_of
 from mprnet_jax.errors import UserError, one_line
-from mprnet_jax.imageio.rgb import decode, header_size
+from mprnet_jax.imageio.pixels import to_dtype
+from mprnet_jax.imageio.rgb import decode, header_size, is_plain
 from mprnet_jax.threads import parallel_map
 
 VERSION = "1.0.0"
@@ -75,6 +77,7 @@ class Prepared:
             if isinstance(feature, tfds.features.Image)
         }
         self.folder = folder
+        self.dtype = np.dtype(builder.info.features["degraded"].np_dtype)
         self._names: dict[int, str] = {}  # of the records read so far
         self._records = builder.as_data_source(split, decoders=decoders)
 
@@ -85,7 +88,7 @@ class Prepared:
         record = self.record(index)
         name = self._names[index] = record.pop("name").decode()
         return {
-            role: _decoded(image, f"{self.folder}, {name}, {role}")
+            role: to_dtype(_decoded(image, f"{self.folder}, {name}, {role}"), self.dtype)
             for role, image in record.items()
         }
 
@@ -186,7 +189,7 @@ def write_prepared(
     Args:
         data_dir: the folder of all prepared sets.
         name: of this set.
-        splits: the source of each split; all have the same roles and dtype.
+        splits: the source of each split; all have the same roles, and get the dtype of the deepest.
         raw: stores plain arrays. Floats are stored so in any case, for no picture holds them.
         cut: cuts each example of the split "train" into pieces.
 
@@ -198,14 +201,14 @@ def write_prepared(
             cannot be read; then nothing is left behind.
     """
     example = next(iter(splits.values()))[0]
-    dtype = example["degraded"].dtype
-    if raw := raw or dtype != np.uint8:
+    dtype = deepest_of([dtype_of(source) for source in splits.values()])
+    if raw := raw or dtype.kind == "f":
         image = tfds.features.Tensor(shape=(None, None, 3), dtype=dtype, encoding="bytes")
     else:
-        image = tfds.features.Image(shape=(None, None, 3))
+        image = tfds.features.Image(shape=(None, None, 3), dtype=dtype)
     records = {
         split: functools.partial(
-            _records, source, cut if split == "train" else None, raw, f"{name} {split}"
+            _records, source, cut if split == "train" else None, raw, dtype, f"{name} {split}"
         )
         for split, source in splits.items()
     }
@@ -228,12 +231,13 @@ def write_prepared(
 
 
 def _records(
-    source: Source, cut: Cut | None, raw: bool, description: str
+    source: Source, cut: Cut | None, raw: bool, dtype: np.dtype, description: str
 ) -> Iterator[dict[str, Any]]:
     """Yields the records of a source in order; threads read, cut and encode."""
 
     def records_of(index: int) -> list[dict[str, Any]]:
-        example, name = source[index], source.names[index]
+        name = source.names[index]
+        example = {role: to_dtype(image, dtype) for role, image in source[index].items()}
         pieces: Sequence[Example] = [example]
         names = [name]
         if cut:
@@ -241,9 +245,10 @@ def _records(
             names = [f"{name}_{number:03d}" for number in range(len(pieces))]
         if raw:
             return [{"name": n, **piece} for n, piece in zip(names, pieces)]
-        if not cut and isinstance(source, PairFolder):
-            paths = zip(("degraded", "target"), source.paths[index])
-            return [{"name": name, **{role: path.read_bytes() for role, path in paths}}]
+        if not cut and isinstance(source, (PairFolder, SceneFolders)):
+            paths = dict(zip(("degraded", "target"), source.paths[index]))
+            kept = {r: path.read_bytes() for r, path in paths.items() if is_plain(path, dtype)}
+            return [{"name": name, **_encoded(example), **kept}]
         return [{"name": n, **_encoded(piece)} for n, piece in zip(names, pieces)]
 
     results: Iterable[list[dict[str, Any]]] = parallel_map(records_of, range(len(source)))

@@ -1,9 +1,9 @@
 """PSNR and three kinds of SSIM, in float64 NumPy and OpenCV.
 
-Images are arrays [H, W, 3] (RGB) or [H, W], uint8 with peak 255 or floats with peak 1; floats are
-neither clipped nor rounded. PSNR is in dB (infinite for equal images), SSIM is at most 1; higher is
-better for both. Two images that are compared must have the same shape and the same kind of dtype,
-else ValueError is raised.
+Images are arrays [H, W, 3] (RGB) or [H, W], uint8 with peak 255, uint16 with peak 65535, or floats
+with peak 1; floats are neither clipped nor rounded. PSNR is in dB (infinite for equal images), SSIM
+is at most 1; higher is better for both. Two images that are compared must have the same
+shape and the same kind of dtype, else ValueError is raised.
 """
 
 import math
@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 
 from mprnet_jax.errors import UserError
+from mprnet_jax.imageio.pixels import to_dtype, white_of
 
 Blur = Callable[[np.ndarray], np.ndarray]
 
+INTEGERS = (np.uint8, np.uint16)
 RADIUS = 5  # of the SSIM window, which is 11 pixels wide
 STRIP = 32  # rows that SSIM is computed for at a time
 _offsets = np.arange(-RADIUS, RADIUS + 1)
@@ -38,19 +40,24 @@ _LUMA = np.array([[65481.0, 128553.0, 24966.0, 255_000 / 2]])
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-    """Returns MATLAB's luma, `rgb2ycbcr(image)(:, :, 1)`, of a uint8 image.
+    """Returns MATLAB's luma, `rgb2ycbcr(image)(:, :, 1)`.
 
     Args:
-        image: [H, W, 3] uint8 RGB.
+        image: [H, W, 3] RGB.
 
     Returns:
-        [H, W] uint8 in 16..235, rounded half up; sums of integers make ties exact.
+        [H, W] of the same type. uint8 is in 16..235, rounded half up; sums of integers make ties
+        exact. Other types have the same share of white.
 
     >>> luma(np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]], np.uint8)).tolist()
     [[16, 235, 81]]
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"luma wants [H, W, 3] uint8, got {list(image.shape)} {image.dtype}")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"luma wants [H, W, 3], got {list(image.shape)} {image.dtype}")
+    if image.dtype != np.uint8:
+        white = white_of(image.dtype)
+        share = (image / white) @ _LUMA[0, :3] / 255_000 + 16 / 255
+        return to_dtype(share, image.dtype)
     return (cv2.transform(image.astype(np.float64), _LUMA) / 255_000).astype(np.uint8) + np.uint8(
         16
     )
@@ -261,9 +268,8 @@ def _checked_peak(
         raise ValueError(
             f"images of {a.shape[0]}x{a.shape[1]}: this score needs at least {smallest}x{smallest}"
         )
-    kinds = {"uint8" if x.dtype == np.uint8 else x.dtype.kind for x in (a, b)}
-    if kinds == {"uint8"}:
-        return 255
-    if kinds == {"f"}:
-        return 1
-    raise ValueError(f"images are {a.dtype} and {b.dtype}: must be both uint8 or both floats")
+    if a.dtype.kind == b.dtype.kind == "f" or (a.dtype == b.dtype and a.dtype in INTEGERS):
+        return white_of(a.dtype)
+    raise ValueError(
+        f"images are {a.dtype} and {b.dtype}: must be both uint8, both uint16 or both floats"
+    )

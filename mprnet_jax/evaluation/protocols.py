@@ -1,7 +1,8 @@
 """How each benchmark is scored, and the published figures.
 
 A protocol's `score` takes the network's output, float32 [H, W, 3] with white at 1, neither clipped
-nor rounded, and its target, uint8 [H, W, 3], and returns PSNR in dB and SSIM.
+nor rounded, and its target [H, W, 3], and returns PSNR in dB and SSIM. Targets of all published
+sets are uint8; where those of another set are uint16, the output is rounded to 16 bits.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import metrics
-from mprnet_jax.imageio.pixels import to_uint8
+from mprnet_jax.imageio.pixels import to_dtype, white_of
 
 
 class Scores(NamedTuple):
@@ -25,26 +26,33 @@ class Scores(NamedTuple):
 def luma_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores deraining: MATLAB's luma of 8-bit images, and the SSIM of 2004."""
     _check_sides(prediction)
-    a, b = metrics.luma(to_uint8(prediction)), metrics.luma(target)
+    a, b = metrics.luma(rounded_like(prediction, target)), metrics.luma(target)
     return Scores(metrics.psnr(a, b), metrics.ssim(a, b))
 
 
 def rgb_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores deblurring: 8-bit RGB, and MATLAB's SSIM with colours as depth of a volume."""
-    image = to_uint8(prediction)
+    image = rounded_like(prediction, target)
     return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
 
 
 def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores RealBlur: 8-bit RGB, aligned to the target of a second camera."""
     _check_sides(prediction)
-    return Scores(*metrics.aligned_psnr_ssim(to_uint8(prediction) / 255, target / 255))
+    white = white_of(target.dtype)
+    image = rounded_like(prediction, target)
+    return Scores(*metrics.aligned_psnr_ssim(image / white, target / white))
 
 
 def float_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores denoising: clipped, not rounded RGB, and MATLAB's SSIM as for deblurring."""
-    image, target = np.clip(prediction, 0, 1), target / 255
+    image, target = np.clip(prediction, 0, 1), target / white_of(target.dtype)
     return Scores(metrics.psnr(image, target), metrics.volume_ssim(image, target))
+
+
+def rounded_like(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Clips a prediction, and rounds it to the target's type if that is of integers."""
+    return to_dtype(np.clip(np.nan_to_num(prediction), 0, 1), target.dtype)
 
 
 def _check_sides(image: np.ndarray) -> None:

@@ -4,6 +4,7 @@ Threads read and score, the calling thread restores.
 """
 
 import time
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from mprnet_jax.data.datasets import find_folder
 from mprnet_jax.data.pairs import Example, Source, list_pictures
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.evaluation.protocols import Protocol, Scores
-from mprnet_jax.imageio.pixels import to_uint8
+from mprnet_jax.imageio.pixels import to_uint8, white_of
 from mprnet_jax.imageio.rgb import decode
 from mprnet_jax.threads import THREADS, parallel_map_or_error, prefetch
 
@@ -63,7 +64,7 @@ class SetScores:
 
 
 class WithRestored:
-    """Adds to each example, as "restored" (uint8), its finished result.
+    """Adds to each example, as "restored", its finished result.
 
     The result is the image of the same name in a folder.
     """
@@ -75,7 +76,7 @@ class WithRestored:
         self._source = source
         self._folder = folder
         self._pictures = list_pictures(folder)
-        if not self._pictures.keys() & set(self.names):
+        if not self._pictures.keys() & {unicodedata.normalize("NFC", name) for name in self.names}:
             raise UserError(
                 f"{folder}: holds no picture named like one of the set ({self.names[0]}, ...)"
             )
@@ -84,7 +85,7 @@ class WithRestored:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
-        name = self.names[index]
+        name = unicodedata.normalize("NFC", self.names[index])
         if name not in self._pictures:
             raise UserError(f"{self._folder / name}: is missing, with any of the usual extensions")
         example, restored = self._source[index], decode(self._pictures[name])
@@ -103,7 +104,8 @@ def restored_folder(root: Path, title: str, only_dataset: bool) -> Path:
 
 def take_restored(example: Example) -> np.ndarray:
     """The `Restore` of sets that have "restored" already."""
-    return (example["restored"] / 255).astype(np.float32)
+    restored = example["restored"]
+    return (restored / white_of(restored.dtype)).astype(np.float32)
 
 
 def score_set(
@@ -160,7 +162,7 @@ def score_set(
 def _lpips_of(lpips: Lpips, image: np.ndarray, target: np.ndarray) -> float:
     """Computes LPIPS; raises UserError where it fails, as on images too small for its network."""
     try:
-        return lpips(to_uint8(image), target)
+        return lpips(to_uint8(image), to_uint8(target))
     except RuntimeError as error:  # PyTorch's
         raise UserError(f"LPIPS fails ({one_line(error)})") from error
 

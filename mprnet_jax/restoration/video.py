@@ -1,4 +1,4 @@
-"""Restores videos frame by frame with PyAV; copies audio and keeps timestamps.
+"""Restores videos frame by frame with PyAV; copies other tracks and keeps timestamps.
 
 Frames of more than 8 bits are restored as 16 bits. The rotation that phones record is applied.
 """
@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.photos import MAX_PIXELS
+from mprnet_jax.restoration import tracks
 from mprnet_jax.restoration.pipeline import PREFETCHED
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.threads import prefetch
@@ -33,9 +34,16 @@ QUALITY = {"crf": "16"}  # visually lossless
 COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")
 
 
+class Restored(NamedTuple):
+    """What became of a video."""
+
+    frames: int
+    left_out: list[str]  # what the result lacks
+
+
 def restore_video(
     source: Path, target: Path, restorer: Restorer, max_pixels: int = MAX_PIXELS
-) -> int:
+) -> Restored:
     """Restores a video; the result is written whole or not at all.
 
     Args:
@@ -45,7 +53,7 @@ def restore_video(
         max_pixels: videos with larger frames are refused.
 
     Returns:
-        The number of frames.
+        The number of frames, and what of the source the target lacks.
 
     Raises:
         UserError: if PyAV is missing, the source is damaged or not a video, its frames have more
@@ -58,23 +66,32 @@ def restore_video(
 
     demuxer, encoder = VIDEOS[source.suffix.lower()]
     try:
-        with av.open(str(source), format=demuxer) as reader:
+        with open_video(source, demuxer) as reader:
             limit_frames(reader, max_pixels)
             first = first_frame(reader)
             frames = reader.streams.video[0].frames or ASSUMED_FRAMES
         restorer.plan({to_pixels(first).shape[:2]: frames})
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
-            av.open(str(source), format=demuxer) as reader,
+            open_video(source, demuxer) as reader,
             replacing(target) as temporary,
-            av.open(str(temporary), "w") as writer,
         ):
             limit_frames(reader, max_pixels)
-            output = add_stream(writer, encoder, reader, first)
-            return restore_frames(reader, writer, output, restorer)
+            side_data: set[str] = set()
+            # QuickTime's own names for metadata; in MP4 they would take the place of common ones.
+            options = {"movflags": "use_metadata_tags"} if target.suffix.lower() == ".mov" else {}
+            with av.open(str(temporary), "w", options=options) as writer:
+                output = add_stream(writer, encoder, reader, first)
+                tracks.copy_descriptions(reader, writer, output)
+                copied = tracks.copy_tracks(reader, writer, target.suffix.lower())
+                count = restore_frames(reader, writer, output, copied, restorer, side_data)
+            before = tracks.facts_of(reader, first, side_data)
+            with open_video(temporary, demuxer) as result:
+                after = tracks.facts_of(result, first_frame(result))
+            return Restored(count, tracks.describe_lost(before, after))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:  # the last one: of metadata
+    except (av.FFmpegError, OSError) as error:
         # Errors of decoders and encoders name no file; other errors name the file at fault.
         filename = getattr(error, "filename", None)
         if filename is not None and str(filename) != str(source):
@@ -83,10 +100,17 @@ def restore_video(
         raise UserError(f"{source}: cannot be restored as a video ({one_line(error)})") from error
 
 
+def open_video(path: Path, demuxer: str) -> Any:
+    """Opens a video; damaged metadata must not cost its pictures."""
+    import av
+
+    return av.open(str(path), format=demuxer, metadata_errors="replace")
+
+
 def limit_frames(reader: Any, max_pixels: int) -> None:
     """Raises UserError for frames with too many pixels, and makes the decoder refuse later ones."""
     if not reader.streams.video:
-        raise UserError("has no video stream")
+        raise UserError(f"has no pictures{', only sound' if reader.streams.audio else ''}")
     stream = reader.streams.video[0]
     if stream.codec_context is None:
         raise UserError("has a video stream of a kind that FFmpeg cannot decode")
@@ -110,7 +134,8 @@ def add_stream(writer: Any, encoder: str, reader: Any, first: Any) -> Any:
     """Adds the stream for restored frames, with the size and colours of the first frame."""
     stream = reader.streams.video[0]
     height, width, _ = to_pixels(first).shape
-    output = writer.add_stream(encoder, rate=stream.average_rate, options=QUALITY)
+    options = QUALITY | (tracks.hdr_options(first) if encoder == "libx264" else {})
+    output = writer.add_stream(encoder, rate=stream.average_rate, options=options)
     output.width, output.height = width, height
     known = {pixel_format.name for pixel_format in output.codec.video_formats}
     output.pix_fmt = first.format.name
@@ -124,23 +149,35 @@ def add_stream(writer: Any, encoder: str, reader: Any, first: Any) -> Any:
         output.codec_context.sample_aspect_ratio = 1 / shape if transposed else shape
     for name, value in colours_of(first).items():
         setattr(output.codec_context, name, value)
-    writer.metadata.update(reader.metadata)
     return output
 
 
-def restore_frames(reader: Any, writer: Any, output: Any, restorer: Restorer) -> int:
-    """Restores all frames of a video, copies its audio, and returns the number of frames.
+def restore_frames(
+    reader: Any,
+    writer: Any,
+    output: Any,
+    copied: dict[int, Any],
+    restorer: Restorer,
+    side_data: set[str],
+) -> int:
+    """Restores all frames of a video, copies other tracks, and returns the number of frames.
 
-    Audio that FFmpeg cannot decode, such as spatial audio of phones, is left out.
+    Args:
+        reader: the opened video.
+        writer: the file to write.
+        output: its track for restored frames.
+        copied: its track for the index of each track to copy.
+        restorer: restores pixels.
+        side_data: gets the names of the types of side data of all frames.
     """
     stream = reader.streams.video[0]
-    known = [audio for audio in reader.streams.audio if audio.codec_context is not None]
-    copied = {audio.index: writer.add_stream_from_template(audio) for audio in known}
 
     def frames() -> Iterator:
-        for packet in reader.demux([stream, *known]):
+        for packet in reader.demux([stream, *(reader.streams[index] for index in copied)]):
             if packet.stream.index == stream.index:
-                yield from packet.decode()
+                for frame in packet.decode():
+                    side_data.update(tracks.side_data_of(frame))
+                    yield frame
             elif packet.dts is not None:
                 packet.stream = copied[packet.stream.index]
                 writer.mux(packet)

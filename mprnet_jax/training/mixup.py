@@ -16,7 +16,7 @@ def mixup(
     The random numbers depend on `seed` and `step` alone, so a resumed run draws the same.
 
     Args:
-        degraded: [B, H, W, 3], uint8 or floats in [0, 1].
+        degraded: [B, H, W, 3], integers or floats in [0, 1].
         target: of the same shape and range.
         step: number of optimizer steps so far.
         seed: of the run.
@@ -32,7 +32,7 @@ def mixup(
     weight = jnp.where(step >= from_step, drawn, 1)
 
     def blend(images: jax.Array) -> jax.Array:
-        # Indexed before the conversion, so that devices exchange uint8.
+        # Indexed before the conversion, so that devices exchange integers.
         return weight * to_float(images) + (1 - weight) * to_float(images[partner])
 
     return blend(degraded), blend(target)

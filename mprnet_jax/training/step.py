@@ -11,7 +11,7 @@ from mprnet_jax.config import LossConfig, OptimConfig
 from mprnet_jax.training.losses import stage_losses
 from mprnet_jax.training.state import TrainState
 
-# "degraded" and "target", [B, H, W, 3], uint8 or floats in [0, 1]; maybe more.
+# "degraded" and "target", [B, H, W, 3], uint8, uint16 or floats in [0, 1]; maybe more.
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -19,8 +19,10 @@ Apply = Callable[..., list[jax.Array]]
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """Converts uint8 images to float32 in [0, 1]; returns floats unchanged."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    """Converts images of uint8 or uint16 to float32 in [0, 1]; returns floats unchanged."""
+    if not jnp.issubdtype(images.dtype, jnp.unsignedinteger):
+        return images
+    return images.astype(jnp.float32) / jnp.iinfo(images.dtype).max
 
 
 def train_step(

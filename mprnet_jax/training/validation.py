@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tabulate import tabulate
 
 from mprnet_jax.config import TrainConfig
 from mprnet_jax.data.batches import validation_batches
-from mprnet_jax.data.pairs import Source
+from mprnet_jax.data.pairs import Source, dtype_of
 from mprnet_jax.devices import hosts
 from mprnet_jax.devices import mesh as meshes
 from mprnet_jax.devices.compiling import compile_in_background
@@ -35,7 +34,7 @@ class ValidationResult:
         names: of the pairs.
         psnr: [4, N] in dB, of the degraded images and of stages 1, 2, 3.
         shown: for each of the first few pairs: degraded, stage 1, stage 2, stage 3, target, each
-            [S, S, 3] with `validation_crop` S; the stages float32, the others uint8.
+            [S, S, 3] with `validation_crop` S; the stages float32, the others of the source's type.
         complete: whether all held-out pairs were read.
     """
 
@@ -135,7 +134,7 @@ class Validator:
         crop = self._config.validation_crop
         sharding = meshes.image_sharding(self._mesh)
         images = jax.ShapeDtypeStruct(
-            (self._batch_size, crop, crop, 3), jnp.uint8, sharding=sharding
+            (self._batch_size, crop, crop, 3), dtype_of(self.held_out), sharding=sharding
         )
         batch = {"degraded": images, "target": images}
         self._step = compile_in_background(self._step, self._abstract_params, batch)

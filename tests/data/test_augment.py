@@ -102,3 +102,14 @@ def test_a_third_of_the_pairs_is_saturated_both_images_alike():
         np.testing.assert_array_equal(patch["degraded"], patch["target"])
         changed += not np.array_equal(patch["target"], plain["target"])
     assert 70 < changed < 130  # 100 on average, 8 the standard deviation
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_saturation_of_other_types_is_that_of_8_bits(dtype):
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    white = 65535 if dtype == np.uint16 else 1
+    other = adjust_saturation((image / 255 * white).astype(dtype), 1.2)
+    assert other.dtype == dtype
+    # 8 bits are rounded.
+    expected = adjust_saturation(image, 1.2)
+    np.testing.assert_allclose(other / white * 255, expected, atol=0.51)

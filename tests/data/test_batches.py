@@ -20,6 +20,7 @@ from mprnet_jax.data.batches import (
     validation_source,
 )
 from mprnet_jax.errors import UserError
+from mprnet_jax.imageio.photos import Photo, write
 
 mini = runpy.run_path(str(Path(__file__).parent / "miniatures.py"))
 
@@ -129,7 +130,7 @@ def test_the_next_pair_stands_in_for_one_that_cannot_be_read(folders, num_worker
     for batch, before in zip(take(folders, 3), sound, strict=True):
         pairs = before["degraded"][:, 0, 0, 0] // 10
         for pair, message in zip(pairs, batch["unreadable"].tolist(), strict=True):
-            assert ("input/3.png: cannot be read" in message) == (pair == 3)
+            assert ("input/3.png: is not a PNG" in message) == (pair == 3)
             assert bool(message) == (pair == 3)
         stand_ins = np.where(pairs == 3, 4, pairs)
         np.testing.assert_array_equal(batch["degraded"][:, 0, 0, 0] // 10, stand_ins)
@@ -168,7 +169,7 @@ def test_a_defect_in_a_source_is_not_taken_for_an_unreadable_example(num_workers
 def test_no_pair_that_can_be_read_is_an_error(folders):
     for path in (Path(folders.root) / "train/target").iterdir():
         path.write_bytes(b"?")
-    with pytest.raises(UserError, match=r"\.png: cannot be read"):
+    with pytest.raises(UserError, match=r"\.png: is not a PNG"):
         take(folders, 1)
 
 
@@ -294,3 +295,23 @@ def test_a_folder_without_photos_is_named(photos, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(UserError, match=r"elsewhere: holds no \.png"):
         training_source(photos)
+
+
+def test_16_bits_reach_the_batches(folders):
+    """Through augmentation, worker threads and validation alike; mixed sets too."""
+    for part, role in ((p, r) for p in ("train", "test") for r in ("input", "target")):
+        path = Path(folders.root) / part / role / "0.png"
+        deep = np.full((20, 24, 3), 1001 if role == "input" else 2002, np.uint16)
+        write(path, Photo(deep))
+    folders.saturation = True
+    (batch,) = take(folders, 1)
+    deep = batch["degraded"][..., 0] == 1001
+    assert batch["degraded"].dtype == batch["target"].dtype == np.uint16
+    assert deep.reshape(5, -1).all(axis=1).sum() == 1
+    assert (batch["target"][deep] == 2002).all()
+    # 8-bit pictures of the set keep their brightness.
+    assert set(np.unique(batch["degraded"][..., 0][~deep])) & {257 * 10 * i for i in range(1, 5)}
+    ((validation, readable),) = validation_batches(validation_source(folders), 5, 16)
+    assert readable.all()
+    assert (validation["degraded"][0] == 1001).all()
+    assert validation["target"].dtype == np.uint16

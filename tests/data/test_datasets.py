@@ -37,7 +37,7 @@ def test_sizes_are_known_without_decoding(tmp_path, key, write):
 def test_the_size_of_a_file_that_is_no_picture(tmp_path):
     mini["write_pairs"](tmp_path / "GoPro/test")
     (tmp_path / "GoPro/test/input/2.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"2.png: cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"2.png: is not a PNG"):
         open_benchmark("gopro", tmp_path).size_of(1)
 
 

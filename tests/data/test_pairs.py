@@ -1,12 +1,21 @@
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from mprnet_jax.data.pairs import Cached, PairFolder, list_pictures, natural_order
+from mprnet_jax.data.pairs import (
+    Cached,
+    PairFolder,
+    dtype_of,
+    list_pictures,
+    natural_order,
+    open_pairs,
+)
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
+from mprnet_jax.imageio import photos
 
 
 def picture(seed, size=(12, 10)):
@@ -79,7 +88,7 @@ def break_empty(folder):
         (break_no_target, r"input: 1 of 3 pictures have no partner in .*target \(2.png\)"),
         (break_no_input, r"target: 1 of 3 pictures have no partner in .*input \(10.png\)"),
         (break_same_stem, r"2.png: 2.jpg has the same stem|2.jpg.* same stem"),
-        (break_empty, "holds no .png, .jpg, .jpeg pictures"),
+        (break_empty, "holds no .png, .jpg, .*.heif pictures"),
     ],
 )
 def test_broken_folders_are_named(folder, damage, message):
@@ -124,3 +133,101 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
     with pytest.raises(UserError, match="cannot be listed"):
         list_pictures(tmp_path)
+
+
+@pytest.mark.parametrize("extension", [".bmp", ".tif", ".webp", ".avif", ".JFIF"])
+def test_all_formats_of_photos_make_pairs(tmp_path, extension):
+    options = {"format": "JPEG"} if extension == ".JFIF" else {}
+    for role in ("input", "target"):
+        (tmp_path / role).mkdir()
+        Image.fromarray(picture(0)).save(tmp_path / role / f"1{extension}", **options)
+    pairs = PairFolder(tmp_path)
+    assert pairs.size_of(0) == pairs[0]["degraded"].shape[:2] == (12, 10)
+    np.testing.assert_array_equal(pairs[0]["degraded"], pairs[0]["target"])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pairs_stand_upright(tmp_path, orientation):
+    """A camera's JPEG file, and the same picture as an editor saved it."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    (tmp_path / "input").mkdir()
+    source = tmp_path / "input/1.png"
+    Image.fromarray(picture(0)).save(source, exif=exif)
+    with Image.open(source) as stored:
+        write(tmp_path / "target/1.png", np.asarray(ImageOps.exif_transpose(stored)))
+    pairs = PairFolder(tmp_path)
+    np.testing.assert_array_equal(pairs[0]["degraded"], pairs[0]["target"])
+    assert pairs.size_of(0) == pairs[0]["target"].shape[:2]
+
+
+def test_a_set_has_the_type_of_its_deepest_picture(tmp_path):
+    shallow, deep = picture(0), picture(1).astype(np.uint16) * 256 + 7
+    write(tmp_path / "input/1.png", shallow)
+    write(tmp_path / "target/1.png", shallow)
+    write(tmp_path / "input/2.jpg", shallow)
+    photos.write(tmp_path / "target/2.png", photos.Photo(deep))
+    pairs = PairFolder(tmp_path)
+    assert dtype_of(pairs) == dtype_of(Cached(pairs, 0)) == np.uint16
+    np.testing.assert_array_equal(pairs[0]["degraded"], shallow * np.uint16(257))
+    np.testing.assert_array_equal(pairs[1]["target"], deep)
+    floats = (shallow / 255).astype(np.float16)
+    photos.write(tmp_path / "target/1.tif", photos.Photo(floats))
+    (tmp_path / "target/1.png").unlink()
+    pairs = PairFolder(tmp_path)
+    assert pairs[0]["degraded"].dtype == pairs[1]["target"].dtype == np.float32
+    # float16 has 11 bits.
+    np.testing.assert_allclose(pairs[0]["degraded"], pairs[0]["target"], atol=2**-11)
+    assert dtype_of(Counting()) == np.uint8
+
+
+def test_names_in_either_form_of_unicode_are_one(tmp_path):
+    for role, form in (("input", "NFD"), ("target", "NFC")):
+        write(tmp_path / role / f"{unicodedata.normalize(form, 'é 1')}.png", picture(0))
+    assert PairFolder(tmp_path).names == [unicodedata.normalize("NFC", "é 1")]
+
+
+@pytest.mark.parametrize(
+    ("degraded", "clean"),
+    [("rain-001", "norain-001"), ("rain_7", "norain_7"), ("rain10", "10"), ("3", "norain-3")],
+)
+def test_names_of_the_rain_sets_authors(tmp_path, degraded, clean):
+    write(tmp_path / f"input/{degraded}.png", picture(0))
+    write(tmp_path / f"target/{clean}.png", picture(1))
+    pairs = PairFolder(tmp_path)
+    assert pairs.names == [degraded]
+    np.testing.assert_array_equal(pairs[0]["target"], picture(1))
+
+
+def test_prefixes_that_tell_pictures_apart_are_kept(tmp_path):
+    for name in ("rain-1", "1"):
+        write(tmp_path / f"input/{name}.png", picture(0))
+        write(tmp_path / f"target/no{name}.png", picture(1))
+    with pytest.raises(UserError, match="have no partner"):
+        PairFolder(tmp_path)
+    for name in ("rain-1", "1"):
+        (tmp_path / f"target/no{name}.png").rename(tmp_path / f"target/{name}.png")
+    assert PairFolder(tmp_path).names == ["1", "rain-1"]
+
+
+def test_gopros_own_layout(tmp_path):
+    for scene in ("GOPR0372_07_00", "GOPR0371_11_00"):
+        for folder in ("blur", "sharp", "blur_gamma"):
+            for i in (1, 2):
+                write(tmp_path / scene / folder / f"00000{i}.png", picture(len(folder) + i))
+    pairs = open_pairs(tmp_path)
+    assert pairs.names == [
+        f"{scene}-00000{i}" for scene in ("GOPR0371_11_00", "GOPR0372_07_00") for i in (1, 2)
+    ]
+    np.testing.assert_array_equal(pairs[3]["degraded"], picture(6))
+    np.testing.assert_array_equal(pairs[3]["target"], picture(7))
+    assert pairs.size_of(3) == (12, 10)
+    assert len(PairFolder(tmp_path / "GOPR0371_11_00")) == 2
+
+
+def test_files_that_are_no_pictures_are_logged(folder, caplog):
+    (folder / "input/readme.txt").write_text("no picture")
+    (folder / "input/4.gif").write_bytes(b"GIF89a")
+    with caplog.at_level("WARNING"):
+        assert len(PairFolder(folder)) == 3
+    assert "leaves out 2 files that are no pictures: 4.gif, readme.txt" in caplog.text

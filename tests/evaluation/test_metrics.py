@@ -167,7 +167,8 @@ def test_error_reduction_halves_with_six_decibels():
         (metrics.ssim, np.zeros((20, 20, 3)), np.zeros((20, 20, 3)), r"must be \[H, W\]"),
         (metrics.ssim, np.zeros((20, 10)), np.zeros((20, 10)), "11x11"),
         (metrics.volume_ssim, np.zeros((20, 20)), np.zeros((20, 20)), r"must be \[H, W, 3\]"),
-        (lambda a, _: metrics.luma(a), np.zeros((8, 8, 3)), None, "float64"),
+        (metrics.psnr, np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint16), "uint8 and uint16"),
+        (lambda a, _: metrics.luma(a), np.zeros((8, 8)), None, r"wants \[H, W, 3\]"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(score, a, b, message):
@@ -180,3 +181,11 @@ def test_an_alignment_without_common_pixels_is_an_error(noisy, monkeypatch):
     monkeypatch.setattr(metrics, "find_homography", lambda prediction, target: far)
     with pytest.raises(UserError, match="no pixels in common"):
         metrics.aligned_psnr_ssim(noisy[0], noisy[1])
+
+
+def test_luma_of_16_bits_is_that_of_8():
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    deep = metrics.luma(image * np.uint16(257))
+    assert deep.dtype == np.uint16
+    # 8 bits are rounded.
+    np.testing.assert_allclose(deep / 257, metrics.luma(image), atol=0.51)

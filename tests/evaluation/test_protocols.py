@@ -66,3 +66,19 @@ def test_the_mean_for_deraining_is_that_of_the_five_sets():
 def test_unchecked_figures_are_not_published():
     assert PROTOCOLS["realblurj"].published is None
     assert PROTOCOLS["realblurr"].published is None
+
+
+@pytest.mark.parametrize("key", ["rain100l", "gopro", "realblurj", "sidd"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_deep_targets_are_scored_with_all_their_bits(pair, key, dtype):
+    prediction, target = pair
+    white = 65535 if dtype == np.uint16 else 1
+    exact = (target / 255 * white).astype(dtype)
+    score = PROTOCOLS[key].score
+    shallow, deep = score(prediction, target), score(prediction, exact)
+    # The same pictures but for the rounding of the prediction to 8 bits.
+    np.testing.assert_allclose(deep, shallow, atol=0.05)
+    # An error of a hundredth of an 8-bit step counts: 20 log10(25500) is 88 dB.
+    if dtype == np.uint16 and key == "gopro":
+        close = np.clip(exact / 65535 + 0.01 / 255, 0, 1).astype(np.float32)
+        assert 85 < score(close, exact).psnr < 95

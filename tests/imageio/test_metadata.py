@@ -6,6 +6,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.metadata import Metadata
 from mprnet_jax.imageio.photos import Photo
 
 
@@ -17,7 +18,7 @@ def test_exif_and_colour_profile_are_kept(
     source, path = tmp_path / f"source{extension}", tmp_path / f"photo{extension}"
     Image.fromarray(photo(9, 14)).save(source, exif=make_exif().tobytes(), icc_profile=profile)
     read = photos.read(source)
-    photos.write(path, Photo(read.pixels.astype(dtype), read.exif, read.icc_profile))
+    photos.write(path, Photo(read.pixels.astype(dtype), read.metadata))
     with Image.open(path) as written:
         exif = written.getexif()
         assert written.info["icc_profile"] == profile
@@ -65,7 +66,7 @@ def test_no_directory_is_added_to_exif(tmp_path: Path, photo):
 def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path, photo, make_exif):
     exif = make_exif()
     exif[ExifTags.Base.ImageDescription] = "x" * 70_000
-    photos.write(tmp_path / "photo.jpg", Photo(photo(9, 14), exif.tobytes()))
+    photos.write(tmp_path / "photo.jpg", Photo(photo(9, 14), Metadata(exif.tobytes())))
     assert photos.read(tmp_path / "photo.jpg").pixels.shape == photo(9, 14).shape
 
 
@@ -73,4 +74,4 @@ def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path, photo, make_exif
 def test_damaged_metadata_does_not_keep_a_photo_from_being_read(tmp_path: Path, photo):
     path = tmp_path / "photo.jpg"
     Image.fromarray(photo(9, 14)).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
-    assert photos.read(path).exif == b""
+    assert photos.read(path).metadata.exif == b""

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.metadata import Metadata
 from mprnet_jax.imageio.photos import Photo
 
 LOSSLESS = [(".png", c, t) for c in (1, 2, 3, 4) for t in ("u1", "u2")]
@@ -29,7 +30,7 @@ noise, picture_of = pictures["noise"], pictures["picture_of"]
 def test_what_is_written_is_read(tmp_path: Path, extension: str, channels: int, dtype: str):
     path, pixels = tmp_path / f"photo{extension}", noise(channels, dtype)
     photos.write(path, Photo(pixels), quality=100)
-    assert photos.size_of(path) == (9, 14)
+    assert photos.sizes_of(path) == [(9, 14)]
     read = photos.read(path).pixels
     assert read.dtype == pixels.dtype
     np.testing.assert_array_equal(read, pixels)
@@ -133,22 +134,126 @@ def test_the_transparent_grey_of_few_bits(tmp_path: Path, bits: int):
     np.testing.assert_array_equal(read[0, :, 1], [255, 0] * 4)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f2", "f4"])
 @pytest.mark.parametrize(
-    "options", [{"planarconfig": "separate"}, {"extrasamples": ["assocalpha"]}], ids=str
+    ("channels", "options"),
+    [
+        (3, {"planarconfig": "separate"}),
+        (4, {"planarconfig": "separate", "rowsperstrip": 2}),
+        (3, {"planarconfig": "separate", "tile": (16, 16)}),
+        (3, {"tile": (16, 16), "compression": "zlib"}),
+        (2, {"extrasamples": ["unassalpha"], "planarconfig": "contig"}),
+        (4, {"extrasamples": ["unspecified"]}),
+        (4, {"bigtiff": True}),
+        (3, {"byteorder": ">"}),
+    ],
+    ids=str,
 )
-def test_rare_kinds_of_16_bit_tiff_are_refused(tmp_path: Path, options: dict):
-    pixels = noise(4 if "extrasamples" in options else 3, "u2")
-    if "planarconfig" in options:
-        pixels = pixels.transpose(2, 0, 1)
-    tifffile.imwrite(tmp_path / "photo.tif", pixels, photometric="rgb", **options)
-    with pytest.raises(UserError, match="in an unsupported 16-bit layout"):
-        photos.read(tmp_path / "photo.tif")
+def test_rare_kinds_of_tiff(tmp_path: Path, dtype: str, channels: int, options: dict):
+    """8 bits go through one decoder, all others through another: both take the same kinds."""
+    rng = np.random.default_rng(0)
+    pixels = rng.random((20, 30, channels)).astype(dtype)
+    if dtype[0] == "u":
+        pixels = noise(channels, dtype, 20, 30)
+    stored = pixels.transpose(2, 0, 1) if options.get("planarconfig") == "separate" else pixels
+    photometric = "minisblack" if channels == 2 else "rgb"
+    tifffile.imwrite(tmp_path / "photo.tif", stored, photometric=photometric, **options)
+    read = photos.read(tmp_path / "photo.tif")
+    if options.get("extrasamples") == ["unspecified"]:
+        pixels = pixels[..., :3]
+        assert "channels beside colours and alpha" in read.metadata.left_out
+    assert read.pixels.dtype == pixels.dtype
+    np.testing.assert_array_equal(read.pixels, pixels)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_colours_that_are_multiplied_by_alpha(tmp_path: Path, dtype: str):
+    white = 1 if dtype == "f4" else np.iinfo(dtype).max
+    alpha = np.linspace(0, white, 30).astype(dtype)[:, None]
+    colour = np.full((30, 1, 3), 0.4 * white).astype(dtype)
+    stored = np.concatenate([colour * (alpha / white)[..., None], alpha[..., None]], axis=2)
+    path = tmp_path / "photo.tif"
+    options = {"photometric": "rgb", "extrasamples": ["assocalpha"]}
+    tifffile.imwrite(path, np.ascontiguousarray(stored.astype(dtype)), **options)
+    read = photos.read(path).pixels
+    np.testing.assert_array_equal(read[..., 3], alpha)
+    # What rounding leaves of dark colours, divided by alpha: exact for floats to 7 digits.
+    error = np.abs(read[15:, :, :3].astype(float) - colour[15:]) / white
+    assert error.max() < {"u1": 0.01, "u2": 1e-4, "f4": 1e-6}[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_white_may_be_zero(tmp_path: Path, dtype: str):
+    white = 1 if dtype == "f4" else np.iinfo(dtype).max
+    pixels = np.linspace(0, white, 126).astype(dtype).reshape(9, 14)
+    tifffile.imwrite(tmp_path / "scan.tif", pixels, photometric="miniswhite")
+    np.testing.assert_array_equal(photos.read(tmp_path / "scan.tif").pixels[..., 0], white - pixels)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_floats_in_and_out(tmp_path: Path, dtype: str, channels: int):
+    pixels = np.random.default_rng(0).random((9, 14, channels)).astype(dtype)
+    ours, theirs = tmp_path / "ours.tif", tmp_path / "theirs.tif"
+    assert photos.write(ours, Photo(pixels)) == []
+    np.testing.assert_array_equal(np.atleast_3d(tifffile.imread(ours)), pixels)
+    kind = "minisblack" if channels == 1 else "rgb"
+    tifffile.imwrite(theirs, pixels.squeeze(), photometric=kind)
+    for path in (ours, theirs):
+        np.testing.assert_array_equal(photos.read(path).pixels, pixels)
+    left_out = photos.write(tmp_path / "photo.png", Photo(pixels))
+    assert left_out == [f"floats of {8 * pixels.itemsize} bits (rounded to 16)"]
+    rounded = photos.read(tmp_path / "photo.png").pixels
+    assert np.abs(rounded / 65535 - pixels.astype(np.float64)).max() <= 0.5 / 65535 + 1e-7
+
+
+def test_all_pages_of_a_tiff_file(tmp_path: Path, make_exif):
+    pages = [Photo(noise(3)), Photo(noise(1, "u2", 5, 6)), Photo(noise(4, "u1", 3, 2))]
+    exif = make_exif()
+    del exif[ExifTags.Base.Orientation]
+    pages[1] = pages[1]._replace(metadata=Metadata(exif.tobytes()))
+    path = tmp_path / "pages.tif"
+    photos.write(path, pages)
+    assert photos.sizes_of(path) == [(9, 14), (5, 6), (3, 2)]
+    read = photos.read_pages(path)
+    with tifffile.TiffFile(path) as theirs:
+        for page, other, expected in zip(read, theirs.pages, pages, strict=True):
+            np.testing.assert_array_equal(page.pixels, expected.pixels)
+            np.testing.assert_array_equal(np.atleast_3d(other.asarray()), expected.pixels)
+    assert b"A. Photographer" in read[1].metadata.exif
+    with pytest.raises(UserError, match=r"PNG holds one of its 3 pages; choose tiff"):
+        photos.write(tmp_path / "pages.png", pages)
+
+
+def test_previews_among_pages_are_left_out_and_named(tmp_path: Path):
+    path = tmp_path / "pyramid.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(noise(3, height=64, width=64), photometric="rgb")
+        file.write(noise(3, height=32, width=32), photometric="rgb", subfiletype=1)
+    (page,) = photos.read_pages(path)
+    assert page.pixels.shape == (64, 64, 3)
+    assert "previews" in page.metadata.left_out
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".tif"])
+def test_inks_become_rgb_through_their_profile(tmp_path: Path, extension: str, profile):
+    """Without a profile for inks at hand, one for RGB must do no harm: it is damaged for CMYK."""
+    picture = Image.new("CMYK", (8, 8), (200, 10, 10, 20))
+    path = tmp_path / f"inks{extension}"
+    for options in ({}, {"icc_profile": profile}, {"icc_profile": b"damaged"}):
+        picture.save(path, **options)
+        read = photos.read(path)
+        expected = np.asarray(picture.convert("RGB")).astype(int)
+        # JPEG rounds: 3 of 255.
+        np.testing.assert_allclose(read.pixels.astype(int), expected, atol=3)
+        assert "CMYK (it is RGB now)" in read.metadata.left_out
+        assert read.metadata.icc_profile is None
 
 
 def test_the_size_of_a_png_is_known_without_decoding_it(tmp_path: Path, monkeypatch):
     picture_of(noise(3)).save(tmp_path / "photo.png")
     monkeypatch.setattr(Image.Image, "load", None)
-    assert photos.size_of(tmp_path / "photo.png") == noise(3).shape[:2]
+    assert photos.sizes_of(tmp_path / "photo.png") == [noise(3).shape[:2]]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -174,10 +279,10 @@ def test_orientation_is_applied_once(tmp_path: Path, extension: str, orientation
     with Image.open(path) as saved:
         expected = np.asarray(ImageOps.exif_transpose(saved))
     photo = photos.read(path)
-    assert photos.size_of(path) == expected.shape[:2]
+    assert photos.sizes_of(path) == [expected.shape[:2]]
     np.testing.assert_array_equal(photo.pixels, expected)
     photos.write(path, photo)
-    assert photos.size_of(path) == expected.shape[:2]
+    assert photos.sizes_of(path) == [expected.shape[:2]]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -201,7 +306,7 @@ def test_orientation_of_a_plain_tiff_file(tmp_path: Path, mode: str, orientation
     exif[ExifTags.Base.Orientation] = orientation
     picture.save(path, exif=exif)
     picture.save(twin, exif=exif)
-    assert photos.size_of(path) == (320, 200)
+    assert photos.sizes_of(path) == [(320, 200)]
     np.testing.assert_array_equal(photos.read(path).pixels, photos.read(twin).pixels)
 
 
@@ -217,7 +322,7 @@ def test_a_defect_in_encoding_is_not_reported_as_a_full_disk(tmp_path, monkeypat
     def defect(*_):
         raise error("a defect")
 
-    monkeypatch.setattr("mprnet_jax.imageio.encoding.encode_16bit_png", defect)
+    monkeypatch.setattr("mprnet_jax.imageio.png.encode_16_bits", defect)
     with pytest.raises(error, match="a defect"):
         photos.write(tmp_path / "photo.png", Photo(noise(3, "u2")))
     assert not list(tmp_path.iterdir())
@@ -225,6 +330,6 @@ def test_a_defect_in_encoding_is_not_reported_as_a_full_disk(tmp_path, monkeypat
 
 def test_a_file_name_without_a_known_extension_is_an_error(tmp_path):
     photo = photos.Photo(np.zeros((2, 2, 3), np.uint8))
-    for call in (photos.write, photos.check_format_supports):
+    for call in (photos.write, lambda path, photo: photos.check_format_supports(path, [photo])):
         with pytest.raises(UserError, match=r"a\.gif: must end in \.png, "):
             call(tmp_path / "a.gif", photo)

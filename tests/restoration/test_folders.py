@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration.folders import list_jobs
+from mprnet_jax.restoration.folders import describe_left_out, list_jobs
 
 
 @pytest.fixture
@@ -85,3 +85,52 @@ def test_a_link_to_the_photo_is_not_overwritten(tree: Path, tmp_path: Path):
     os.link(tree / "b.png", tmp_path / "out/b.png")
     with pytest.raises(UserError, match=r"would overwrite .*b\.png"):
         list_jobs(tree, tmp_path / "out")
+
+
+def test_other_files_are_counted_by_kind(tree: Path, tmp_path: Path):
+    for name in ("a.gif", "deep/b.GIF", "clip.mp4", "README"):
+        (tree / name).write_bytes(b"")
+    (tree / "broken.png").symlink_to(tree / "nowhere")
+    assert describe_left_out(tree, tmp_path / "out") == (
+        "2 .gif, 1 .mp4, 1 .txt, 1 broken links or special files, 1 files without extension"
+    )
+    assert describe_left_out(tree / "b.png", tmp_path / "out") == ""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/clip.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no \.png, .* files \(but 1 \.mp4\)"):
+        list_jobs(tmp_path / "videos", tmp_path / "out")
+
+
+def test_links_to_folders_are_followed_once(tree: Path, tmp_path: Path):
+    (tmp_path / "far/more").mkdir(parents=True)
+    (tmp_path / "far/more/e.png").write_bytes(b"")
+    (tmp_path / "far/more/again").symlink_to(tmp_path / "far")  # a circle
+    (tree / "link").symlink_to(tmp_path / "far")
+    (tree / "to_deep").symlink_to(tree / "deep")
+    (tree / "around").symlink_to(tmp_path)
+    jobs = names(list_jobs(tree, tmp_path / "out"))
+    assert jobs[3] == ("e.png", "link/more/e.png")
+    assert len(jobs) == 4
+    left_out = describe_left_out(tree, tmp_path / "out")
+    assert left_out == "1 .txt, 3 links to folders that are walked already, or around them"
+
+
+def test_a_link_to_the_output_is_not_followed(tree: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b.png").write_bytes(b"")
+    (tree / "results").symlink_to(tmp_path / "out")
+    assert len(list_jobs(tree, tmp_path / "out")) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("song.mp3", "is sound and has no pictures; name a photo, a folder or a video"),
+        ("cat.gif", "may be animated; save it as a video"),
+        ("notes.txt", "must end in .png"),
+    ],
+)
+def test_files_of_other_kinds_are_named_for_what_they_are(tmp_path: Path, name, message):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=message):
+        list_jobs(tmp_path / name, tmp_path / "out")

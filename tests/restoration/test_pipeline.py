@@ -14,6 +14,7 @@ import pytest
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
+from mprnet_jax.imageio.metadata import Metadata
 from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.restoration.costs import ProgramShape
 from mprnet_jax.restoration.folders import list_jobs
@@ -48,6 +49,37 @@ def test_every_kind_of_photo_comes_out_as_it_went_in(stub, photo, folder: Path, 
             np.testing.assert_array_equal(after[..., colours:], before[..., colours:])
             # grey is the mean of three colours, rounded
             assert np.abs(after[..., :colours] - expected).max() <= (0.5 if colours == 1 else 0)
+
+
+def test_all_pages_of_a_tiff_file_are_restored(stub, photo, folder: Path, tmp_path: Path):
+    pages = [Photo(photo(10, 13)), Photo(photo(16, 8, "u2", 1)), Photo(photo(9, 9, np.float32))]
+    photos.write(folder / "pages.tif", pages)
+    (job,) = list_jobs(folder, tmp_path / "out")
+    assert Pipeline(Restorer(stub), compare=True).run([job]) == Summary(1, 0, 0)
+    restored = photos.read_pages(job.target)
+    alone = Restorer(stub)
+    for before, after in zip(pages, restored, strict=True):
+        assert after.pixels.dtype == before.pixels.dtype
+        rgb = np.repeat(before.pixels, 3 // before.pixels.shape[2], axis=2)
+        expected = np.clip(alone(rgb), 0, None).mean(axis=2) if rgb.dtype == "u2" else alone(rgb)
+        if rgb.dtype == np.float32:
+            expected = np.clip(expected, 0, 1)
+        # Grey is rounded; other programs round floats another way.
+        difference = np.abs(after.pixels.squeeze() - expected.astype(float)).max()
+        assert difference <= (1e-5 if rgb.dtype == np.float32 else 1)
+    assert photos.read(tmp_path / "out/pages.tif.compare.jpg").pixels.shape[0] > 10 + 16 + 9
+    (job,) = list_jobs(folder, tmp_path / "out", ".png")
+    assert Pipeline(Restorer(stub)).run([job]) == Summary(0, 0, 1)
+
+
+def test_what_is_left_out_is_counted_by_kind_of_file(stub, photo, folder: Path, tmp_path: Path):
+    text = Metadata(text=(("Kitchen", "a"),), iptc=b"\x1c\x02\x78\0\x01a")
+    for name in ("a.png", "b.png", "c.tif"):
+        photos.write(folder / name, Photo(photo(8, 8), text))
+    jobs = list_jobs(folder, tmp_path / "out", ".webp")
+    summary = Pipeline(Restorer(stub)).run(jobs)
+    assert summary.left_out == "IPTC (2 .png, 1 .tif); text (2 .png)"
+    assert not Pipeline(Restorer(stub)).run(list_jobs(folder, tmp_path / "same")).left_out
 
 
 def test_what_the_format_cannot_hold_is_refused_before_the_work(

@@ -92,7 +92,7 @@ def sound(path: Path) -> list[bytes]:
 def test_times_sound_and_colours_are_kept(tmp_path: Path, name: str, options: dict):
     source, target = tmp_path / name, tmp_path / "out" / name
     clip(source, **options)
-    assert video.restore_video(source, target, Copier()) == len(TIMES)
+    assert video.restore_video(source, target, Copier()).frames == len(TIMES)
     before, after = frames(source), frames(target)
     # Matroska rounds to milliseconds, MP4 to ticks of its own
     np.testing.assert_allclose([f.time for f in after], [t / 1000 for t in TIMES], atol=1e-3)
@@ -129,7 +129,7 @@ def test_frames_go_through_the_restorer_in_order(tmp_path: Path, stub):
     source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
     clip(source)
     restorer = Restorer(stub, batch_size=4)
-    assert video.restore_video(source, target, restorer) == len(TIMES)
+    assert video.restore_video(source, target, restorer).frames == len(TIMES)
     for before, after in zip(frames(source), frames(target)):
         expected = restorer(before.to_ndarray(format="rgb24"))
         difference = after.to_ndarray(format="rgb24").astype(int) - expected
@@ -181,7 +181,7 @@ def test_streams_of_a_kind_that_nobody_knows(tmp_path: Path):
     clip(source)
     whole = source.read_bytes()
     source.write_bytes(whole.replace(b"A_AAC", b"A_NEW"))
-    assert video.restore_video(source, target, Copier()) == len(TIMES)
+    assert video.restore_video(source, target, Copier()).frames == len(TIMES)
     with av.open(str(target)) as container:
         assert not container.streams.audio
     source.write_bytes(whole.replace(b"V_MPEG4/ISO/AVC", b"V_NEW/NEWER/NEW"))
@@ -208,13 +208,12 @@ def test_files_that_are_no_videos_are_refused(tmp_path: Path):
     assert not target.exists()
 
 
-def test_a_videos_damaged_metadata_are_reported(tmp_path: Path):
+def test_damaged_metadata_cost_no_video(tmp_path: Path):
     """PyAV decodes metadata as UTF-8."""
     source = tmp_path / "a.mkv"
     clip(source)
     source.write_bytes(source.read_bytes().replace(b"ENCODER", b"ENC\xff\xffER"))
-    with pytest.raises(UserError, match=r"a\.mkv: cannot be restored as a video \('utf-8' codec"):
-        video.restore_video(source, tmp_path / "b.mkv", Copier())
+    assert video.restore_video(source, tmp_path / "b.mkv", Copier()).frames == len(TIMES)
 
 
 @pytest.fixture

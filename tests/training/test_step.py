@@ -11,7 +11,7 @@ from mprnet_jax.devices.compiling import jit
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.training.build import build_train_step
 from mprnet_jax.training.state import SPIKE_WINDOW
-from mprnet_jax.training.step import psnr, validation_step
+from mprnet_jax.training.step import psnr, to_float, validation_step
 
 OPTIM = OptimConfig(learning_rate=1e-3)
 
@@ -177,3 +177,11 @@ def test_validation_scores_input_and_stages(tiny_model, batches):
     images = [degraded, *np.asarray(result["images"], np.float64)]
     errors = [np.mean((np.clip(x, 0, 1) - target) ** 2, axis=(1, 2, 3)) for x in images]
     np.testing.assert_allclose(result["psnr"], -10 * np.log10(errors), rtol=1e-5)  # float32 means
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_is_1_whatever_the_depth(dtype):
+    images = np.array([0, np.iinfo(dtype).max // 5, np.iinfo(dtype).max], dtype)
+    floats = to_float(jax.numpy.asarray(images))
+    assert floats.dtype == np.float32
+    np.testing.assert_allclose(floats, [0, 0.2, 1], rtol=1e-6)  # float32 has 7 digits

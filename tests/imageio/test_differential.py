@@ -1,0 +1,165 @@
+"""Pictures of all kinds through both readers and the writer, beside an independent decoder.
+
+tifffile decodes TIFF, FFmpeg (PyAV) JPEG, WebP and BMP; of PNG the encoder's own pixels are known.
+None shares a decoder with the package. Some kinds in the suite, about 180 with --exhaustive.
+"""
+
+import itertools
+import runpy
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import ExifTags, Image, ImageOps
+
+from mprnet_jax.imageio import photos, rgb
+
+pictures = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
+noise, picture_of = pictures["noise"], pictures["picture_of"]
+
+
+class Case(NamedTuple):
+    """A file with what must come out of it."""
+
+    path: Path
+    pixels: np.ndarray  # upright, [H, W, C], as an independent decoder or the encoder has them
+    tolerance: int = 0
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns stored pixels upright as Pillow does, which has its own table."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    channels = []
+    for channel in np.moveaxis(pixels, 2, 0):
+        picture = Image.fromarray(channel.astype(np.float32))
+        picture.info["exif"] = exif.tobytes()
+        channels.append(np.asarray(ImageOps.exif_transpose(picture)))
+    return np.stack(channels, axis=2).astype(pixels.dtype)
+
+
+def png_cases(folder: Path, profile: bytes) -> Iterator[Case]:
+    for bits, channels, orientation in itertools.product((8, 16), (1, 3, 4), range(1, 9)):
+        pixels = noise(channels, f"u{bits // 8}")
+        path = folder / f"{bits}_{channels}_{orientation}.png"
+        swapped = pixels[..., [[0], [], [2, 1, 0], [2, 1, 0, 3]][channels - 1]]
+        data = cv2.imencode(".png", swapped)[1].tobytes()
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        chunks = [(b"eXIf", exif.tobytes()[6:]), (b"pHYs", struct.pack(">IIB", 11811, 11811, 1))]
+        if channels == 3:
+            chunks.append((b"iCCP", b"p\0\0" + zlib.compress(profile)))
+        body = b"".join(
+            struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c))
+            for n, c in chunks
+        )
+        path.write_bytes(data[:33] + body + data[33:])
+        yield Case(path, turn(pixels, orientation))
+    for bits in (1, 2, 4, 8):  # of palettes
+        path = folder / f"palette_{bits}.png"
+        picture = picture_of(noise(3)).quantize(2**bits)
+        picture.save(path, bits=bits, dpi=(300, 300))
+        indices, palette = np.asarray(picture), np.array(picture.getpalette()).reshape(-1, 3)
+        yield Case(path, palette[indices].astype(np.uint8))
+
+
+def tiff_cases(folder: Path, profile: bytes) -> Iterator[Case]:
+    layouts = [
+        {},
+        {"bigtiff": True},
+        {"byteorder": ">"},
+        {"tile": (16, 16)},
+        {"compression": "zlib", "predictor": False},
+        {"planarconfig": "separate"},
+        {"rowsperstrip": 3},
+        {"compression": "zlib", "predictor": "deep"},
+        {"planarconfig": "separate", "tile": (16, 16)},
+    ]
+    kinds = itertools.product(("u1", "u2", "f2", "f4"), (1, 3, 4), layouts)
+    for number, (dtype, channels, layout) in enumerate(kinds):
+        if channels == 1 and "planarconfig" in layout:
+            continue
+        if layout.get("predictor") == "deep":  # tifffile has none for floats
+            layout = layout | {"predictor": dtype[0] == "u"}
+        whole = noise(channels, "u2", 20, 30)
+        pixels = (whole >> 8).astype("u1") if dtype == "u1" else whole
+        pixels = (whole / 65535).astype(dtype) if dtype[0] == "f" else pixels
+        orientation = number % 8 + 1
+        stored = pixels.transpose(2, 0, 1) if "planarconfig" in layout else pixels
+        path = folder / f"{number}.tif"
+        tifffile.imwrite(
+            path,
+            stored.squeeze() if channels == 1 else stored,
+            photometric="minisblack" if channels == 1 else "rgb",
+            extratags=[(274, 3, 1, orientation, True)],
+            resolution=(300, 300),
+            resolutionunit="INCH",
+            iccprofile=profile if channels == 3 else None,
+            **layout,
+        )
+        decoded = tifffile.imread(path)
+        decoded = decoded.transpose(1, 2, 0) if "planarconfig" in layout else decoded
+        yield Case(path, turn(np.atleast_3d(decoded), orientation))
+
+
+def other_cases(folder: Path, profile: bytes) -> Iterator[Case]:
+    """JPEG, WebP and BMP, decoded by FFmpeg beside Pillow."""
+    av = pytest.importorskip("av", reason="FFmpeg decodes these beside Pillow")
+    smooth = cv2.resize(noise(3, height=6, width=8), (48, 32), interpolation=cv2.INTER_CUBIC)
+    demuxers = {".jpg": "jpeg_pipe", ".webp": "webp_pipe", ".bmp": "bmp_pipe"}
+    for extension, orientation, grey in itertools.product(demuxers, range(1, 9), (False, True)):
+        if (extension == ".bmp" and orientation > 1) or (extension == ".webp" and grey):
+            continue
+        path = folder / f"{orientation}_{grey}{extension}"
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        picture = Image.fromarray(smooth[..., 1] if grey else smooth)
+        options = {"exif": exif, "icc_profile": None if grey else profile, "dpi": (300, 300)}
+        options |= {".jpg": {"subsampling": 0}, ".webp": {"lossless": True}}.get(extension, {})
+        picture.save(path, **options)
+        with av.open(str(path), format=demuxers[extension]) as file:
+            decoded = next(file.decode(video=0)).to_ndarray(format="gray" if grey else "rgb24")
+        # FFmpeg converts colours of JPEG and palettes of grey with less precision.
+        tolerance = {".jpg": 4, ".bmp": 1}.get(extension, 0)
+        yield Case(path, turn(np.atleast_3d(decoded), orientation), tolerance)
+
+
+def test_pictures_come_through_as_others_decode_them(tmp_path: Path, exhaustive, profile):
+    cases = [
+        case
+        for make in (png_cases, tiff_cases, other_cases)
+        for case in list(make(tmp_path, profile))[:: 1 if exhaustive else 7]
+    ]
+    assert len(cases) >= (170 if exhaustive else 22), len(cases)
+    for case in cases:
+        photo = photos.read(case.path)
+        name = case.path.name
+        # The photos' reader.
+        assert photo.pixels.dtype == case.pixels.dtype, name
+        difference = np.abs(photo.pixels.astype(float) - case.pixels)
+        assert difference.max() <= case.tolerance, name
+        assert photos.sizes_of(case.path) == [case.pixels.shape[:2]], name
+        # The pairs' reader, which drops alpha and repeats grey.
+        expected = np.broadcast_to(photo.pixels[..., :3], (*photo.pixels.shape[:2], 3))
+        np.testing.assert_array_equal(rgb.decode(case.path), expected, err_msg=name)
+        # The writer, as after a network that changes nothing.
+        written = case.path.with_name(f"written_{name}")
+        photos.write(written, photo, quality=100)
+        again = photos.read(written)
+        close = 4 if case.path.suffix == ".jpg" else 0  # of 255: JPEG is not lossless
+        difference = np.abs(again.pixels.astype(float) - photo.pixels)
+        assert difference.max() <= close, name
+        assert again.metadata.icc_profile == photo.metadata.icc_profile, name
+        if case.path.suffix != ".webp":
+            resolution = photo.metadata.resolution
+            np.testing.assert_allclose(resolution, (300, 300), rtol=1e-4, err_msg=name)
+        assert again.metadata.resolution == pytest.approx(photo.metadata.resolution), name
+        if case.path.suffix == ".tif":
+            theirs = np.atleast_3d(tifffile.imread(written))
+            np.testing.assert_array_equal(theirs, photo.pixels, err_msg=name)
