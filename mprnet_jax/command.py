@@ -25,13 +25,19 @@ PACKAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "")
 DEBUG = flags.DEFINE_bool("debug", False, "Prints the traceback behind an error message.")
 
 
-def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> None:
+def run(
+    main: Callable[[], None],
+    required: Sequence[flags.FlagHolder] = (),
+    more: flags.FlagHolder | None = None,
+) -> None:
     """Parses sys.argv into absl flags, calls `main` and exits.
 
     Args:
         main: the command.
         required: flags that must not be empty; those without a default must be given.
+        more: a flag with a list of values, which takes arguments that are no flags, too.
     """
+    flags.FLAGS.set_gnu_getopt()  # flags may follow other arguments
 
     def parse(argv: list[str]) -> list[str]:
         if "--help" in argv[1:] or "-h" in argv[1:]:
@@ -45,6 +51,9 @@ def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> 
             if message := flag_error(error, config_file(argv)):
                 exit_with(message, error)
             raise
+        if more and arguments[1:]:
+            flags.FLAGS[more.name].value = [*more.value, *arguments[1:]]
+            arguments = arguments[:1]
         check_flags(required)
         if arguments[1:]:
             exit_with(f"unexpected argument {arguments[1]!r}; every argument is a flag, see --help")
@@ -95,11 +104,12 @@ def check_flags(required: Sequence[flags.FlagHolder]) -> None:
     if missing:
         exit_with(f"{', '.join(missing)}: required, see --help")
     for name in flags.FLAGS:
-        value = flags.FLAGS[name].value
-        if isinstance(value, float) and not math.isfinite(value):
-            exit_with(f"--{name}={value}: must be a finite number")
-        if isinstance(value, str) and value.startswith(BUCKETS):
-            exit_with(f"--{name}={value}: is no path; mount the bucket and name its folder")
+        values = flags.FLAGS[name].value
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, float) and not math.isfinite(value):
+                exit_with(f"--{name}={value}: must be a finite number")
+            if isinstance(value, str) and value.startswith(BUCKETS):
+                exit_with(f"--{name}={value}: is no path; mount the bucket and name its folder")
 
 
 def flag_error(error: Exception, config: str | None) -> str | None:

@@ -9,6 +9,8 @@ Examples:
         --local_pooling --ensemble --compare
 """
 
+import functools
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,7 +24,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 from mprnet_jax.paths import user_path
 from mprnet_jax.restoration import folders
-from mprnet_jax.restoration.pipeline import Pipeline
+from mprnet_jax.restoration.pipeline import Pipeline, Summary
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.restoration.video import VIDEOS, restore_video
 from mprnet_jax.weights import pretrained
@@ -33,8 +35,11 @@ WEIGHTS = flags.DEFINE_string(
     "denoise or derain, which come with the package, or a run folder, a .safetensors or a .pth "
     "file.",
 )
-INPUT = flags.DEFINE_string(
-    "input", "", "A photo, a folder of photos (with its subfolders) or a video."
+INPUT = flags.DEFINE_multi_string(
+    "input",
+    [],
+    "A photo, a folder of photos (with its subfolders) or a video; may be repeated, and more may "
+    "follow without the flag, as shells write --input *.jpg.",
 )
 OUTPUT = flags.DEFINE_string("output", "restored", "The folder for restored photos.")
 FORMAT = flags.DEFINE_enum(
@@ -95,22 +100,34 @@ def main() -> None:
     """Runs the command."""
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
-    source, output = user_path(INPUT.value), user_path(OUTPUT.value)
+    sources, output = [user_path(source) for source in INPUT.value], user_path(OUTPUT.value)
+    extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
     try:
-        is_video = source.is_file() and source.suffix.lower() in VIDEOS
-        extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
-        jobs = [] if is_video else folders.list_jobs(source, output, extension)
-        others = folders.describe_left_out(source, output)
+        jobs = folders.list_jobs(sources, output, extension, VIDEOS)
+        others = folders.describe_left_out(sources, output)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    if is_video:
-        restore_one_video(source, output / source.name)
-    else:
-        restore_photos(jobs, output, others)
+    videos = [job for job in jobs if job.source.suffix.lower() in VIDEOS]
+    if videos and (FORMAT.value or COMPARE.value):
+        raise UserError("--format and --compare are for photos; leave them out for videos")
+    summary = Summary(0, 0, 0)
+    if len(jobs) > len(videos):
+        summary = restore_photos([job for job in jobs if job not in videos], output, others)
+    if failed := summary.failed + restore_videos(videos):
+        kinds = "photos and videos" if videos else "photos"
+        raise UserError(f"{failed} of {len(jobs)} {kinds} failed, see above")
+    if summary.failed_sheets:
+        raise UserError(f"{summary.failed_sheets} sheets failed, see above")
 
 
-def restore_photos(jobs: list[folders.Job], output: Path, others: str) -> None:
-    """Restores photos and prints a summary, with the other files of their folder."""
+def restore_photos(jobs: list[folders.Job], output: Path, others: str) -> Summary:
+    """Restores photos, prints a summary and returns it.
+
+    Args:
+        jobs: the photos.
+        output: the folder for results.
+        others: names the other files of their folders.
+    """
     pipeline = Pipeline(
         make_restorer(),
         quality=QUALITY.value,
@@ -129,25 +146,28 @@ def restore_photos(jobs: list[folders.Job], output: Path, others: str) -> None:
         print(f"not restored, as they are no photos: {others}")
     if summary.left_out:
         print(f"left out of restored photos: {summary.left_out}")
-    if summary.failed:
-        raise UserError(f"{summary.failed} of {len(jobs)} photos failed, see above")
-    if summary.failed_sheets:
-        raise UserError(f"{summary.failed_sheets} sheets failed, see above")
+    return summary
 
 
-def restore_one_video(source: Path, target: Path) -> None:
-    """Restores a video and prints a summary."""
-    if FORMAT.value or COMPARE.value:
-        raise UserError("--format and --compare are for photos; leave them out for a video")
-    if target.exists() and target.samefile(source):
-        raise UserError(f"--output={OUTPUT.value}: would overwrite {source}; choose another folder")
-    if target.exists() and not OVERWRITE.value:
-        print(f"skipped because it exists: {target}")
-        return
-    restored = restore_video(source, target, make_restorer(), max_pixels())
-    print(f"{restored.frames} frames restored: {target}")
-    if restored.left_out:
-        print(f"left out of the video: {', '.join(restored.left_out)}")
+def restore_videos(jobs: list[folders.Job]) -> int:
+    """Restores videos, prints a line for each and returns how many failed."""
+    failed = 0
+    for source, target in jobs:
+        if target.exists() and not OVERWRITE.value:
+            print(f"skipped because it exists: {target}")
+            continue
+        try:
+            restored = restore_video(source, target, make_restorer(), max_pixels())
+        except UserError as error:
+            if len(jobs) == 1:
+                raise
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        print(f"{restored.frames} frames restored: {target}")
+        if restored.left_out:
+            print(f"left out of the video: {', '.join(restored.left_out)}")
+    return failed
 
 
 def max_pixels() -> int:
@@ -155,6 +175,7 @@ def max_pixels() -> int:
     return int(MAX_MEGAPIXELS.value * 1e6)
 
 
+@functools.cache
 def make_restorer() -> Restorer:
     """Makes a restorer from the flags."""
     from mprnet_jax import load
@@ -177,4 +198,4 @@ def make_restorer() -> Restorer:
 
 
 if __name__ == "__main__":
-    command.run(main, required=(WEIGHTS, INPUT, OUTPUT))
+    command.run(main, required=(WEIGHTS, INPUT, OUTPUT), more=INPUT)

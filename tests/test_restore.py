@@ -64,9 +64,12 @@ def test_a_folder_with_a_bad_file(run, tmp_path: Path):
 
 
 def test_without_weights_it_removes_noise_and_says_so(run, tmp_path: Path):
-    photos.write(tmp_path / "photo.png", Photo(np.full((48, 64, 3), 128, np.uint8)))
-    result = run("--input=photo.png")
+    for name in ("photo", "another"):
+        photos.write(tmp_path / f"{name}.png", Photo(np.full((48, 64, 3), 128, np.uint8)))
+    # As shells write --input *.png, with a flag behind.
+    result = run("--input", "photo.png", "another.png", "--stages=3")
     assert result.returncode == 0, result.stderr
+    assert "2 restored, 0 skipped" in result.stdout
     assert "Removing noise with the network `denoise` that comes with the package" in result.stdout
     restored = photos.read(tmp_path / "restored/photo.png").pixels
     # A network that removes noise leaves a grey wall as it is; 3 of 255 is hard to see.

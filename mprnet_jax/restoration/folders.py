@@ -1,8 +1,8 @@
-"""Lists the photos to restore, each with the file for its result."""
+"""Lists the photos and videos to restore, each with the file for its result."""
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,59 +15,74 @@ ANIMATIONS = (".apng", ".gif")
 
 
 class Job(NamedTuple):
-    """The file of a photo, and the file for its result."""
+    """The file of a photo or video, and the file for its result."""
 
     source: Path
     target: Path
 
 
-def list_jobs(source: Path, output: Path, extension: str | None = None) -> list[Job]:
-    """Lists one photo, or all photos in a folder and its subfolders, with their files in `output`.
+def list_jobs(
+    sources: Sequence[Path],
+    output: Path,
+    extension: str | None = None,
+    videos: Collection[str] = (),
+) -> list[Job]:
+    """Lists photos and videos, and all photos in folders and their subfolders, each once.
 
     Hidden files and folders, sheets of `--compare` and what is in `output` are left out; for files
     of other kinds see `describe_left_out`. Links to folders are followed, each folder once.
 
     Args:
-        source: a photo or a folder.
-        output: the folder for results, with the subfolders of `source`.
-        extension: replaces that of every file, if given.
+        sources: photos, videos and folders.
+        output: the folder for results, with the subfolders of each folder.
+        extension: replaces that of every photo, if given.
+        videos: extensions of videos, which are taken where they are named, not from folders.
 
     Raises:
-        UserError: if there is no photo, or a photo or another result would be overwritten.
+        UserError: if a source is missing or holds no photo, or if a source or another result would
+            be overwritten.
         OSError: if a folder cannot be listed.
     """
-    if source.is_file():
-        if source.suffix.lower() not in photos.FORMATS:
-            raise UserError(describe_stranger(source))
-        files, root = [source], source.parent
-    elif source.is_dir():
-        if output.resolve() == source.resolve():
-            raise UserError(f"--output={output}: is the folder of the photos; choose another")
-        files, root = sorted(filter(is_photo, walk(source, output.resolve()))), source
-        if not files:
-            others = describe_left_out(source, output)
-            raise UserError(
-                f"--input={source}: holds no {', '.join(photos.FORMATS)} files"
-                + (f" (but {others})" if others else "")
-            )
-    else:
-        raise UserError(f"--input={source}: there is no such file or folder")
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output}: is a file; name a folder")
     if not output.exists() and output.suffix.lower() in photos.FORMATS:
         raise UserError(f"--output={output}: looks like a file; name a folder")
-
-    originals = {file.resolve() for file in files}
+    found = [
+        Job(file, output / file.relative_to(root))
+        for source in sources
+        for file, root in list_files(source, output, videos)
+    ]
+    originals = {job.source.resolve() for job in found}
     jobs: dict[Path, Job] = {}
-    for file in files:
-        target = output / file.relative_to(root)
-        target = target.with_suffix(extension) if extension else target
+    for file, target in found:
+        if extension and target.suffix.lower() not in videos:
+            target = target.with_suffix(extension)
         if target.resolve() in originals or (target.exists() and target.samefile(file)):
             raise UserError(f"--output={output}: would overwrite {target}; choose another folder")
-        if target in jobs:
-            raise UserError(f"{jobs[target].source} and {file} would both become {target}")
-        jobs[target] = Job(file, target)
+        same = jobs.setdefault(target, Job(file, target))
+        if same.source.resolve() != file.resolve():
+            raise UserError(f"{same.source} and {file} would both become {target}")
     return list(jobs.values())
+
+
+def list_files(source: Path, output: Path, videos: Collection[str]) -> list[tuple[Path, Path]]:
+    """Returns the files of one source of `list_jobs`, each with the folder it is named from."""
+    if source.is_dir():
+        if output.resolve() == source.resolve():
+            raise UserError(f"--output={output}: is the folder of the photos; choose another")
+        files = sorted(filter(is_photo, walk(source, output.resolve())))
+        if not files:
+            others = describe_left_out([source], output)
+            raise UserError(
+                f"--input={source}: holds no {', '.join(photos.FORMATS)} files"
+                + (f" (but {others})" if others else "")
+            )
+        return [(file, source) for file in files]
+    if not source.is_file():
+        raise UserError(f"--input={source}: there is no such file or folder")
+    if source.suffix.lower() not in (*photos.FORMATS, *videos):
+        raise UserError(describe_stranger(source))
+    return [(source, source.parent)]
 
 
 def walk(folder: Path, excluded: Path) -> Iterator[Path]:
@@ -113,22 +128,21 @@ def is_photo(path: Path) -> bool:
     return path.suffix.lower() in photos.FORMATS and path.is_file()
 
 
-def describe_left_out(source: Path, output: Path) -> str:
-    """Returns how many files of which other kinds a folder holds, in one line; "" if it has none.
+def describe_left_out(sources: Sequence[Path], output: Path) -> str:
+    """Returns how many files of which other kinds folders hold, in one line; "" if they have none.
 
     Raises:
         OSError: if a folder cannot be listed.
     """
-    if not source.is_dir():
-        return ""
     kinds: Counter[str] = Counter()
-    for path in walk(source, output.resolve()):
-        if path.is_dir():
-            kinds["links to folders that are walked already, or around them"] += 1
-        elif not path.is_file():
-            kinds["broken links or special files"] += 1
-        elif not is_photo(path):
-            kinds[path.suffix.lower() or "files without extension"] += 1
+    for folder in filter(Path.is_dir, sources):
+        for path in walk(folder, output.resolve()):
+            if path.is_dir():
+                kinds["links to folders that are walked already, or around them"] += 1
+            elif not path.is_file():
+                kinds["broken links or special files"] += 1
+            elif not is_photo(path):
+                kinds[path.suffix.lower() or "files without extension"] += 1
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 

@@ -26,27 +26,44 @@ def names(jobs) -> list[tuple[str, str]]:
 
 def test_a_folder_is_mirrored_without_hidden_files(tree: Path, tmp_path: Path):
     expected = [("a.JPG", "a.JPG"), ("b.png", "b.png"), ("c.tiff", "deep/er/c.tiff")]
-    assert names(list_jobs(tree, tmp_path / "out")) == expected
+    assert names(list_jobs([tree], tmp_path / "out")) == expected
 
 
 def test_a_format_replaces_extensions(tree: Path, tmp_path: Path):
-    assert names(list_jobs(tree, tmp_path / "out", ".webp"))[2] == ("c.tiff", "deep/er/c.webp")
+    assert names(list_jobs([tree], tmp_path / "out", ".webp"))[2] == ("c.tiff", "deep/er/c.webp")
 
 
 def test_sheets_are_no_photos(tree: Path, tmp_path: Path):
-    before = list_jobs(tree, tmp_path / "out")
+    before = list_jobs([tree], tmp_path / "out")
     (tree / "a.png.compare.jpg").write_bytes(b"")
-    assert list_jobs(tree, tmp_path / "out") == before
+    assert list_jobs([tree], tmp_path / "out") == before
 
 
 def test_one_photo(tree: Path, tmp_path: Path):
-    assert names(list_jobs(tree / "deep/er/c.tiff", tmp_path / "out")) == [("c.tiff", "c.tiff")]
+    assert names(list_jobs([tree / "deep/er/c.tiff"], tmp_path / "out")) == [("c.tiff", "c.tiff")]
+
+
+def test_several_sources(tree: Path, tmp_path: Path):
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    sources = [tree / "b.png", tree, tmp_path / "clip.mp4", tmp_path / "clip.mp4"]
+    jobs = names(list_jobs(sources, tmp_path / "out", ".webp", videos=(".mp4",)))
+    # Each once, and a format is for photos.
+    assert sorted(target for _, target in jobs).count("b.webp") == 1
+    assert ("clip.mp4", "clip.mp4") in jobs
+    assert len(jobs) == 4
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"photos/b\.png and .*other/b\.png would both become"):
+        list_jobs([tree, tmp_path / "other/b.png"], tmp_path / "out")
+    # The result of one is not another one.
+    with pytest.raises(UserError, match=r"would overwrite .*photos/b\.png"):
+        list_jobs([tmp_path / "other/b.png", tree / "b.png"], tree)
 
 
 def test_results_inside_the_folder_are_no_photos(tree: Path):
     (tree / "out").mkdir()
     (tree / "out/b.png").write_bytes(b"")
-    assert len(list_jobs(tree, tree / "out")) == 3
+    assert len(list_jobs([tree], tree / "out")) == 3
 
 
 @pytest.mark.parametrize(
@@ -63,42 +80,42 @@ def test_results_inside_the_folder_are_no_photos(tree: Path):
 )
 def test_mistakes_are_refused(tree: Path, source, output, extension, message):
     with pytest.raises(UserError, match=message):
-        list_jobs(tree.parent / source, tree.parent / output, extension)
+        list_jobs([tree.parent / source], tree.parent / output, extension)
 
 
 def test_two_photos_that_would_become_one_file_are_refused(tree: Path, tmp_path: Path):
     (tree / "b.bmp").write_bytes(b"")
-    assert len(list_jobs(tree, tmp_path / "out")) == 4
+    assert len(list_jobs([tree], tmp_path / "out")) == 4
     with pytest.raises(UserError, match=r"b\.bmp and .*b\.png would both become .*b\.webp"):
-        list_jobs(tree, tmp_path / "out", ".webp")
+        list_jobs([tree], tmp_path / "out", ".webp")
 
 
 def test_no_other_photo_is_overwritten_either(tree: Path):
     (tree / "deep/deep/er").mkdir(parents=True)
     (tree / "deep/deep/er/c.tiff").write_bytes(b"")
     with pytest.raises(UserError, match=r"would overwrite .*photos/deep/er/c\.tiff"):
-        list_jobs(tree / "deep", tree)
+        list_jobs([tree / "deep"], tree)
 
 
 def test_a_link_to_the_photo_is_not_overwritten(tree: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     os.link(tree / "b.png", tmp_path / "out/b.png")
     with pytest.raises(UserError, match=r"would overwrite .*b\.png"):
-        list_jobs(tree, tmp_path / "out")
+        list_jobs([tree], tmp_path / "out")
 
 
 def test_other_files_are_counted_by_kind(tree: Path, tmp_path: Path):
     for name in ("a.gif", "deep/b.GIF", "clip.mp4", "README"):
         (tree / name).write_bytes(b"")
     (tree / "broken.png").symlink_to(tree / "nowhere")
-    assert describe_left_out(tree, tmp_path / "out") == (
+    assert describe_left_out([tree], tmp_path / "out") == (
         "2 .gif, 1 .mp4, 1 .txt, 1 broken links or special files, 1 files without extension"
     )
-    assert describe_left_out(tree / "b.png", tmp_path / "out") == ""
+    assert describe_left_out([tree / "b.png"], tmp_path / "out") == ""
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/clip.mp4").write_bytes(b"")
     with pytest.raises(UserError, match=r"holds no \.png, .* files \(but 1 \.mp4\)"):
-        list_jobs(tmp_path / "videos", tmp_path / "out")
+        list_jobs([tmp_path / "videos"], tmp_path / "out")
 
 
 def test_links_to_folders_are_followed_once(tree: Path, tmp_path: Path):
@@ -108,10 +125,10 @@ def test_links_to_folders_are_followed_once(tree: Path, tmp_path: Path):
     (tree / "link").symlink_to(tmp_path / "far")
     (tree / "to_deep").symlink_to(tree / "deep")
     (tree / "around").symlink_to(tmp_path)
-    jobs = names(list_jobs(tree, tmp_path / "out"))
+    jobs = names(list_jobs([tree], tmp_path / "out"))
     assert jobs[3] == ("e.png", "link/more/e.png")
     assert len(jobs) == 4
-    left_out = describe_left_out(tree, tmp_path / "out")
+    left_out = describe_left_out([tree], tmp_path / "out")
     assert left_out == "1 .txt, 3 links to folders that are walked already, or around them"
 
 
@@ -119,7 +136,7 @@ def test_a_link_to_the_output_is_not_followed(tree: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/b.png").write_bytes(b"")
     (tree / "results").symlink_to(tmp_path / "out")
-    assert len(list_jobs(tree, tmp_path / "out")) == 3
+    assert len(list_jobs([tree], tmp_path / "out")) == 3
 
 
 @pytest.mark.parametrize(
@@ -133,4 +150,4 @@ def test_a_link_to_the_output_is_not_followed(tree: Path, tmp_path: Path):
 def test_files_of_other_kinds_are_named_for_what_they_are(tmp_path: Path, name, message):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=message):
-        list_jobs(tmp_path / name, tmp_path / "out")
+        list_jobs([tmp_path / name], tmp_path / "out")

@@ -37,7 +37,7 @@ def test_every_kind_of_photo_comes_out_as_it_went_in(stub, photo, folder: Path, 
         pixels = photo(10, 13, dtype, channels)
         photos.write(folder / f"{channels}{dtype}.{extension}", Photo(pixels), quality=100)
     restorer = Restorer(stub)
-    jobs = list_jobs(folder, tmp_path / "out")
+    jobs = list_jobs([folder], tmp_path / "out")
     assert Pipeline(restorer, quality=100).run(jobs) == Summary(len(KINDS), 0, 0)
     for job in jobs:
         before, after = photos.read(job.source).pixels, photos.read(job.target).pixels
@@ -54,7 +54,7 @@ def test_every_kind_of_photo_comes_out_as_it_went_in(stub, photo, folder: Path, 
 def test_all_pages_of_a_tiff_file_are_restored(stub, photo, folder: Path, tmp_path: Path):
     pages = [Photo(photo(10, 13)), Photo(photo(16, 8, "u2", 1)), Photo(photo(9, 9, np.float32))]
     photos.write(folder / "pages.tif", pages)
-    (job,) = list_jobs(folder, tmp_path / "out")
+    (job,) = list_jobs([folder], tmp_path / "out")
     assert Pipeline(Restorer(stub), compare=True).run([job]) == Summary(1, 0, 0)
     restored = photos.read_pages(job.target)
     alone = Restorer(stub)
@@ -68,7 +68,7 @@ def test_all_pages_of_a_tiff_file_are_restored(stub, photo, folder: Path, tmp_pa
         difference = np.abs(after.pixels.squeeze() - expected.astype(float)).max()
         assert difference <= (1e-5 if rgb.dtype == np.float32 else 1)
     assert photos.read(tmp_path / "out/pages.tif.compare.jpg").pixels.shape[0] > 10 + 16 + 9
-    (job,) = list_jobs(folder, tmp_path / "out", ".png")
+    (job,) = list_jobs([folder], tmp_path / "out", ".png")
     assert Pipeline(Restorer(stub)).run([job]) == Summary(0, 0, 1)
 
 
@@ -76,10 +76,10 @@ def test_what_is_left_out_is_counted_by_kind_of_file(stub, photo, folder: Path, 
     text = Metadata(text=(("Kitchen", "a"),), iptc=b"\x1c\x02\x78\0\x01a")
     for name in ("a.png", "b.png", "c.tif"):
         photos.write(folder / name, Photo(photo(8, 8), text))
-    jobs = list_jobs(folder, tmp_path / "out", ".webp")
+    jobs = list_jobs([folder], tmp_path / "out", ".webp")
     summary = Pipeline(Restorer(stub)).run(jobs)
     assert summary.left_out == "IPTC (2 .png, 1 .tif); text (2 .png)"
-    assert not Pipeline(Restorer(stub)).run(list_jobs(folder, tmp_path / "same")).left_out
+    assert not Pipeline(Restorer(stub)).run(list_jobs([folder], tmp_path / "same")).left_out
 
 
 def test_what_the_format_cannot_hold_is_refused_before_the_work(
@@ -102,7 +102,7 @@ def test_what_the_format_cannot_hold_is_refused_before_the_work(
             raise AssertionError("restores what cannot be written")
 
     for extension, name in ((".jpg", "clear"), (".webp", "long"), (".jpg", "longer")):
-        (job,) = list_jobs(folder / f"{name}.png", tmp_path / "out", extension)
+        (job,) = list_jobs([folder / f"{name}.png"], tmp_path / "out", extension)
         assert Pipeline(Idle()).run([job]) == Summary(0, 0, 1)
         assert f"{name}{extension}: cannot be written" in capsys.readouterr().err
 
@@ -118,7 +118,7 @@ def test_900_of_1000_photos_are_restored_and_100_reported(
         if i % 10 == 0:
             path.write_bytes(path.read_bytes()[: rng.integers(0, 40)])
     restorer = Restorer(stub, mesh=make_mesh(data=4))
-    jobs = list_jobs(folder, tmp_path / "out")
+    jobs = list_jobs([folder], tmp_path / "out")
     assert Pipeline(restorer).run(jobs) == Summary(900, 0, 100)
     output = capsys.readouterr()
     assert re.search(
@@ -149,7 +149,7 @@ def test_a_photo_that_fails_costs_no_other_of_its_batch(stub, photo, folder, tmp
         return restore(photos, *arguments)
 
     monkeypatch.setattr(restorer, "batch", refuse)
-    assert Pipeline(restorer).run(list_jobs(folder, tmp_path / "out")) == Summary(2, 0, 1)
+    assert Pipeline(restorer).run(list_jobs([folder], tmp_path / "out")) == Summary(2, 0, 1)
 
 
 def test_results_that_exist_are_skipped_unless_overwritten(stub, photo, folder, tmp_path):
@@ -157,7 +157,7 @@ def test_results_that_exist_are_skipped_unless_overwritten(stub, photo, folder, 
     photos.write(folder / "b.png", Photo(photo(8, 8)))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").write_bytes(b"kept")
-    jobs = list_jobs(folder, tmp_path / "out")
+    jobs = list_jobs([folder], tmp_path / "out")
     assert Pipeline(Restorer(stub)).run(jobs) == Summary(1, 1, 0)
     assert (tmp_path / "out/a.png").read_bytes() == b"kept"
     assert Pipeline(Restorer(stub), overwrite=True).run(jobs) == Summary(2, 0, 0)
@@ -166,7 +166,7 @@ def test_results_that_exist_are_skipped_unless_overwritten(stub, photo, folder, 
 
 def test_a_sheet_shows_before_and_after(stub, photo, folder, tmp_path):
     photos.write(folder / "a.png", Photo(photo(20, 30, "u2", 4)))
-    Pipeline(Restorer(stub), compare=True).run(list_jobs(folder, tmp_path / "out"))
+    Pipeline(Restorer(stub), compare=True).run(list_jobs([folder], tmp_path / "out"))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "a.png.compare.jpg"]
     sheet = photos.read(tmp_path / "out/a.png.compare.jpg").pixels
     assert sheet.shape[0] > 20
@@ -179,7 +179,7 @@ def test_a_sheet_that_cannot_be_written_is_reported_and_the_photo_counts_as_rest
     for name in "ab":
         photos.write(folder / f"{name}.png", Photo(photo(8, 8)))
     (tmp_path / "out/a.png.compare.jpg").mkdir(parents=True)
-    jobs = list_jobs(folder, tmp_path / "out")
+    jobs = list_jobs([folder], tmp_path / "out")
     summary = Pipeline(Restorer(stub), compare=True).run(jobs)
     assert summary == Summary(2, 0, 0, failed_sheets=1)
     assert "a.png.compare.jpg: cannot be written" in capsys.readouterr().err
@@ -188,7 +188,7 @@ def test_a_sheet_that_cannot_be_written_is_reported_and_the_photo_counts_as_rest
 
 def test_tiles_are_printed(stub, photo, folder, tmp_path, capsys: pytest.CaptureFixture):
     photos.write(folder / "a.png", Photo(photo(100, 200)))
-    Pipeline(Restorer(stub, tile=128)).run(list_jobs(folder, tmp_path / "out"))
+    Pipeline(Restorer(stub, tile=128)).run(list_jobs([folder], tmp_path / "out"))
     assert "200x104, 2 tiles of 128x104" in capsys.readouterr().out
 
 
@@ -199,7 +199,7 @@ def test_a_photo_that_fits_no_memory_fails_alone(
     photos.write(folder / "small.png", Photo(photo(8, 8)))
     restorer = Restorer(stub)
     monkeypatch.setattr(restorer._tiling, "_available_bytes", lambda photo: 100_000)
-    assert Pipeline(restorer).run(list_jobs(folder, tmp_path / "out")) == Summary(1, 0, 1)
+    assert Pipeline(restorer).run(list_jobs([folder], tmp_path / "out")) == Summary(1, 0, 1)
     assert "large.png: a tile of" in capsys.readouterr().err
 
 
@@ -224,7 +224,8 @@ class Copier:
         return square(*photo.shape[:2], 4096, 32)
 
 while True:
-    pipeline.Pipeline(Copier(), overwrite=True).run(list_jobs(Path(sys.argv[1]), Path(sys.argv[2])))
+    jobs = list_jobs([Path(sys.argv[1])], Path(sys.argv[2]))
+    pipeline.Pipeline(Copier(), overwrite=True).run(jobs)
 """
 
 

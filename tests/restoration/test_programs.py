@@ -37,7 +37,7 @@ def test_a_folder_of_many_sizes_takes_few_programs(model, photo, tmp_path, compi
     for number, size in enumerate(sizes):
         photos.write(tmp_path / f"in/{number}.png", Photo(photo(*size)))
     restorer = Restorer(model, **options)
-    jobs = list_jobs(tmp_path / "in", tmp_path / "out")
+    jobs = list_jobs([tmp_path / "in"], tmp_path / "out")
     assert Pipeline(restorer).run(jobs) == Summary(12, 0, 0)
     assert len(compiles) <= 4
     for job in jobs[::5] if not options.get("ensemble") else jobs[:1]:  # two programs each
