@@ -5,7 +5,6 @@ with its traceback. `--debug` prints the traceback behind a `UserError` too.
 """
 
 import contextlib
-import io
 import math
 import os
 import sys
@@ -15,10 +14,10 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from mprnet_jax import console
 from mprnet_jax.errors import UserError
 from mprnet_jax.recipes import find_recipe
 
-INTERRUPTED, BROKEN_PIPE = 130, 141  # exit statuses, as shells give them: 128 + the signal
 BUCKETS = ("gs://", "s3://")
 PACKAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "")
 
@@ -64,38 +63,20 @@ def run(
     def call(_: list[str]) -> None:
         try:
             main()
-            sys.stdout.flush()
         except UserError as error:
             exit_with(str(error), error)
-        except BrokenPipeError:
-            end(BROKEN_PIPE)
 
-    for stream in (sys.stdout, sys.stderr):  # no name of a file ends a command
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
+    with console.guarded():
         app.run(call, flags_parser=parse)
-    except KeyboardInterrupt:
-        exit_with("interrupted", status=INTERRUPTED)
 
 
-def exit_with(message: str, error: Exception | None = None, status: int = 2) -> NoReturn:
-    """Ends the process with a message of one line."""
+def exit_with(message: str, error: Exception | None = None) -> NoReturn:
+    """Ends the process with status 2 and a message of one line."""
     if error and (DEBUG.value if flags.FLAGS.is_parsed() else "--debug" in sys.argv):
         traceback.print_exception(error)
-    module = sys.modules["__main__"].__spec__
-    program = module.name if module else sys.argv[0]
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
-    end(status)
-
-
-def end(status: int) -> NoReturn:
-    """Ends the process at once."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BrokenPipeError):
-            stream.flush()
-    # Not sys.exit: threads of libraries may wait for a disk or a host that will never answer.
-    os._exit(status)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    console.leave(2, message)
 
 
 def check_flags(required: Sequence[flags.FlagHolder]) -> None:
