@@ -16,9 +16,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.paths import user_path
 from mprnet_jax.weights import files, names, parity
 
-INPUT = flags.DEFINE_string(
-    "input", "", "A .pth or .safetensors file, a run folder, or denoise or derain."
-)
+INPUT = flags.DEFINE_string("input", "", "A .pth or .safetensors file, a run folder, or denoise.")
 OUTPUT = flags.DEFINE_string("output", "", "The .safetensors or .pth file to write.")
 VALIDATE = flags.DEFINE_bool(
     "validate",

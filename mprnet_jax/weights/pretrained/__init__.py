@@ -22,7 +22,6 @@ class Pretrained(NamedTuple):
 
 PRETRAINED = {
     "denoise": Pretrained("noise", ""),
-    "derain": Pretrained("rain", ""),
 }
 
 
@@ -46,8 +45,7 @@ def path_of(name: str) -> Path:
 
 def describe_default() -> str:
     """Returns a line for users who did not name weights."""
-    others = " or ".join(f"--weights={name}" for name in PRETRAINED if name != DEFAULT)
     return (
         f"Removing {PRETRAINED[DEFAULT].removes} with the network `{DEFAULT}` that comes with the "
-        f"package; use {others} or weights of your own for something else."
+        "package; name weights for something else with --weights."
     )
