@@ -1,4 +1,9 @@
 """MPRNet, multi-stage progressive image restoration, in JAX and Flax."""
+# ruff: noqa: E402
+
+from mprnet_jax import console
+
+console.watch_imports()  # first, as what follows takes seconds
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.model.mprnet import MPRNet

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mprnet_jax.errors import UserError, one_line
 
+_incomplete: set[Path] = set()  # files that are being written
+
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -18,11 +20,20 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    _incomplete.add(temporary)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _incomplete.discard(temporary)
+
+
+def remove_temporaries() -> None:
+    """Removes the temporary files of all `replacing` blocks, for a process that ends at once."""
+    for temporary in tuple(_incomplete):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Runs a command: parses its flags, reports the user's mistakes in one line, and exits.
 
-Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 1 a bug, with its
-traceback. `--debug` prints the traceback behind a `UserError` too.
+Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 130 Ctrl-C, likewise; 1
+a bug, with its traceback. `--debug` prints the traceback behind a `UserError` too.
 """
 
+import contextlib
 import math
 import os
 import sys
@@ -13,20 +14,26 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from mprnet_jax import console, paths, recipes
 from mprnet_jax.errors import UserError
 
-BUCKETS = ("gs://", "s3://")
 PACKAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "")
 
 DEBUG = flags.DEFINE_bool("debug", False, "Prints the traceback behind an error message.")
 
 
-def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> None:
+def run(
+    main: Callable[[], None],
+    required: Sequence[flags.FlagHolder] = (),
+    rest: flags.FlagHolder | None = None,
+) -> None:
     """Parses sys.argv into absl flags, calls `main` and exits.
 
     Args:
         main: the command.
         required: flags that must not be empty; those without a default must be given.
+        rest: a flag with several values, which takes the arguments that follow no flag too: shells
+            turn `--input *.jpg` into such.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -41,8 +48,10 @@ def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> 
             if message := flag_error(error, config_file(argv)):
                 exit_with(message, error)
             raise
+        if rest is not None:
+            flags.FLAGS[rest.name].value = [*rest.value, *arguments[1:]]
         check_flags(required)
-        if arguments[1:]:
+        if arguments[1:] and rest is None:
             exit_with(f"unexpected argument {arguments[1]!r}; every argument is a flag, see --help")
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)  # else `app.run` sets INFO
@@ -54,20 +63,17 @@ def run(main: Callable[[], None], required: Sequence[flags.FlagHolder] = ()) -> 
         except UserError as error:
             exit_with(str(error), error)
 
-    app.run(call, flags_parser=parse)
+    with console.guarded():
+        app.run(call, flags_parser=parse)
 
 
 def exit_with(message: str, error: Exception | None = None) -> NoReturn:
     """Ends the process with status 2 and a message of one line."""
     if error and (DEBUG.value if flags.FLAGS.is_parsed() else "--debug" in sys.argv):
         traceback.print_exception(error)
-    module = sys.modules["__main__"].__spec__
-    program = module.name if module else sys.argv[0]
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: threads of libraries may wait for a disk or a host that will never answer.
-    os._exit(2)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    console.leave(2, paths.shown(message))
 
 
 def check_flags(required: Sequence[flags.FlagHolder]) -> None:
@@ -77,10 +83,11 @@ def check_flags(required: Sequence[flags.FlagHolder]) -> None:
         exit_with(f"{', '.join(missing)}: required, see --help")
     for name in flags.FLAGS:
         value = flags.FLAGS[name].value
-        if isinstance(value, float) and not math.isfinite(value):
-            exit_with(f"--{name}={value}: must be a finite number")
-        if isinstance(value, str) and value.startswith(BUCKETS):
-            exit_with(f"--{name}={value}: is no path; mount the bucket and name its folder")
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, float) and not math.isfinite(item):
+                exit_with(f"--{name}={item}: must be a finite number")
+            if isinstance(item, str) and item.startswith(paths.BUCKETS):
+                exit_with(f"--{name}={item}: is no path; mount the bucket and name its folder")
 
 
 def flag_error(error: Exception, config: str | None) -> str | None:
@@ -106,15 +113,14 @@ def flag_error(error: Exception, config: str | None) -> str | None:
     raised_by = frame.f_globals.get("__name__", "").split(".")[0]
     if isinstance(error, KeyError) and raised_by == "ml_collections":  # --config.FIELD
         return f"{error.args[0]}; the fields are in mprnet_jax/config.py"
-    if isinstance(error, AttributeError) and getattr(error, "name", "") == "get_config":
-        return f"--config={config}: {error}"
     return None
 
 
 def config_file(argv: Sequence[str]) -> str | None:
-    """Returns the path that --config gives in a command line, without its variant, if any."""
+    """Returns the path of the config file that --config names in a command line, if any."""
     for argument, following in zip(argv, [*argv[1:], ""]):
         name, _, value = argument.partition("=")
         if name in ("--config", "-config"):
-            return (value or following).split(":")[0]
+            with contextlib.suppress(UserError):
+                return str(recipes.find(value or following)[0])
     return None

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
+from mprnet_jax import paths
 from mprnet_jax.command import run
 from mprnet_jax.errors import UserError
 
@@ -32,13 +33,13 @@ def main() -> None:
     """Runs the command."""
     from mprnet_jax.data.corpus import INSTALLED, read_list, write_corpus
 
-    photos = read_list()
+    photos, output = read_list(), paths.absolute(OUTPUT.value)
     if PACKAGES.value:
-        counts = write_corpus(photos, Path(PACKAGES.value), Path(OUTPUT.value))
+        counts = write_corpus(photos, paths.absolute(PACKAGES.value), output)
     else:
         with tempfile.TemporaryDirectory() as folder:
             download(sorted({photo.package for photo in photos} - {INSTALLED}), Path(folder))
-            counts = write_corpus(photos, Path(folder), Path(OUTPUT.value))
+            counts = write_corpus(photos, Path(folder), output)
     print(f"{OUTPUT.value}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
 
 

@@ -93,7 +93,7 @@ def main() -> None:
                 "may do so: choose another port"
             ) from error
         print(f"http://{HOST.value}:{PORT.value} shows the page until Ctrl-C", flush=True)
-        page.block_thread()
+        threading.Event().wait()  # Gradio's own wait would print more lines for Ctrl-C
 
 
 def stop(*_: Any) -> None:

@@ -5,23 +5,24 @@ Without --weights it removes noise, with a network that comes with the package.
 Examples:
     python -m mprnet_jax.restore --input noisy.jpg
     python -m mprnet_jax.restore --weights runs/derain --input rainy.jpg --output restored
+    python -m mprnet_jax.restore --weights runs/derain --input photos/*.jpg clip.mp4
     python -m mprnet_jax.restore --weights deblur.safetensors --input photos --output restored \\
         --local_pooling --ensemble --compare
 """
 
+import sys
 import time
 import warnings
-from pathlib import Path
 
 from absl import flags
 from PIL import Image
 
-from mprnet_jax import command
+from mprnet_jax import command, paths
 from mprnet_jax.atomic import make_folder
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 from mprnet_jax.restoration import folders
-from mprnet_jax.restoration.pipeline import Pipeline
+from mprnet_jax.restoration.pipeline import Pipeline, Summary
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.restoration.video import VIDEOS, restore_video
 from mprnet_jax.weights import pretrained
@@ -32,8 +33,11 @@ WEIGHTS = flags.DEFINE_string(
     "denoise or derain, which come with the package, or a run folder, a .safetensors or a .pth "
     "file.",
 )
-INPUT = flags.DEFINE_string(
-    "input", "", "A photo, a folder of photos (with its subfolders) or a video."
+INPUT = flags.DEFINE_multi_string(
+    "input",
+    [],
+    "A photo, a folder of photos (with its subfolders) or a video; may be given several times, and "
+    "more of them may follow.",
 )
 OUTPUT = flags.DEFINE_string("output", "restored", "The folder for restored photos.")
 FORMAT = flags.DEFINE_enum(
@@ -90,52 +94,51 @@ def main() -> None:
     """Runs the command."""
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
-    source, output = Path(INPUT.value), Path(OUTPUT.value)
+    extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
     try:
-        is_video = source.is_file() and source.suffix.lower() in VIDEOS
-        extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
-        jobs = [] if is_video else folders.list_jobs(source, output, extension)
+        jobs = folders.list_jobs(INPUT.value, OUTPUT.value, extension, VIDEOS)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    if is_video:
-        restore_one_video(source, output / source.name)
-    else:
-        restore_photos(jobs, output)
+    videos = [job for job in jobs if job.source.suffix.lower() in VIDEOS]
+    pictures = [job for job in jobs if job.source.suffix.lower() not in VIDEOS]
+    if videos and (FORMAT.value or COMPARE.value):
+        raise UserError("--format and --compare are for photos; leave them out for a video")
+    restorer = make_restorer()
+    make_folder(paths.absolute(OUTPUT.value))  # now, as restoring may take hours
+    start = time.monotonic()
+    summary = restore_photos(restorer, pictures) if pictures else Summary(0, 0, 0)
+    skipped, failed = summary.skipped, summary.failed
+    for job in videos:
+        if job.target.exists() and not OVERWRITE.value:
+            skipped += 1
+            continue
+        try:
+            frames = restore_video(job.source, job.target, restorer, max_pixels())
+            print(paths.shown(f"{frames} frames restored: {job.target}"))
+        except UserError as error:
+            print(paths.shown(error), file=sys.stderr)
+            failed += 1
+    print(
+        f"{len(jobs) - skipped - failed} restored, {skipped} skipped because they exist, "
+        f"{failed} failed, in {time.monotonic() - start:.1f} s: {OUTPUT.value}"
+    )
+    if failed:
+        files = "files" if videos else "photos"
+        raise UserError(f"{failed} of {len(jobs)} {files} failed, see above")
+    if summary.failed_sheets:
+        raise UserError(f"{summary.failed_sheets} sheets failed, see above")
 
 
-def restore_photos(jobs: list[folders.Job], output: Path) -> None:
-    """Restores photos and prints a summary."""
+def restore_photos(restorer: Restorer, jobs: list[folders.Job]) -> Summary:
+    """Restores photos and prints why others failed."""
     pipeline = Pipeline(
-        make_restorer(),
+        restorer,
         quality=QUALITY.value,
         max_pixels=max_pixels(),
         overwrite=OVERWRITE.value,
         compare=COMPARE.value,
     )
-    make_folder(output)  # now, as restoring may take hours
-    start = time.monotonic()
-    summary = pipeline.run(jobs)
-    print(
-        f"{summary.restored} restored, {summary.skipped} skipped because they exist, "
-        f"{summary.failed} failed, in {time.monotonic() - start:.1f} s: {output}"
-    )
-    if summary.failed:
-        raise UserError(f"{summary.failed} of {len(jobs)} photos failed, see above")
-    if summary.failed_sheets:
-        raise UserError(f"{summary.failed_sheets} sheets failed, see above")
-
-
-def restore_one_video(source: Path, target: Path) -> None:
-    """Restores a video and prints a summary."""
-    if FORMAT.value or COMPARE.value:
-        raise UserError("--format and --compare are for photos; leave them out for a video")
-    if target.exists() and target.samefile(source):
-        raise UserError(f"--output={OUTPUT.value}: would overwrite {source}; choose another folder")
-    if target.exists() and not OVERWRITE.value:
-        print(f"skipped because it exists: {target}")
-        return
-    frames = restore_video(source, target, make_restorer(), max_pixels())
-    print(f"{frames} frames restored: {target}")
+    return pipeline.run(jobs)
 
 
 def max_pixels() -> int:
@@ -165,4 +168,4 @@ def make_restorer() -> Restorer:
 
 
 if __name__ == "__main__":
-    command.run(main, required=(WEIGHTS, INPUT, OUTPUT))
+    command.run(main, required=(WEIGHTS, INPUT, OUTPUT), rest=INPUT)

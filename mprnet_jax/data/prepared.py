@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError  # comes with TFDS
 from tqdm import tqdm
 
+from mprnet_jax import paths
 from mprnet_jax.compat.tfds import local_info, remove_incomplete
 from mprnet_jax.data.datasets import PREPARED
 from mprnet_jax.data.pairs import Example, PairFolder, Source
@@ -53,7 +54,7 @@ class Prepared:
             NotPrepared: if the folder holds no prepared set, or the set has no such split.
             UserError: if the set is damaged.
         """
-        folder = Path(folder) / VERSION
+        folder = paths.absolute(folder, VERSION)
         if not (folder / "dataset_info.json").is_file():
             raise NotPrepared(
                 f"{folder}: holds no prepared set; make it with python -m mprnet_jax.prepare, or "
@@ -210,7 +211,7 @@ def write_prepared(
         for split, source in splits.items()
     }
     tfds.disable_progress_bar()  # ours knows the number of examples
-    builder = Pairs(name, records, image, tuple(example), Path(data_dir) / PREPARED)
+    builder = Pairs(name, records, image, tuple(example), paths.absolute(data_dir, PREPARED))
     folder = Path(builder.data_path)
     if folder.exists():
         raise UserError(f"{folder}: exists already; remove it to prepare the set anew")

@@ -9,6 +9,7 @@ from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 
+from mprnet_jax import paths
 from mprnet_jax.config import MeshConfig, TrainConfig, flatten
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
 from mprnet_jax.devices import hosts, records
@@ -30,6 +31,14 @@ from mprnet_jax.training.validation import ValidationResult, Validator
 from mprnet_jax.weights import files
 from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints
 from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
+
+# What it means that a set has grown or shrunk in the course of a run.
+CHANGED_SET = {
+    "training": "it is shuffled anew, so in the pass under way some examples come again and others "
+    "not at all; the run is no longer the one that either set alone would have given",
+    "held-out": "scores from now on cannot be compared with those before, so the best checkpoint "
+    "may not be the best one",
+}
 
 
 class Run:
@@ -137,8 +146,8 @@ class Run:
         """Returns the state and the record of the newest checkpoint, or those of a new run.
 
         The record's keys are "batches", the number of batches drawn, which is that of steps done;
-        "counts", those of the guard; and "validates", whether a validation was due when the
-        checkpoint was saved.
+        "counts", those of the guard; "validates", whether a validation was due when the checkpoint
+        was saved; and "examples", the sizes of the sets.
 
         Raises:
             UserError: if there are checkpoints, but none can be read.
@@ -152,7 +161,8 @@ class Run:
             )
             hosts.print_on_main(overview)
             return state, {"batches": 0, "counts": {}, "validates": False}
-        hosts.print_on_main(f"Resuming from step {saved.step} in {self.workdir}")
+        hosts.print_on_main(paths.shown(f"Resuming from step {saved.step} in {self.workdir}"))
+        self._warn_of_changed_sets(saved)
         params = convert_params(saved.params, abstract_state.eval_params)
         return TrainState.with_eval_params(params, saved.training_state), saved.record
 
@@ -170,9 +180,32 @@ class Run:
             UserError: if this or an earlier checkpoint cannot be written.
         """
         # The counts are copied, since the record is written in the background too.
-        record = {"batches": step, "counts": dict(counts), "validates": validation_due}
+        record = {
+            "batches": step,
+            "counts": dict(counts),
+            "validates": validation_due,
+            "examples": self._set_sizes,
+        }
         params = nested_params(state.eval_params, self.abstract_params)
         checkpoints.save(Checkpoint(step, params, state.without_eval_params(), record))
+
+    @property
+    def _set_sizes(self) -> dict[str, int]:
+        return {"training": len(self.source), "held-out": len(self.validator.held_out)}
+
+    def _warn_of_changed_sets(self, saved: Checkpoint) -> None:
+        """Logs a warning in process 0 for each set that grew or shrank since a checkpoint."""
+        before = saved.record.get("examples", {})  # older versions did not save it
+        for name, size in self._set_sizes.items():
+            if hosts.is_main_process() and before.get(name, size) != size:
+                logging.warning(
+                    "the %s set has %d examples, and had %d when step %d was saved: %s",
+                    name,
+                    size,
+                    before[name],
+                    saved.step,
+                    CHANGED_SET[name],
+                )
 
     def show(self, validation: ValidationResult, best_step: int | None) -> None:
         """Prints the result of the run and writes before_after.png, in process 0.
@@ -185,7 +218,9 @@ class Run:
         picture = self.workdir / "before_after.png"
         validation.write_before_after(picture)
         hosts.print_on_main(validation.table())
-        hosts.print_on_main(f"Best checkpoint: step {best_step}. Before and after: {picture}")
+        hosts.print_on_main(
+            paths.shown(f"Best checkpoint: step {best_step}. Before and after: {picture}")
+        )
         if self.config.note:
             hosts.print_on_main(self.config.note)
 

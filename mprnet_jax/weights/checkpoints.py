@@ -21,6 +21,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from mprnet_jax import paths
 from mprnet_jax.atomic import replacing
 from mprnet_jax.devices.hosts import is_main_process
 from mprnet_jax.errors import UserError, one_line
@@ -78,7 +79,7 @@ class Checkpoints:
         Raises:
             UserError: if the folder or the scores cannot be read.
         """
-        self._folder = Path(run_folder).absolute() / "checkpoints"
+        self._folder = paths.absolute(run_folder) / "checkpoints"
         self._scores_file = self._folder.parent / SCORES
         scores: dict[int, float] = {}
         if is_main_process():

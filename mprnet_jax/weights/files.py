@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mprnet_jax import paths
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
@@ -99,17 +100,21 @@ def write(
         UserError: for another extension, if the file cannot be written, or if a `.pth` file is to
             be written without PyTorch.
     """
-    path = Path(path)
+    path = paths.absolute(path)
     check_output(path)
     with writing(path) as temporary:
         FORMATS[path.suffix.lower()].write(temporary, config, params, origin or {})
 
 
 def find(path: Path | str) -> Path:
-    """Returns the path of weights given by path or by name; raises UserError if damaged."""
+    """Returns the absolute path of weights given by path or by name.
+
+    Raises:
+        UserError: if a network that comes with the package is damaged, or for no path at all.
+    """
     if isinstance(path, str) and path in pretrained.PRETRAINED:
         return pretrained.path_of(path)
-    return Path(path)
+    return paths.absolute(path)
 
 
 def check_is_weight_file(path: Path) -> None:

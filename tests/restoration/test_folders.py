@@ -26,27 +26,27 @@ def names(jobs) -> list[tuple[str, str]]:
 
 def test_a_folder_is_mirrored_without_hidden_files(tree: Path, tmp_path: Path):
     expected = [("a.JPG", "a.JPG"), ("b.png", "b.png"), ("c.tiff", "deep/er/c.tiff")]
-    assert names(list_jobs(tree, tmp_path / "out")) == expected
+    assert names(list_jobs([tree], tmp_path / "out")) == expected
 
 
 def test_a_format_replaces_extensions(tree: Path, tmp_path: Path):
-    assert names(list_jobs(tree, tmp_path / "out", ".webp"))[2] == ("c.tiff", "deep/er/c.webp")
+    assert names(list_jobs([tree], tmp_path / "out", ".webp"))[2] == ("c.tiff", "deep/er/c.webp")
 
 
 def test_sheets_are_no_photos(tree: Path, tmp_path: Path):
-    before = list_jobs(tree, tmp_path / "out")
+    before = list_jobs([tree], tmp_path / "out")
     (tree / "a.png.compare.jpg").write_bytes(b"")
-    assert list_jobs(tree, tmp_path / "out") == before
+    assert list_jobs([tree], tmp_path / "out") == before
 
 
 def test_one_photo(tree: Path, tmp_path: Path):
-    assert names(list_jobs(tree / "deep/er/c.tiff", tmp_path / "out")) == [("c.tiff", "c.tiff")]
+    assert names(list_jobs([tree / "deep/er/c.tiff"], tmp_path / "out")) == [("c.tiff", "c.tiff")]
 
 
 def test_results_inside_the_folder_are_no_photos(tree: Path):
     (tree / "out").mkdir()
     (tree / "out/b.png").write_bytes(b"")
-    assert len(list_jobs(tree, tree / "out")) == 3
+    assert len(list_jobs([tree], tree / "out")) == 3
 
 
 @pytest.mark.parametrize(
@@ -63,25 +63,25 @@ def test_results_inside_the_folder_are_no_photos(tree: Path):
 )
 def test_mistakes_are_refused(tree: Path, source, output, extension, message):
     with pytest.raises(UserError, match=message):
-        list_jobs(tree.parent / source, tree.parent / output, extension)
+        list_jobs([tree.parent / source], tree.parent / output, extension)
 
 
 def test_two_photos_that_would_become_one_file_are_refused(tree: Path, tmp_path: Path):
     (tree / "b.bmp").write_bytes(b"")
-    assert len(list_jobs(tree, tmp_path / "out")) == 4
+    assert len(list_jobs([tree], tmp_path / "out")) == 4
     with pytest.raises(UserError, match=r"b\.bmp and .*b\.png would both become .*b\.webp"):
-        list_jobs(tree, tmp_path / "out", ".webp")
+        list_jobs([tree], tmp_path / "out", ".webp")
 
 
 def test_no_other_photo_is_overwritten_either(tree: Path):
     (tree / "deep/deep/er").mkdir(parents=True)
     (tree / "deep/deep/er/c.tiff").write_bytes(b"")
     with pytest.raises(UserError, match=r"would overwrite .*photos/deep/er/c\.tiff"):
-        list_jobs(tree / "deep", tree)
+        list_jobs([tree / "deep"], tree)
 
 
 def test_a_link_to_the_photo_is_not_overwritten(tree: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     os.link(tree / "b.png", tmp_path / "out/b.png")
     with pytest.raises(UserError, match=r"would overwrite .*b\.png"):
-        list_jobs(tree, tmp_path / "out")
+        list_jobs([tree], tmp_path / "out")
