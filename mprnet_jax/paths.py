@@ -45,6 +45,16 @@ def absolute(path: Path | str, *below: str) -> Path:
     return whole
 
 
+def check_is_text(path: Path, *refused: str) -> None:
+    """Raises UserError if a path has bytes that are no UTF-8, or a part that is refused.
+
+    For the folders of TensorStore and array_record, which take text only.
+    """
+    if re.search("[\ud800-\udfff]", str(path)) or any(part in str(path) for part in refused):
+        signs = " or ".join([*refused, "bytes that are no UTF-8"])
+        raise UserError(f"{path}: must be a folder without {signs} in its path; choose another")
+
+
 def shown(text: object) -> str:
     """Returns a message with the paths in it below the working folder as relative ones."""
     try:

@@ -29,7 +29,7 @@ from mprnet_jax.training.state import TrainState
 from mprnet_jax.training.summaries import Summaries
 from mprnet_jax.training.validation import ValidationResult, Validator
 from mprnet_jax.weights import files
-from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints
+from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, check_name
 from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
 
 # What it means that a set has grown or shrunk in the course of a run.
@@ -55,6 +55,7 @@ class Run:
                 cannot be read or are of another network, or a workdir that is not shared.
         """
         config.validate()
+        check_name(workdir)
         use_compile_cache(shared=workdir / "compiled")
         self.config = config
         self.workdir = workdir
