@@ -76,10 +76,11 @@ def check_same_run(run_folder: Path, config: Any) -> None:
             return
         steps = found["total_steps"]
         raise UserError(
-            f"workdir {run_folder}: holds a run of {steps} steps, over which its learning rate "
-            f"falls, so one of {wanted['total_steps']} would have had other rates from the start; "
-            f"add --config.optim.decay_steps={decay_steps} to go on with the last rate, or choose "
-            f"another --workdir and start from this run with --config.init_from={run_folder}"
+            f"workdir {run_folder}: holds a run of {steps} steps whose learning rate falls over "
+            f"{decay_steps}; one of {wanted['total_steps']} steps would have had other rates from "
+            f"the start: add --config.optim.decay_steps={decay_steps} to keep them and to go on "
+            "with the last one, or choose another --workdir and start from this run with "
+            f"--config.init_from={run_folder}"
         )
     for name in wanted:
         if name in different:

@@ -85,3 +85,45 @@ def test_a_link_to_the_photo_is_not_overwritten(tree: Path, tmp_path: Path):
     os.link(tree / "b.png", tmp_path / "out/b.png")
     with pytest.raises(UserError, match=r"would overwrite .*b\.png"):
         list_jobs([tree], tmp_path / "out")
+
+
+def test_several_inputs_are_listed_together(tree: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "12:30,a.mp4").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    inputs = ["photos/deep", "12:30,a.mp4", "photos/b.png", Path("photos/a.JPG")]
+    jobs = list_jobs(inputs, "out", videos=[".mp4"])
+    assert names(jobs) == [
+        ("c.tiff", "er/c.tiff"),
+        ("12:30,a.mp4", "12:30,a.mp4"),
+        ("b.png", "b.png"),
+        ("a.JPG", "a.JPG"),
+    ]
+    assert all(path.is_absolute() for job in jobs for path in job)
+
+
+def test_a_photo_that_is_named_twice_is_restored_once(tree: Path, tmp_path: Path):
+    inputs = [tree, tree / "b.png", tree / "deep/../b.png", tree / "deep/er/c.tiff"]
+    jobs = names(list_jobs(inputs, tmp_path / "out"))
+    # Into two places where it is named in two ways, as a folder keeps its subfolders.
+    assert jobs == [*names(list_jobs([tree], tmp_path / "out")), ("c.tiff", "c.tiff")]
+
+
+@pytest.mark.parametrize("other", ["other/b.png", "other"])
+def test_inputs_with_one_name_are_refused(tree: Path, tmp_path: Path, other):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"photos/b\.png and .*other/b\.png would both become"):
+        list_jobs([tree / "b.png", tmp_path / other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_input_is_overwritten_by_another(tree: Path, tmp_path: Path):
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"would overwrite .*photos/b\.png"):
+        list_jobs([tmp_path / "b.png", tree / "b.png"], tree)
+
+
+def test_a_missing_one_of_several_is_named_as_it_was_typed(tree: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^--input=\./none\.png: there is no such file or folder"):
+        list_jobs(["photos", "./none.png"], "out")
