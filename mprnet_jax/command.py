@@ -1,7 +1,7 @@
 """Runs a command: parses its flags, reports the user's mistakes in one line, and exits.
 
-Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 130 Ctrl-C; 1 a bug,
-with its traceback. `--debug` prints the traceback behind a `UserError` too.
+Exit status 0 means success; 2 a `UserError`, printed on stderr in one line; 130 Ctrl-C, likewise; 1
+a bug, with its traceback. `--debug` prints the traceback behind a `UserError` too.
 """
 
 import contextlib
@@ -14,11 +14,10 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from mprnet_jax import console
+from mprnet_jax import console, paths, recipes
 from mprnet_jax.errors import UserError
 from mprnet_jax.recipes import find_recipe
 
-BUCKETS = ("gs://", "s3://")
 PACKAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "")
 
 DEBUG = flags.DEFINE_bool("debug", False, "Prints the traceback behind an error message.")
@@ -27,14 +26,15 @@ DEBUG = flags.DEFINE_bool("debug", False, "Prints the traceback behind an error 
 def run(
     main: Callable[[], None],
     required: Sequence[flags.FlagHolder] = (),
-    more: flags.FlagHolder | None = None,
+    rest: flags.FlagHolder | None = None,
 ) -> None:
     """Parses sys.argv into absl flags, calls `main` and exits.
 
     Args:
         main: the command.
         required: flags that must not be empty; those without a default must be given.
-        more: a flag with a list of values, which takes arguments that are no flags, too.
+        rest: a flag with several values, which takes the arguments that follow no flag too: shells
+            turn `--input *.jpg` into such.
     """
     flags.FLAGS.set_gnu_getopt()  # flags may follow other arguments
 
@@ -50,11 +50,10 @@ def run(
             if message := flag_error(error, config_file(argv)):
                 exit_with(message, error)
             raise
-        if more and arguments[1:]:
-            flags.FLAGS[more.name].value = [*more.value, *arguments[1:]]
-            arguments = arguments[:1]
+        if rest is not None:
+            flags.FLAGS[rest.name].value = [*rest.value, *arguments[1:]]
         check_flags(required)
-        if arguments[1:]:
+        if arguments[1:] and rest is None:
             exit_with(f"unexpected argument {arguments[1]!r}; every argument is a flag, see --help")
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)  # else `app.run` sets INFO
@@ -76,7 +75,7 @@ def exit_with(message: str, error: Exception | None = None) -> NoReturn:
         traceback.print_exception(error)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    console.leave(2, message)
+    console.leave(2, paths.shown(message))
 
 
 def check_flags(required: Sequence[flags.FlagHolder]) -> None:
@@ -85,12 +84,12 @@ def check_flags(required: Sequence[flags.FlagHolder]) -> None:
     if missing:
         exit_with(f"{', '.join(missing)}: required, see --help")
     for name in flags.FLAGS:
-        values = flags.FLAGS[name].value
-        for value in values if isinstance(values, list) else [values]:
-            if isinstance(value, float) and not math.isfinite(value):
-                exit_with(f"--{name}={value}: must be a finite number")
-            if isinstance(value, str) and value.startswith(BUCKETS):
-                exit_with(f"--{name}={value}: is no path; mount the bucket and name its folder")
+        value = flags.FLAGS[name].value
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, float) and not math.isfinite(item):
+                exit_with(f"--{name}={item}: must be a finite number")
+            if isinstance(item, str) and item.startswith(paths.BUCKETS):
+                exit_with(f"--{name}={item}: is no path; mount the bucket and name its folder")
 
 
 def flag_error(error: Exception, config: str | None) -> str | None:
@@ -116,36 +115,14 @@ def flag_error(error: Exception, config: str | None) -> str | None:
     raised_by = frame.f_globals.get("__name__", "").split(".")[0]
     if isinstance(error, KeyError) and raised_by == "ml_collections":  # --config.FIELD
         return f"{error.args[0]}; the fields are in mprnet_jax/config.py"
-    if isinstance(error, AttributeError) and getattr(error, "name", "") == "get_config":
-        return f"--config={config}: {error}"
     return None
 
 
-def config_index(argv: Sequence[str]) -> int | None:
-    """Returns the index of the argument of a command line that holds the value of --config."""
-    for index, argument in enumerate(argv):
-        name, equals, _ = argument.partition("=")
+def config_file(argv: Sequence[str]) -> str | None:
+    """Returns the path of the config file that --config names in a command line, if any."""
+    for argument, following in zip(argv, [*argv[1:], ""]):
+        name, _, value = argument.partition("=")
         if name in ("--config", "-config"):
-            if equals:
-                return index
-            return index + 1 if argv[index + 1 :] else None
-    return None
-
-
-def with_recipe(argv: list[str]) -> list[str]:
-    """Returns a command line with the path of the recipe that --config names."""
-    index = config_index(argv)
-    if index is None:
-        return argv
-    name, equals, value = argv[index].rpartition("=")
-    return [*argv[:index], f"{name}{equals}{find_recipe(value)}", *argv[index + 1 :]]
-
-
-def config_file(argv: list[str]) -> str | None:
-    """Returns the path that --config gives in a command line, without its variant, if any."""
-    index = config_index(argv)
-    if index is None:
-        return None
-    with contextlib.suppress(UserError):
-        return with_recipe(argv)[index].rpartition("=")[2].split(":")[0]
+            with contextlib.suppress(UserError):
+                return str(recipes.find(value or following)[0])
     return None

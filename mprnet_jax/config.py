@@ -4,6 +4,7 @@ A config file returns a `TrainConfig`; the command line changes single fields of
 (`--config.optim.learning_rate=1e-4`). A resumed run may change the fields marked
 `changeable()`. All others decide what is computed, so changing one needs a new workdir.
 The default of a new field must be what earlier versions did: their runs are resumed with it.
+`total_steps` may grow where that leaves the learning rates as they were.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -287,6 +288,11 @@ def corpus_config(name: str, degradation: str, total_steps: int, **fields: Any) 
         checkpoint_every=200,
     )
     return replace(config, **fields)
+
+
+def cosine_steps(decay_steps: int, total_steps: int, warmup_steps: int) -> int:
+    """Returns the steps over which the learning rate falls, given these fields of a config."""
+    return decay_steps or total_steps - warmup_steps
 
 
 def flatten(config: Any, *, fixed_only: bool = False, prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,8 @@ imported before packages that take seconds.
 """
 
 import contextlib
+import errno
+import io
 import itertools
 import os
 import signal
@@ -13,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from mprnet_jax.atomic import remove_temporaries
 
@@ -36,12 +38,7 @@ def watch_imports() -> None:
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Runs a command in the block; ends the process for Ctrl-C and for output that is not read."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # it was closed
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _output(sys.stdout), _output(sys.stderr)
     # Whoever started this process may want it to ignore Ctrl-C, as `nohup` does.
     handled = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _end)
     if handled:
@@ -55,8 +52,10 @@ def guarded() -> Iterator[None]:
                 signal.signal(signal.SIGINT, _end)  # until the process has ended
     except KeyboardInterrupt:
         leave(INTERRUPTED, "interrupted")
-    except BrokenPipeError:
-        leave(UNREAD)
+    except OutputError as error:
+        if error.errno == errno.EPIPE:
+            leave(UNREAD)
+        leave(2, f"the output cannot be written ({error.strerror})")
 
 
 def leave(status: int, message: str = "") -> NoReturn:
@@ -112,3 +111,38 @@ def _raise_interrupts() -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, interrupt)
     threading.Thread(target=watch, name="interrupts", daemon=True).start()
+
+
+class OutputError(OSError):
+    """What a command prints cannot be written."""
+
+
+class _Output(io.TextIOWrapper):
+    """An output whose errors are told from those of other files."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise OutputError(*error.args) from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise OutputError(*error.args) from error
+
+
+def _output(stream: TextIO | None) -> TextIO:
+    """Returns an output that escapes characters which its encoding lacks."""
+    if stream is None:  # it was closed
+        return open(os.devnull, "w")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    return _Output(
+        stream.buffer,
+        stream.encoding,
+        "backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )

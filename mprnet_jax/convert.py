@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from mprnet_jax import command
+from mprnet_jax import command, paths
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.paths import user_path
@@ -40,7 +40,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exis
 
 def main() -> None:
     """Runs the command."""
-    output = user_path(OUTPUT.value)
+    output = paths.absolute(OUTPUT.value)
     check_output(output)
     weights = files.read(INPUT.value)
     if VALIDATE.value or REFERENCE.value:
@@ -56,16 +56,18 @@ def main() -> None:
     licence = {"licence": LICENCE.value} if LICENCE.value else {}
     files.write(output, weights.config, weights.params, weights.origin | licence)
     tensors = len(names.name_table(weights.config))
-    print(f"{output}: {tensors} tensors, {output.stat().st_size / 1e6:.1f} MB")
+    print(f"{OUTPUT.value}: {tensors} tensors, {output.stat().st_size / 1e6:.1f} MB")
 
 
 def check_output(output: Path) -> None:
     """Raises UserError if the output cannot be written, before any work is done."""
     files.check_output(output)
     if output.exists() and not OVERWRITE.value:
-        raise UserError(f"--output={output}: exists; use another name, or --overwrite")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"--output={output}: there is no folder {output.parent}; make it first")
+        raise UserError(f"--output={OUTPUT.value}: exists; use another name, or --overwrite")
+    if not output.parent.is_dir():
+        raise UserError(
+            f"--output={OUTPUT.value}: there is no folder {output.parent}; make it first"
+        )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
+from mprnet_jax import paths
 from mprnet_jax.command import run
 from mprnet_jax.errors import UserError
 from mprnet_jax.paths import user_path
@@ -33,14 +34,14 @@ def main() -> None:
     """Runs the command."""
     from mprnet_jax.data.corpus import INSTALLED, read_list, write_corpus
 
-    photos, output = read_list(), user_path(OUTPUT.value)
+    photos, output = read_list(), paths.absolute(OUTPUT.value)
     if PACKAGES.value:
-        counts = write_corpus(photos, user_path(PACKAGES.value), output)
+        counts = write_corpus(photos, paths.absolute(PACKAGES.value), output)
     else:
         with tempfile.TemporaryDirectory() as folder:
             download(sorted({photo.package for photo in photos} - {INSTALLED}), Path(folder))
             counts = write_corpus(photos, Path(folder), output)
-    print(f"{output}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+    print(f"{OUTPUT.value}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
 
 
 def download(packages: Sequence[str], folder: Path) -> None:

@@ -13,6 +13,7 @@ so on.
 import numpy as np
 from absl import flags
 
+from mprnet_jax import paths
 from mprnet_jax.command import run
 from mprnet_jax.data.datasets import find_benchmark, normalized_name
 from mprnet_jax.data.opening import open_benchmark
@@ -55,7 +56,7 @@ def main() -> None:
     # All sets are opened first, so that mistakes are reported before hours of work.
     sets = {key: open_benchmark(key, DATA_ROOT.value) for key in keys}
     if RESTORED.value:
-        root = user_path(RESTORED.value)
+        root = paths.absolute(RESTORED.value)
         for key, title in titles.items():
             folder = restored_folder(root, title, only_dataset=len(keys) == 1)
             sets[key] = WithRestored(sets[key], folder)
@@ -65,7 +66,7 @@ def main() -> None:
     entries = evaluate(
         sets,
         candidates,
-        user_path(OUTPUT.value),
+        paths.absolute(OUTPUT.value),
         restored_by=restored_by(),
         lpips=load_lpips() if LPIPS.value else None,
     )
@@ -88,7 +89,7 @@ def check_flags() -> None:
     """Raises UserError for flags that contradict each other."""
     if bool(WEIGHTS.value) == bool(RESTORED.value):
         raise UserError("--weights, --restored: give one of them")
-    scores = user_path(OUTPUT.value) / "scores.json"
+    scores = paths.absolute(OUTPUT.value) / "scores.json"
     if scores.exists() and not OVERWRITE.value:
         raise UserError(f"{scores}: exists; choose another --output, or add --overwrite")
     for flag in (STAGES, LOCAL_POOLING, ENSEMBLE):

@@ -12,6 +12,7 @@ import sys
 
 from absl import flags
 
+from mprnet_jax import paths
 from mprnet_jax.command import run
 from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, find_dataset, normalized_name
 from mprnet_jax.data.opening import open_splits
@@ -57,12 +58,12 @@ def main() -> None:
                 f"{name}: is prepared without split {split}, which {SOURCE.value} does not hold",
                 file=sys.stderr,
             )
-    folder = write_prepared(user_path(DATA_DIR.value), name, splits, raw=RAW.value, cut=cut)
+    folder = write_prepared(DATA_DIR.value, name, splits, raw=RAW.value, cut=cut)
     counts = [
         f"{split} ({len(found)} of {SETS[split][key].num_examples})"
         for split, found in splits.items()
     ]
-    print(f"{folder}: {', '.join(counts)}")
+    print(paths.shown(f"{folder}: {', '.join(counts)}"))
 
 
 if __name__ == "__main__":

@@ -5,20 +5,19 @@ Without --weights it removes noise, with a network that comes with the package.
 Examples:
     python -m mprnet_jax.restore --input noisy.jpg
     python -m mprnet_jax.restore --weights runs/derain --input rainy.jpg --output restored
+    python -m mprnet_jax.restore --weights runs/derain --input photos/*.jpg clip.mp4
     python -m mprnet_jax.restore --weights deblur.safetensors --input photos --output restored \\
         --local_pooling --ensemble --compare
 """
 
-import functools
 import sys
 import time
 import warnings
-from pathlib import Path
 
 from absl import flags
 from PIL import Image
 
-from mprnet_jax import command
+from mprnet_jax import command, paths
 from mprnet_jax.atomic import make_folder
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
@@ -37,8 +36,8 @@ WEIGHTS = flags.DEFINE_string(
 INPUT = flags.DEFINE_multi_string(
     "input",
     [],
-    "A photo, a folder of photos (with its subfolders) or a video; may be repeated, and more may "
-    "follow without the flag, as shells write --input *.jpg.",
+    "A photo, a folder of photos (with its subfolders) or a video; may be given several times, and "
+    "more of them may follow.",
 )
 OUTPUT = flags.DEFINE_string("output", "restored", "The folder for restored photos.")
 FORMAT = flags.DEFINE_enum(
@@ -99,74 +98,51 @@ def main() -> None:
     """Runs the command."""
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata
     Image.MAX_IMAGE_PIXELS = None  # --max_megapixels takes its place
-    sources, output = [user_path(source) for source in INPUT.value], user_path(OUTPUT.value)
     extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
     try:
-        jobs = folders.list_jobs(sources, output, extension, VIDEOS)
-        others = folders.describe_left_out(sources, output)
+        jobs = folders.list_jobs(INPUT.value, OUTPUT.value, extension, VIDEOS)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     videos = [job for job in jobs if job.source.suffix.lower() in VIDEOS]
+    pictures = [job for job in jobs if job.source.suffix.lower() not in VIDEOS]
     if videos and (FORMAT.value or COMPARE.value):
-        raise UserError("--format and --compare are for photos; leave them out for videos")
-    summary = Summary(0, 0, 0)
-    if len(jobs) > len(videos):
-        summary = restore_photos([job for job in jobs if job not in videos], output, others)
-    if failed := summary.failed + restore_videos(videos):
-        kinds = "photos and videos" if videos else "photos"
-        raise UserError(f"{failed} of {len(jobs)} {kinds} failed, see above")
+        raise UserError("--format and --compare are for photos; leave them out for a video")
+    restorer = make_restorer()
+    make_folder(paths.absolute(OUTPUT.value))  # now, as restoring may take hours
+    start = time.monotonic()
+    summary = restore_photos(restorer, pictures) if pictures else Summary(0, 0, 0)
+    skipped, failed = summary.skipped, summary.failed
+    for job in videos:
+        if job.target.exists() and not OVERWRITE.value:
+            skipped += 1
+            continue
+        try:
+            frames = restore_video(job.source, job.target, restorer, max_pixels())
+            print(paths.shown(f"{frames} frames restored: {job.target}"))
+        except UserError as error:
+            print(paths.shown(error), file=sys.stderr)
+            failed += 1
+    print(
+        f"{len(jobs) - skipped - failed} restored, {skipped} skipped because they exist, "
+        f"{failed} failed, in {time.monotonic() - start:.1f} s: {OUTPUT.value}"
+    )
+    if failed:
+        files = "files" if videos else "photos"
+        raise UserError(f"{failed} of {len(jobs)} {files} failed, see above")
     if summary.failed_sheets:
         raise UserError(f"{summary.failed_sheets} sheets failed, see above")
 
 
-def restore_photos(jobs: list[folders.Job], output: Path, others: str) -> Summary:
-    """Restores photos, prints a summary and returns it.
-
-    Args:
-        jobs: the photos.
-        output: the folder for results.
-        others: names the other files of their folders.
-    """
+def restore_photos(restorer: Restorer, jobs: list[folders.Job]) -> Summary:
+    """Restores photos and prints why others failed."""
     pipeline = Pipeline(
-        make_restorer(),
+        restorer,
         quality=QUALITY.value,
         max_pixels=max_pixels(),
         overwrite=OVERWRITE.value,
         compare=COMPARE.value,
     )
-    make_folder(output)  # now, as restoring may take hours
-    start = time.monotonic()
-    summary = pipeline.run(jobs)
-    print(
-        f"{summary.restored} restored, {summary.skipped} skipped because they exist, "
-        f"{summary.failed} failed, in {time.monotonic() - start:.1f} s: {output}"
-    )
-    if others:
-        print(f"not restored, as they are no photos: {others}")
-    if summary.left_out:
-        print(f"left out of restored photos: {summary.left_out}")
-    return summary
-
-
-def restore_videos(jobs: list[folders.Job]) -> int:
-    """Restores videos, prints a line for each and returns how many failed."""
-    failed = 0
-    for source, target in jobs:
-        if target.exists() and not OVERWRITE.value:
-            print(f"skipped because it exists: {target}")
-            continue
-        try:
-            restored = restore_video(source, target, make_restorer(), max_pixels())
-        except UserError as error:
-            if len(jobs) == 1:
-                raise
-            print(error, file=sys.stderr)
-            failed += 1
-            continue
-        print(f"{restored.frames} frames restored: {target}")
-        if restored.left_out:
-            print(f"left out of the video: {', '.join(restored.left_out)}")
-    return failed
+    return pipeline.run(jobs)
 
 
 def max_pixels() -> int:
@@ -197,4 +173,4 @@ def make_restorer() -> Restorer:
 
 
 if __name__ == "__main__":
-    command.run(main, required=(WEIGHTS, INPUT, OUTPUT), more=INPUT)
+    command.run(main, required=(WEIGHTS, INPUT, OUTPUT), rest=INPUT)

@@ -4,23 +4,25 @@ Example, on embedded photos with synthetic rain, a few minutes on two CPU cores:
 
     python -m mprnet_jax.train --config configs/derain.py:sample
 
-Any field of the config can be changed: --config.batch_size=8 --config.optim.learning_rate=1e-4.
-The same command in the same workdir resumes an interrupted run. On several hosts, start it on each
-with --distributed and a workdir that all of them share.
+A recipe's name means the same in any folder, without a clone of the repository: derain:sample. Any
+field of the config can be changed: --config.batch_size=8 --config.optim.learning_rate=1e-4. The
+same command in the same workdir resumes an interrupted run. On several hosts, start it on each with
+--distributed and a workdir that all of them share.
 """
-
-from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from mprnet_jax import recipes
 from mprnet_jax.command import run
-from mprnet_jax.config import TrainConfig
 from mprnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config file, followed by :VARIANT if it has variants."
+    "config",
+    help_string=f"Recipe ({', '.join(recipes.names())}) or the path of a config file, followed by "
+    ":VARIANT if it has variants.",
 )
+flags.FLAGS["config"].parser = recipes.ConfigParser()
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -45,23 +47,11 @@ def main() -> None:
     from mprnet_jax.training.loop import train
 
     config = CONFIG.value
-    if not isinstance(config, TrainConfig):
-        file = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise UserError(f"--config={file}: {loading_error(config)}; see configs/")
     if DISTRIBUTED.value:
         hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     elif (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value) != (None, None, None):
         raise UserError("--coordinator, --num_processes and --process_id need --distributed")
     train(config, WORKDIR.value or f"runs/{config.name}")
-
-
-def loading_error(config: Any) -> str:
-    """Returns what is wrong with the value of --config if it is not a TrainConfig."""
-    try:
-        getattr(config, "name", None)
-    except OSError as error:  # ml_collections returns a placeholder whose attributes raise OSError
-        return str(error.__cause__ or error)
-    return "returns no TrainConfig"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "mprnet_jax"
-TOP = ("config", "errors", "atomic", "command", "symmetries", "paths", "threads")
+TOP = ("config", "errors", "atomic", "command", "paths", "symmetries", "threads")
 # Folder -> the folders it may import from. Commands and the package itself may import any.
 ALLOWED = {
     "ops": (),

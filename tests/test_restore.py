@@ -26,11 +26,11 @@ def run(tmp_path: Path, tiny_model):
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
 
-    def run(*arguments: str) -> subprocess.CompletedProcess:
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", "mprnet_jax.restore", *arguments],
             cwd=tmp_path,
-            env=environment,
+            env=environment | variables,
             capture_output=True,
             text=True,
             check=False,
@@ -78,28 +78,41 @@ def test_without_weights_it_removes_noise_and_says_so(run, tmp_path: Path):
 
 
 def test_all_switches_together(run, tmp_path: Path):
-    photos.write(tmp_path / "photo.png", Photo(np.zeros((136, 168, 3), np.uint8)))
+    photo = Photo(np.zeros((136, 168, 3), np.uint8))
+    for name in ("photo.png", "写真.png", "-c,d.png"):
+        photos.write(tmp_path / name, photo)
     switches = "--local_pooling --ensemble --stages=2 --dtype=bfloat16 --tile=128 --format=webp"
-    result = run(
-        "--weights=tiny.safetensors", "--input=photo.png", "--output=out", *switches.split()
-    )
+    # As a shell gives `--input *.png`: what is no value of a flag is an input too.
+    arguments = ["--weights=tiny.safetensors", "--input", "photo.png", "写真.png"]
+    arguments += ["--output=~/出力", *switches.split(), "--input=./-c,d.png"]
+    result = run(*arguments, HOME=str(tmp_path / "home"), PYTHONIOENCODING="ascii")
     assert result.returncode == 0, result.stderr
     assert "168x136, 4 tiles of 128x128" in result.stdout
-    assert photos.read(tmp_path / "out/photo.webp").pixels.shape == (136, 168, 3)
+    assert "3 restored, 0 skipped because they exist, 0 failed" in result.stdout
+    assert result.stdout.endswith("s: ~/\\u51fa\\u529b\n")
+    for name in ("photo.webp", "写真.webp", "-c,d.webp"):
+        assert photos.read(tmp_path / "home/出力" / name).pixels.shape == (136, 168, 3)
+    assert not (tmp_path / "~").exists()
 
 
 def test_a_video(run, tmp_path: Path):
     av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+    with av.open(str(tmp_path / "12:30.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
         for _ in range(3):
             frame = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8))
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    arguments = ["--weights=tiny.safetensors", "--input=clip.mp4", "--output=out"]
-    assert "3 frames restored: out/clip.mp4" in run(*arguments).stdout
-    assert "skipped" in run(*arguments).stdout
+    (tmp_path / "bad.mp4").write_text("no video")
+    arguments = ["--weights=tiny.safetensors", "--input=12:30.mp4", "--output=out"]
+    result = run(*arguments, "./bad.mp4")
+    assert result.returncode == 2
+    assert "3 frames restored: out/12:30.mp4\n1 restored, 0 skipped" in result.stdout
+    message, summary = result.stderr.splitlines()
+    assert message.startswith("bad.mp4: cannot be restored as a video")
+    assert summary == "mprnet_jax.restore: 1 of 2 files failed, see above"
+    assert "0 restored, 1 skipped because they exist, 0 failed" in run(*arguments).stdout
 
 
 INFINITE = ["--max_megapixels=inf"]

@@ -18,6 +18,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from mprnet_jax import paths
 from mprnet_jax.compat.grain import prepare_for_workers
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
@@ -72,13 +73,13 @@ def validation_source(config: DataConfig) -> Source:
 def _pairs(config: DataConfig, name: str, split: str) -> Source:
     """Opens the folder of this name, or the split of the prepared set of this name."""
     if config.source == "prepared":
-        return open_prepared(user_path(config.root), name, split)
+        return open_prepared(paths.absolute(config.root), name, split)
     return open_folder(_folder(config, name))
 
 
 def _folder(config: DataConfig, name: str) -> Path:
     """Returns the folder of this name below the data root; raises UserError if it is not there."""
-    folder = user_path(config.root) / name
+    folder = paths.absolute(config.root, name)
     if not folder.is_dir():
         sets = f" ({config.published})" if config.published else ""
         inside = "" if config.source == "photos" else "/{input,target}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from mprnet_jax import paths
 from mprnet_jax.data.datasets import (
     BENCHMARKS,
     PREPARED,
@@ -55,7 +56,7 @@ def open_benchmark(name: str, root: Path | str) -> Source:
     Raises:
         UserError: if the name is unknown, the folder is missing, or it lacks what the set needs.
     """
-    benchmark, root = find_benchmark(name), user_path(root)
+    benchmark, root = find_benchmark(name), paths.absolute(root)
     key = normalized_name(name)
     if not (root / PREPARED / key).is_dir():
         return open_dataset(benchmark, root)
@@ -77,7 +78,7 @@ def open_splits(name: str, root: Path | str) -> dict[str, Source]:
         UserError: as `open_benchmark` does.
     """
     find_dataset({**TRAINING_SETS, **BENCHMARKS}, name)
-    key, root = normalized_name(name), user_path(root)
+    key, root = normalized_name(name), paths.absolute(root)
     known = {"train": TRAINING_SETS.get(key), "test": BENCHMARKS.get(key)}
     datasets = {split: dataset for split, dataset in known.items() if dataset}
     existing = [split for split in datasets if _exists(split, datasets, root)]

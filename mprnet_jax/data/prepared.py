@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError  # comes with TFDS
 from tqdm import tqdm
 
+from mprnet_jax import paths
 from mprnet_jax.compat.tfds import local_info, remove_incomplete
 from mprnet_jax.data.datasets import PREPARED
 from mprnet_jax.data.pairs import Example, PairFolder, SceneFolders, Source, deepest_of, dtype_of
@@ -53,9 +54,10 @@ class Prepared:
 
         Raises:
             NotPrepared: if the folder holds no prepared set, or the set has no such split.
-            UserError: if the set is damaged.
+            UserError: if the set is damaged, or the folder's path is no UTF-8.
         """
-        folder = Path(folder) / VERSION
+        folder = paths.absolute(folder, VERSION)
+        paths.check_is_text(folder)
         if not (folder / "dataset_info.json").is_file():
             raise NotPrepared(
                 f"{folder}: holds no prepared set; make it with python -m mprnet_jax.prepare, or "
@@ -213,7 +215,8 @@ def write_prepared(
         for split, source in splits.items()
     }
     tfds.disable_progress_bar()  # ours knows the number of examples
-    builder = Pairs(name, records, image, tuple(example), Path(data_dir) / PREPARED)
+    paths.check_is_text(paths.absolute(data_dir))
+    builder = Pairs(name, records, image, tuple(example), paths.absolute(data_dir, PREPARED))
     folder = Path(builder.data_path)
     if folder.exists():
         raise UserError(f"{folder}: exists already; remove it to prepare the set anew")
@@ -236,8 +239,7 @@ def _records(
     """Yields the records of a source in order; threads read, cut and encode."""
 
     def records_of(index: int) -> list[dict[str, Any]]:
-        name = source.names[index]
-        example = {role: to_dtype(image, dtype) for role, image in source[index].items()}
+        example, name = source[index], as_text(source.names[index])
         pieces: Sequence[Example] = [example]
         names = [name]
         if cut:
@@ -254,6 +256,11 @@ def _records(
     results: Iterable[list[dict[str, Any]]] = parallel_map(records_of, range(len(source)))
     for records in tqdm(results, description, len(source), unit="image"):
         yield from records
+
+
+def as_text(name: str) -> str:
+    """Returns a file's name with bytes that are no UTF-8 escaped, for TFDS stores text only."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _encoded(example: Example) -> dict[str, bytes]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from mprnet_jax import paths
+
 # On CPUs XLA's default code for dots and for the reductions in weight gradients is slow; that of
 # its YNN library is faster. benchmarks/ times both.
 CPU_OPTIONS = {
@@ -111,6 +113,6 @@ def use_compile_cache(shared: Path | None = None) -> None:
     if shared and jax.process_count() > 1 and not chosen:
         jax.config.update("jax_compilation_cache_dir", str(shared))
     elif folder is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "mprnet_jax"))
+        cache = paths.absolute(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mprnet_jax")
+        jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)

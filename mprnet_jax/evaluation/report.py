@@ -217,5 +217,5 @@ def _finite(value: Any) -> Any:
 
 def _write(path: Path, text: str) -> None:
     with writing(path) as temporary:
-        # File names may hold bytes that are not UTF-8.
+        # Names of files may hold anything, bytes that are no text too.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -1,11 +1,11 @@
 """Lists the photos and videos to restore, each with the file for its result."""
 
 import os
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mprnet_jax import paths
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 
@@ -15,74 +15,74 @@ ANIMATIONS = (".apng", ".gif")
 
 
 class Job(NamedTuple):
-    """The file of a photo or video, and the file for its result."""
+    """The file of a photo or video, and the file for its result; both paths are absolute."""
 
     source: Path
     target: Path
 
 
 def list_jobs(
-    sources: Sequence[Path],
-    output: Path,
+    inputs: Sequence[Path | str],
+    output: Path | str,
     extension: str | None = None,
     videos: Collection[str] = (),
 ) -> list[Job]:
-    """Lists photos and videos, and all photos in folders and their subfolders, each once.
+    """Lists photos, videos, and all photos in folders and their subfolders.
 
     Hidden files and folders, sheets of `--compare` and what is in `output` are left out; for files
     of other kinds see `describe_left_out`. Links to folders are followed, each folder once.
 
     Args:
-        sources: photos, videos and folders.
+        inputs: photos, videos and folders, as a user typed them.
         output: the folder for results, with the subfolders of each folder.
-        extension: replaces that of every photo, if given.
-        videos: extensions of videos, which are taken where they are named, not from folders.
+        extension: replaces that of every file, if given.
+        videos: the extensions of videos.
 
     Raises:
-        UserError: if a source is missing or holds no photo, or if a source or another result would
+        UserError: if an input is missing or holds no photo, or if an input or another result would
             be overwritten.
         OSError: if a folder cannot be listed.
     """
-    if output.exists() and not output.is_dir():
+    folder = paths.absolute(output)
+    if folder.exists() and not folder.is_dir():
         raise UserError(f"--output={output}: is a file; name a folder")
-    if not output.exists() and output.suffix.lower() in photos.FORMATS:
+    if not folder.exists() and folder.suffix.lower() in (*photos.FORMATS, *videos):
         raise UserError(f"--output={output}: looks like a file; name a folder")
-    found = [
-        Job(file, output / file.relative_to(root))
-        for source in sources
-        for file, root in list_files(source, output, videos)
-    ]
-    originals = {job.source.resolve() for job in found}
+    found = [(file, root) for typed in inputs for file, root in _files(typed, folder, videos)]
+
+    originals = {file.resolve() for file, _ in found}
     jobs: dict[Path, Job] = {}
-    for file, target in found:
-        if extension and target.suffix.lower() not in videos:
-            target = target.with_suffix(extension)
+    for file, root in found:
+        target = folder / file.relative_to(root)
+        target = target.with_suffix(extension) if extension else target
         if target.resolve() in originals or (target.exists() and target.samefile(file)):
             raise UserError(f"--output={output}: would overwrite {target}; choose another folder")
-        same = jobs.setdefault(target, Job(file, target))
-        if same.source.resolve() != file.resolve():
-            raise UserError(f"{same.source} and {file} would both become {target}")
+        other = jobs.setdefault(target, Job(file, target)).source
+        if other.resolve() != file.resolve():  # the same one twice is restored once
+            raise UserError(
+                f"{other} and {file} would both become {target}; restore them into two folders"
+            )
     return list(jobs.values())
 
 
-def list_files(source: Path, output: Path, videos: Collection[str]) -> list[tuple[Path, Path]]:
-    """Returns the files of one source of `list_jobs`, each with the folder it is named from."""
-    if source.is_dir():
+def _files(typed: Path | str, output: Path, videos: Collection[str]) -> Iterator[tuple[Path, Path]]:
+    """Yields the files of an input, each with the folder that `output` mirrors."""
+    source = paths.absolute(typed)
+    if source.is_file():
+        known = (*photos.FORMATS, *videos)
+        if source.suffix.lower() not in known:
+            raise UserError(f"--input={typed}: must end in {', '.join(known)}")
+        yield source, source.parent
+    elif source.is_dir():
         if output.resolve() == source.resolve():
             raise UserError(f"--output={output}: is the folder of the photos; choose another")
-        files = sorted(filter(is_photo, walk(source, output.resolve())))
+        files = sorted(walk(source, output.resolve()))
         if not files:
-            others = describe_left_out([source], output)
-            raise UserError(
-                f"--input={source}: holds no {', '.join(photos.FORMATS)} files"
-                + (f" (but {others})" if others else "")
-            )
-        return [(file, source) for file in files]
-    if not source.is_file():
-        raise UserError(f"--input={source}: there is no such file or folder")
-    if source.suffix.lower() not in (*photos.FORMATS, *videos):
-        raise UserError(describe_stranger(source))
-    return [(source, source.parent)]
+            raise UserError(f"--input={typed}: holds no {', '.join(photos.FORMATS)} files")
+        for file in files:
+            yield file, source
+    else:
+        raise UserError(f"--input={typed}: there is no such file or folder")
 
 
 def walk(folder: Path, excluded: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from mprnet_jax import paths
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
@@ -78,14 +79,14 @@ class Report:
         """Prints why a photo failed."""
         with self.bar.get_lock():
             self.failed += 1
-        self.bar.write(message, file=sys.stderr)
+        self.bar.write(paths.shown(message), file=sys.stderr)
         self.bar.update()
 
     def fail_sheet(self, message: str) -> None:
         """Prints why the sheet of a restored photo failed."""
         with self.bar.get_lock():
             self.failed_sheets += 1
-        self.bar.write(message, file=sys.stderr)
+        self.bar.write(paths.shown(message), file=sys.stderr)
 
     def show_tiles(self, grid: Grid) -> None:
         """Shows the tiles of photos of one size; prints them once if there are several."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from mprnet_jax import paths
 from mprnet_jax.atomic import replacing
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.photos import MAX_PIXELS
@@ -64,6 +65,8 @@ def restore_video(
     except ImportError as error:
         raise UserError(f"{source}: videos need PyAV: pip install 'mprnet-jax[video]'") from error
 
+    # FFmpeg takes a relative path with a colon for an address, and may connect to it.
+    source, target = paths.absolute(source), paths.absolute(target)
     demuxer, encoder = VIDEOS[source.suffix.lower()]
     try:
         with open_video(source, demuxer) as reader:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from mprnet_jax import paths
 from mprnet_jax.compat import malloc
 from mprnet_jax.config import TrainConfig
 from mprnet_jax.devices import hosts, memory
@@ -51,7 +52,7 @@ def train(config: TrainConfig, workdir: Path | str) -> ValidationResult | None:
         hosts.report_lost_host(),
         memory.report_out_of_memory(OUT_OF_MEMORY_REMEDY),
     ):
-        return train_run(Run(config, user_path(workdir)), interrupts)
+        return train_run(Run(config, paths.absolute(workdir)), interrupts)
 
 
 def train_run(run: Run, interrupts: Interrupts) -> ValidationResult | None:

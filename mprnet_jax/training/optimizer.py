@@ -2,12 +2,12 @@
 
 import optax
 
-from mprnet_jax.config import OptimConfig
+from mprnet_jax.config import OptimConfig, cosine_steps
 
 
 def schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
     """Returns the learning rate by step: a linear warm-up, then a cosine to the final rate."""
-    decay_steps = config.decay_steps or total_steps - config.warmup_steps
+    decay_steps = cosine_steps(config.decay_steps, total_steps, config.warmup_steps)
     cosine = optax.cosine_decay_schedule(
         config.learning_rate, decay_steps, alpha=config.final_learning_rate / config.learning_rate
     )

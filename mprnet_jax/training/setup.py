@@ -9,6 +9,7 @@ from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 
+from mprnet_jax import paths
 from mprnet_jax.config import MeshConfig, TrainConfig, flatten
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
 from mprnet_jax.devices import hosts, records
@@ -28,8 +29,16 @@ from mprnet_jax.training.state import TrainState
 from mprnet_jax.training.summaries import Summaries
 from mprnet_jax.training.validation import ValidationResult, Validator
 from mprnet_jax.weights import files
-from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints
+from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, check_name
 from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
+
+# What it means that a set has grown or shrunk in the course of a run.
+CHANGED_SET = {
+    "training": "it is shuffled anew, so in the pass under way some examples come again and others "
+    "not at all; the run is no longer the one that either set alone would have given",
+    "held-out": "scores from now on cannot be compared with those before, so the best checkpoint "
+    "may not be the best one",
+}
 
 
 class Run:
@@ -46,6 +55,7 @@ class Run:
                 cannot be read or are of another network, or a workdir that is not shared.
         """
         config.validate()
+        check_name(workdir)
         use_compile_cache(shared=workdir / "compiled")
         self.config = config
         self.workdir = workdir
@@ -138,7 +148,7 @@ class Run:
 
         The record's keys are "batches", the number of batches drawn, which is that of steps done;
         "counts", those of the guard; "validates", whether a validation was due when the checkpoint
-        was saved; and "examples", the size of the training set. Warns if that has changed.
+        was saved; and "examples", the sizes of the sets.
 
         Raises:
             UserError: if there are checkpoints, but none can be read.
@@ -152,16 +162,8 @@ class Run:
             )
             hosts.print_on_main(overview)
             return state, {"batches": 0, "counts": {}, "validates": False}
-        hosts.print_on_main(f"Resuming from step {saved.step} in {self.workdir}")
-        examples = saved.record.get("examples", len(self.source))  # older ones lack it
-        if examples != len(self.source):
-            logging.warning(
-                "the training set has %d examples, %d when step %d was saved: from here on, the "
-                "batches are not those of an uninterrupted run",
-                len(self.source),
-                examples,
-                saved.step,
-            )
+        hosts.print_on_main(paths.shown(f"Resuming from step {saved.step} in {self.workdir}"))
+        self._warn_of_changed_sets(saved)
         params = convert_params(saved.params, abstract_state.eval_params)
         return TrainState.with_eval_params(params, saved.training_state), saved.record
 
@@ -183,10 +185,28 @@ class Run:
             "batches": step,
             "counts": dict(counts),
             "validates": validation_due,
-            "examples": len(self.source),
+            "examples": self._set_sizes,
         }
         params = nested_params(state.eval_params, self.abstract_params)
         checkpoints.save(Checkpoint(step, params, state.without_eval_params(), record))
+
+    @property
+    def _set_sizes(self) -> dict[str, int]:
+        return {"training": len(self.source), "held-out": len(self.validator.held_out)}
+
+    def _warn_of_changed_sets(self, saved: Checkpoint) -> None:
+        """Logs a warning in process 0 for each set that grew or shrank since a checkpoint."""
+        before = saved.record.get("examples", {})  # older versions did not save it
+        for name, size in self._set_sizes.items():
+            if hosts.is_main_process() and before.get(name, size) != size:
+                logging.warning(
+                    "the %s set has %d examples, and had %d when step %d was saved: %s",
+                    name,
+                    size,
+                    before[name],
+                    saved.step,
+                    CHANGED_SET[name],
+                )
 
     def show(self, validation: ValidationResult, best_step: int | None) -> None:
         """Prints the result of the run and writes before_after.png, in process 0.
@@ -199,7 +219,9 @@ class Run:
         picture = self.workdir / "before_after.png"
         validation.write_before_after(picture)
         hosts.print_on_main(validation.table())
-        hosts.print_on_main(f"Best checkpoint: step {best_step}. Before and after: {picture}")
+        hosts.print_on_main(
+            paths.shown(f"Best checkpoint: step {best_step}. Before and after: {picture}")
+        )
         if self.config.note:
             hosts.print_on_main(self.config.note)
 

@@ -21,6 +21,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from mprnet_jax import paths
 from mprnet_jax.atomic import replacing
 from mprnet_jax.devices.hosts import is_main_process
 from mprnet_jax.errors import UserError, one_line
@@ -76,9 +77,10 @@ class Checkpoints:
             read_only: changes nothing in the folder, where a run may be saving at the same time.
 
         Raises:
-            UserError: if the folder or the scores cannot be read.
+            UserError: if the folder or the scores cannot be read, or its name will not do.
         """
-        self._folder = Path(run_folder).absolute() / "checkpoints"
+        check_name(run_folder)
+        self._folder = paths.absolute(run_folder) / "checkpoints"
         self._scores_file = self._folder.parent / SCORES
         scores: dict[int, float] = {}
         if is_main_process():
@@ -254,6 +256,11 @@ class Checkpoints:
         """Waits as `wait` does, then ends Orbax's threads."""
         with self._report_failures():
             self._store.close()
+
+
+def check_name(run_folder: Path | str) -> None:
+    """Raises UserError for a folder whose path TensorStore changes or cannot take."""
+    paths.check_is_text(paths.absolute(run_folder), "\\")  # it takes backslashes for slashes
 
 
 def structure(params: Any, training_state: Any) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mprnet_jax import paths
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
@@ -105,27 +106,21 @@ def write(
         UserError: for another extension, if the file cannot be written, or if a `.pth` file is to
             be written without PyTorch.
     """
-    path = user_path(path)
+    path = paths.absolute(path)
     check_output(path)
     with writing(path) as temporary:
         WRITTEN[path.suffix.lower()].write(temporary, config, params, origin or {})
 
 
 def find(path: Path | str) -> Path:
-    """Returns the path of weights given by path or by name.
+    """Returns the absolute path of weights given by path or by name.
 
     Raises:
-        TypeError: if it is neither.
-        UserError: if a network that comes with the package is damaged.
+        UserError: if a network that comes with the package is damaged, or for no path at all.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(
-            f"weights are loaded from a path or by name, not from a {type(path).__name__}; write "
-            "tensors to a file first: torch.save(model.state_dict(), 'weights.pth')"
-        )
     if isinstance(path, str) and path in pretrained.PRETRAINED:
         return pretrained.path_of(path)
-    return user_path(path)
+    return paths.absolute(path)
 
 
 def check_is_weight_file(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mprnet_jax.atomic import writing
-from mprnet_jax.config import ModelConfig, flatten
+from mprnet_jax.config import ModelConfig, cosine_steps, flatten
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.model.mprnet import abstract_model
 from mprnet_jax.weights.checkpoints import Checkpoints, as_first_host_sees
 from mprnet_jax.weights.names import Params, by_path, warn_of_non_finite
+
+LENGTHS = ("optim.decay_steps", "total_steps", "optim.warmup_steps")  # args of `cosine_steps`
 
 
 def write_config(run_folder: Path, config: Any) -> None:
@@ -48,32 +51,43 @@ def read_config(run_folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def is_longer(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Returns whether the wanted run has more steps than the saved one, by `flatten` of both."""
+    return (
+        all(isinstance(found[name], int) for name in LENGTHS)
+        and found["total_steps"] < wanted["total_steps"]
+    )
+
+
 def check_same_run(run_folder: Path, config: Any) -> None:
     """Raises UserError if the folder holds a run whose config differs in a fixed field.
 
-    The number of steps may differ if the learning rate does not depend on it.
+    A longer run with the same learning rates up to the end of the saved one is the same run.
     """
     if not (run_folder / "config.json").exists():
         return
     saved = read_config(run_folder)
-    fixed = flatten(config, fixed_only=True)
-    if fixed.get("optim.decay_steps"):
-        del fixed["total_steps"]
-    for name, wanted in fixed.items():
-        found = saved_value(saved, config, name)
-        if found != wanted and name == "total_steps":
+    wanted = flatten(config, fixed_only=True)
+    found = {name: saved_value(saved, config, name) for name in wanted}
+    different = {name for name in wanted if found[name] != wanted[name]}
+    if different <= set(LENGTHS) and is_longer(found, wanted):
+        decay_steps = cosine_steps(*(found[name] for name in LENGTHS))
+        if decay_steps == cosine_steps(*(wanted[name] for name in LENGTHS)):
+            return
+        steps = found["total_steps"]
+        raise UserError(
+            f"workdir {run_folder}: holds a run of {steps} steps whose learning rate falls over "
+            f"{decay_steps}; one of {wanted['total_steps']} steps would have had other rates from "
+            f"the start: add --config.optim.decay_steps={decay_steps} to keep them and to go on "
+            "with the last one, or choose another --workdir and start from this run with "
+            f"--config.init_from={run_folder}"
+        )
+    for name in wanted:
+        if name in different:
             raise UserError(
-                f"workdir {run_folder}: belongs to a run of {found} steps, not {wanted}; its "
-                "learning rate falls until the last step, so a longer run differs from the first "
-                "step on: to go on from these weights, add "
-                f"--config.init_from={run_folder} and choose another --workdir; runs with "
-                "--config.optim.decay_steps can be made longer"
-            )
-        if found != wanted:
-            raise UserError(
-                f"workdir {run_folder}: belongs to a run with {name}={found}, this one has "
-                f"{name}={wanted}; choose another --workdir, or the same value, or remove the "
-                "folder if it holds no checkpoints yet"
+                f"workdir {run_folder}: belongs to a run with {name}={found[name]}, this one has "
+                f"{name}={wanted[name]}; choose another --workdir, or the same value, or remove "
+                "the folder if it holds no checkpoints yet"
             )
 
 

@@ -7,12 +7,12 @@ width]. Only the functions import PyTorch, so that this module can be imported w
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from mprnet_jax import paths
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError, one_line
 
@@ -56,7 +56,8 @@ def with_weights(
     try:
         # An import would write bytecode to the user's folder.
         module = ModuleType("reference")
-        exec(compile(Path(reference).read_bytes(), reference, "exec"), module.__dict__)
+        code = compile(paths.absolute(reference).read_bytes(), reference, "exec")
+        exec(code, module.__dict__)
         model = module.MPRNet(
             n_feat=config.width,
             scale_unetfeats=config.unet_growth,

@@ -1,5 +1,8 @@
 """The table of scores, and what stands in it beside ours."""
 
+import json
+import os
+
 from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN
@@ -33,3 +36,11 @@ def test_the_published_mean_stands_beside_that_of_whole_sets():
     assert f"{DERAINING_MEAN.psnr:.2f}, " in report.table(entries).splitlines()[-1]
     entries[0].scores.images.pop()
     assert f"{DERAINING_MEAN.psnr:.2f}, " not in report.table(entries).splitlines()[-1]
+
+
+def test_names_that_are_no_text_are_written_escaped(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    scores = SetScores([ImageScores(name, 36.0, 0.96)], left_out=[f"{name}.png: cannot be read"])
+    report.write_scores(tmp_path, [report.Entry("rain100l", scores)], name)
+    assert r"caf\udce9.png: cannot be read" in (tmp_path / "scores.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "scores.json").read_text())

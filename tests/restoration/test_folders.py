@@ -43,23 +43,6 @@ def test_one_photo(tree: Path, tmp_path: Path):
     assert names(list_jobs([tree / "deep/er/c.tiff"], tmp_path / "out")) == [("c.tiff", "c.tiff")]
 
 
-def test_several_sources(tree: Path, tmp_path: Path):
-    (tmp_path / "clip.mp4").write_bytes(b"")
-    sources = [tree / "b.png", tree, tmp_path / "clip.mp4", tmp_path / "clip.mp4"]
-    jobs = names(list_jobs(sources, tmp_path / "out", ".webp", videos=(".mp4",)))
-    # Each once, and a format is for photos.
-    assert sorted(target for _, target in jobs).count("b.webp") == 1
-    assert ("clip.mp4", "clip.mp4") in jobs
-    assert len(jobs) == 4
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/b.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"photos/b\.png and .*other/b\.png would both become"):
-        list_jobs([tree, tmp_path / "other/b.png"], tmp_path / "out")
-    # The result of one is not another one.
-    with pytest.raises(UserError, match=r"would overwrite .*photos/b\.png"):
-        list_jobs([tmp_path / "other/b.png", tree / "b.png"], tree)
-
-
 def test_results_inside_the_folder_are_no_photos(tree: Path):
     (tree / "out").mkdir()
     (tree / "out/b.png").write_bytes(b"")
@@ -104,50 +87,43 @@ def test_a_link_to_the_photo_is_not_overwritten(tree: Path, tmp_path: Path):
         list_jobs([tree], tmp_path / "out")
 
 
-def test_other_files_are_counted_by_kind(tree: Path, tmp_path: Path):
-    for name in ("a.gif", "deep/b.GIF", "clip.mp4", "README"):
-        (tree / name).write_bytes(b"")
-    (tree / "broken.png").symlink_to(tree / "nowhere")
-    assert describe_left_out([tree], tmp_path / "out") == (
-        "2 .gif, 1 .mp4, 1 .txt, 1 broken links or special files, 1 files without extension"
-    )
-    assert describe_left_out([tree / "b.png"], tmp_path / "out") == ""
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos/clip.mp4").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds no \.png, .* files \(but 1 \.mp4\)"):
-        list_jobs([tmp_path / "videos"], tmp_path / "out")
+def test_several_inputs_are_listed_together(tree: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "12:30,a.mp4").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    inputs = ["photos/deep", "12:30,a.mp4", "photos/b.png", Path("photos/a.JPG")]
+    jobs = list_jobs(inputs, "out", videos=[".mp4"])
+    assert names(jobs) == [
+        ("c.tiff", "er/c.tiff"),
+        ("12:30,a.mp4", "12:30,a.mp4"),
+        ("b.png", "b.png"),
+        ("a.JPG", "a.JPG"),
+    ]
+    assert all(path.is_absolute() for job in jobs for path in job)
 
 
-def test_links_to_folders_are_followed_once(tree: Path, tmp_path: Path):
-    (tmp_path / "far/more").mkdir(parents=True)
-    (tmp_path / "far/more/e.png").write_bytes(b"")
-    (tmp_path / "far/more/again").symlink_to(tmp_path / "far")  # a circle
-    (tree / "link").symlink_to(tmp_path / "far")
-    (tree / "to_deep").symlink_to(tree / "deep")
-    (tree / "around").symlink_to(tmp_path)
-    jobs = names(list_jobs([tree], tmp_path / "out"))
-    assert jobs[3] == ("e.png", "link/more/e.png")
-    assert len(jobs) == 4
-    left_out = describe_left_out([tree], tmp_path / "out")
-    assert left_out == "1 .txt, 3 links to folders that are walked already, or around them"
+def test_a_photo_that_is_named_twice_is_restored_once(tree: Path, tmp_path: Path):
+    inputs = [tree, tree / "b.png", tree / "deep/../b.png", tree / "deep/er/c.tiff"]
+    jobs = names(list_jobs(inputs, tmp_path / "out"))
+    # Into two places where it is named in two ways, as a folder keeps its subfolders.
+    assert jobs == [*names(list_jobs([tree], tmp_path / "out")), ("c.tiff", "c.tiff")]
 
 
-def test_a_link_to_the_output_is_not_followed(tree: Path, tmp_path: Path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/b.png").write_bytes(b"")
-    (tree / "results").symlink_to(tmp_path / "out")
-    assert len(list_jobs([tree], tmp_path / "out")) == 3
+@pytest.mark.parametrize("other", ["other/b.png", "other"])
+def test_inputs_with_one_name_are_refused(tree: Path, tmp_path: Path, other):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"photos/b\.png and .*other/b\.png would both become"):
+        list_jobs([tree / "b.png", tmp_path / other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("song.mp3", "is sound and has no pictures; name a photo, a folder or a video"),
-        ("cat.gif", "may be animated; save it as a video"),
-        ("notes.txt", "must end in .png"),
-    ],
-)
-def test_files_of_other_kinds_are_named_for_what_they_are(tmp_path: Path, name, message):
-    (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UserError, match=message):
-        list_jobs([tmp_path / name], tmp_path / "out")
+def test_no_input_is_overwritten_by_another(tree: Path, tmp_path: Path):
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"would overwrite .*photos/b\.png"):
+        list_jobs([tmp_path / "b.png", tree / "b.png"], tree)
+
+
+def test_a_missing_one_of_several_is_named_as_it_was_typed(tree: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^--input=\./none\.png: there is no such file or folder"):
+        list_jobs(["photos", "./none.png"], "out")

@@ -60,6 +60,25 @@ def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys
     assert message in caplog.text
 
 
+def test_sets_that_have_grown_or_shrunk_are_told(tiny_run, tmp_path, monkeypatch, caplog):
+    run = Run(tiny_run, tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        run.save(checkpoints, 4, run.init_state(), {}, validation_due=False)
+        checkpoints.wait()
+        run.restore_or_init(checkpoints)
+        assert not caplog.records
+        size = len(run.source)
+        run.source = [run.source[0]] * (size + 1)
+        run.validator.held_out = [run.validator.held_out[0]]
+        _, record = run.restore_or_init(checkpoints)
+    assert record["batches"] == 4
+    training, held_out = (message.getMessage() for message in caplog.records)
+    assert training.startswith(
+        f"the training set has {size + 1} examples, and had {size} when step 4 was saved: it is "
+    )
+    assert held_out.startswith("the held-out set has 1 examples, and had 2 when step 4 was saved")
+
+
 def test_accelerators_compile_the_validation_while_training_runs(tiny_run, tmp_path, monkeypatch):
     """Tried on a CPU, where training would wait for the compiler."""
     tiny_run.total_steps, tiny_run.optim.decay_steps = 3, 0
@@ -149,7 +168,7 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tiny_run, tmp_path, monkey
     assert not np.array_equal(state.params, state.ema)
 
 
-def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
+def test_a_run_that_was_stopped_or_made_longer_ends_as_if_nothing_had_been(
     tiny_run, tmp_path, monkeypatch, capsys, final_hash, go_on
 ):
     tiny_run.total_steps, tiny_run.checkpoint_every, tiny_run.validate_every = 6, 6, 6
@@ -176,8 +195,15 @@ def test_a_signal_saves_and_the_same_command_ends_as_if_nothing_had_been(
     assert saved == [1, 2]  # each once
     resumed = go_on(run)
     np.testing.assert_array_equal(resumed.psnr, whole.psnr)
-    hashes = {str(final_hash(tmp_path / name, tiny_run)) for name in ("whole", "stopped")}
-    assert len(hashes) == 1
+
+    # So does a run that was finished earlier, and then made longer.
+    run.workdir = tmp_path / "longer"
+    for tiny_run.total_steps in (3, 6):
+        longer = go_on(run)
+    assert f"Resuming from step 3 in {run.workdir}" in capsys.readouterr().out
+    np.testing.assert_array_equal(longer.psnr, whole.psnr)
+    hashes = [final_hash(tmp_path / name, tiny_run) for name in ("whole", "stopped", "longer")]
+    assert hashes[0] == hashes[1] == hashes[2]
 
 
 def test_a_signal_while_validating_costs_no_score_and_no_point(

@@ -55,6 +55,14 @@ def test_what_was_saved_comes_back(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["[a] *?{b}", "runs[1]/~/12:30", "%41 #|@10;", "写真"])
+def test_folders_with_odd_names(name, tmp_path):
+    save(tmp_path / name, [(3, None)])
+    np.testing.assert_array_equal(
+        load(tmp_path / name).params["blocks"][1], np.arange(6).reshape(2, 3)
+    )
+
+
 @pytest.fixture
 def _garbage_is_collected_as_usual():
     """As in a user's process; the suite collects more rarely."""

@@ -36,3 +36,39 @@ def test_a_run_of_a_version_without_a_field_is_resumed_with_its_default(tiny_run
     tiny_run.optim.spike_factor = 2.0
     with pytest.raises(UserError, match=r"a run with optim\.spike_factor=0\.0, this one has"):
         run_folder.check_same_run(tmp_path, tiny_run)
+
+
+def test_a_run_can_be_made_longer_where_its_rates_stay_as_they_were(tiny_run, tmp_path):
+    """The fixture's cosine has 4 steps, after 2 of warm-up; with 6 steps that is all of them."""
+    run_folder.write_config(tmp_path, tiny_run)
+    tiny_run.total_steps = 9
+    run_folder.check_same_run(tmp_path, tiny_run)
+    tiny_run.optim.decay_steps = 0
+    with pytest.raises(UserError, match=r"over 4; one of 9 .*--config\.optim\.decay_steps=4 "):
+        run_folder.check_same_run(tmp_path, tiny_run)
+
+    tiny_run.total_steps = 6
+    run_folder.write_config(tmp_path, tiny_run)
+    tiny_run.total_steps = 9
+    with pytest.raises(UserError, match=r"6 steps .*decay_steps=4 .*init_from=.*"):
+        run_folder.check_same_run(tmp_path, tiny_run)
+    tiny_run.optim.decay_steps = 4  # as the message says
+    run_folder.check_same_run(tmp_path, tiny_run)
+    tiny_run.optim.learning_rate = 1.0
+    with pytest.raises(UserError, match=r"a run with optim\.learning_rate=0\.001"):
+        run_folder.check_same_run(tmp_path, tiny_run)
+
+
+def test_a_run_cannot_be_made_shorter(tiny_run, tmp_path):
+    run_folder.write_config(tmp_path, tiny_run)
+    tiny_run.total_steps = 5
+    with pytest.raises(UserError, match="a run with total_steps=6, this one has total_steps=5"):
+        run_folder.check_same_run(tmp_path, tiny_run)
+
+
+def test_lengths_that_are_no_numbers_are_another_run(tiny_run, tmp_path):
+    tiny_run.total_steps = "6"
+    run_folder.write_config(tmp_path, tiny_run)
+    tiny_run.total_steps = 9
+    with pytest.raises(UserError, match="a run with total_steps=6, this one has total_steps=9"):
+        run_folder.check_same_run(tmp_path, tiny_run)
