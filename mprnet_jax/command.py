@@ -16,7 +16,6 @@ from absl import app, flags, logging
 
 from mprnet_jax import console, paths, recipes
 from mprnet_jax.errors import UserError
-from mprnet_jax.recipes import find_recipe
 
 PACKAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "")
 
@@ -45,7 +44,7 @@ def run(
             print(flags.FLAGS.module_help(__name__))
             sys.exit(0)
         try:
-            arguments = flags.FLAGS(with_recipe(argv))
+            arguments = flags.FLAGS(argv)
         except Exception as error:  # reason: a config file is the user's code
             if message := flag_error(error, config_file(argv)):
                 exit_with(message, error)

@@ -13,7 +13,6 @@ from absl import flags
 from mprnet_jax import command, paths
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
-from mprnet_jax.paths import user_path
 from mprnet_jax.weights import files, names, parity
 
 INPUT = flags.DEFINE_string("input", "", "A .pth or .safetensors file, a run folder, or denoise.")
@@ -46,8 +45,7 @@ def main() -> None:
     if VALIDATE.value or REFERENCE.value:
         use_compile_cache()
         official = files.read_official(INPUT.value)
-        reference = str(user_path(REFERENCE.value)) if REFERENCE.value else None
-        report = parity.compare(weights, official, reference)
+        report = parity.compare(weights, official, REFERENCE.value)
         print(report)
         try:
             report.check_agreement()

@@ -21,7 +21,6 @@ from absl import flags
 from mprnet_jax import paths
 from mprnet_jax.command import run
 from mprnet_jax.errors import UserError
-from mprnet_jax.paths import user_path
 
 OUTPUT = flags.DEFINE_string("output", "", "Folder for the corpus.")
 PACKAGES = flags.DEFINE_string(

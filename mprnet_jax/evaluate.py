@@ -26,7 +26,6 @@ from mprnet_jax.evaluation.perceptual import load_lpips
 from mprnet_jax.evaluation.scoring import WithRestored, restored_folder, take_restored
 from mprnet_jax.imageio.pixels import white_of
 from mprnet_jax.model.cost import parameters_used
-from mprnet_jax.paths import user_path
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.weights.files import load
 

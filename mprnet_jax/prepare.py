@@ -17,7 +17,6 @@ from mprnet_jax.command import run
 from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS, find_dataset, normalized_name
 from mprnet_jax.data.opening import open_splits
 from mprnet_jax.errors import UserError
-from mprnet_jax.paths import user_path
 
 BENCHMARK = flags.DEFINE_string("benchmark", "", "Name of the set, such as GoPro.")
 SOURCE = flags.DEFINE_string("source", "", "Folder that holds the set's folders.")

@@ -21,7 +21,6 @@ from mprnet_jax import command, paths
 from mprnet_jax.atomic import make_folder
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
-from mprnet_jax.paths import user_path
 from mprnet_jax.restoration import folders
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
 from mprnet_jax.restoration.restorer import Restorer
@@ -101,6 +100,8 @@ def main() -> None:
     extension = photos.EXTENSIONS[FORMAT.value] if FORMAT.value else None
     try:
         jobs = folders.list_jobs(INPUT.value, OUTPUT.value, extension, VIDEOS)
+        sources = [paths.absolute(source) for source in INPUT.value]
+        others = folders.describe_left_out(sources, paths.absolute(OUTPUT.value))
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     videos = [job for job in jobs if job.source.suffix.lower() in VIDEOS]
@@ -117,8 +118,10 @@ def main() -> None:
             skipped += 1
             continue
         try:
-            frames = restore_video(job.source, job.target, restorer, max_pixels())
-            print(paths.shown(f"{frames} frames restored: {job.target}"))
+            restored = restore_video(job.source, job.target, restorer, max_pixels())
+            print(paths.shown(f"{restored.frames} frames restored: {job.target}"))
+            if restored.left_out:
+                print(f"left out of the video: {', '.join(restored.left_out)}")
         except UserError as error:
             print(paths.shown(error), file=sys.stderr)
             failed += 1
@@ -126,6 +129,10 @@ def main() -> None:
         f"{len(jobs) - skipped - failed} restored, {skipped} skipped because they exist, "
         f"{failed} failed, in {time.monotonic() - start:.1f} s: {OUTPUT.value}"
     )
+    if others:
+        print(f"not restored, as they are no photos: {others}")
+    if summary.left_out:
+        print(f"left out of restored photos: {summary.left_out}")
     if failed:
         files = "files" if videos else "photos"
         raise UserError(f"{failed} of {len(jobs)} {files} failed, see above")
@@ -150,7 +157,6 @@ def max_pixels() -> int:
     return int(MAX_MEGAPIXELS.value * 1e6)
 
 
-@functools.cache
 def make_restorer() -> Restorer:
     """Makes a restorer from the flags."""
     from mprnet_jax import load

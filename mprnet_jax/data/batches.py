@@ -27,7 +27,6 @@ from mprnet_jax.data.opening import open_folder, open_prepared
 from mprnet_jax.data.pairs import Cached, DegradedPhotos, Example, PhotoFolder, Source, dtype_of
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
-from mprnet_jax.paths import user_path
 from mprnet_jax.threads import parallel_map_or_error
 
 SAMPLES: dict[str, degradations.Degradation] = {

@@ -18,7 +18,6 @@ from mprnet_jax.data.datasets import (
 from mprnet_jax.data.matlab import SiddBlocks
 from mprnet_jax.data.pairs import Source, open_pairs
 from mprnet_jax.errors import UserError
-from mprnet_jax.paths import user_path
 
 
 def open_folder(folder: Path) -> Source:

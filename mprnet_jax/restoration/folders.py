@@ -1,13 +1,14 @@
 """Lists the photos and videos to restore, each with the file for its result."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mprnet_jax import paths
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
+from mprnet_jax.paths import absolute
 
 SHEET = ".compare.jpg"  # suffix of the names of sheets
 SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav")
@@ -35,15 +36,15 @@ def list_jobs(
     Args:
         inputs: photos, videos and folders, as a user typed them.
         output: the folder for results, with the subfolders of each folder.
-        extension: replaces that of every file, if given.
-        videos: the extensions of videos.
+        extension: replaces that of every photo, if given.
+        videos: the extensions of videos, which are taken where they are named, not from folders.
 
     Raises:
         UserError: if an input is missing or holds no photo, or if an input or another result would
             be overwritten.
         OSError: if a folder cannot be listed.
     """
-    folder = paths.absolute(output)
+    folder = absolute(output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output={output}: is a file; name a folder")
     if not folder.exists() and folder.suffix.lower() in (*photos.FORMATS, *videos):
@@ -54,7 +55,8 @@ def list_jobs(
     jobs: dict[Path, Job] = {}
     for file, root in found:
         target = folder / file.relative_to(root)
-        target = target.with_suffix(extension) if extension else target
+        if extension and target.suffix.lower() not in videos:
+            target = target.with_suffix(extension)
         if target.resolve() in originals or (target.exists() and target.samefile(file)):
             raise UserError(f"--output={output}: would overwrite {target}; choose another folder")
         other = jobs.setdefault(target, Job(file, target)).source
@@ -67,18 +69,21 @@ def list_jobs(
 
 def _files(typed: Path | str, output: Path, videos: Collection[str]) -> Iterator[tuple[Path, Path]]:
     """Yields the files of an input, each with the folder that `output` mirrors."""
-    source = paths.absolute(typed)
+    source = absolute(typed)
     if source.is_file():
-        known = (*photos.FORMATS, *videos)
-        if source.suffix.lower() not in known:
-            raise UserError(f"--input={typed}: must end in {', '.join(known)}")
+        if source.suffix.lower() not in (*photos.FORMATS, *videos):
+            raise UserError(f"--input={typed}: {describe_stranger(source)}")
         yield source, source.parent
     elif source.is_dir():
         if output.resolve() == source.resolve():
             raise UserError(f"--output={output}: is the folder of the photos; choose another")
-        files = sorted(walk(source, output.resolve()))
+        files = sorted(filter(is_photo, walk(source, output.resolve())))
         if not files:
-            raise UserError(f"--input={typed}: holds no {', '.join(photos.FORMATS)} files")
+            others = describe_left_out([source], output)
+            raise UserError(
+                f"--input={typed}: holds no {', '.join(photos.FORMATS)} files"
+                + (f" (but {others})" if others else "")
+            )
         for file in files:
             yield file, source
     else:
@@ -150,7 +155,7 @@ def describe_stranger(path: Path) -> str:
     """Returns why a file is no photo to restore, and what to do."""
     extension = path.suffix.lower()
     if extension in SOUNDS:
-        return f"--input={path}: is sound and has no pictures; name a photo, a folder or a video"
+        return "is sound and has no pictures; name a photo, a folder or a video"
     if extension in ANIMATIONS:
-        return f"--input={path}: may be animated; save it as a video (.mp4), or its frames as .png"
-    return f"--input={path}: must end in {', '.join(photos.FORMATS)}"
+        return "may be animated; save it as a video (.mp4), or its frames as .png"
+    return f"must end in {', '.join(photos.FORMATS)}"

@@ -16,7 +16,6 @@ from mprnet_jax import paths
 from mprnet_jax.compat import malloc
 from mprnet_jax.config import TrainConfig
 from mprnet_jax.devices import hosts, memory
-from mprnet_jax.paths import user_path
 from mprnet_jax.training.interrupts import Interrupts
 from mprnet_jax.training.monitor import Monitor
 from mprnet_jax.training.setup import Run

@@ -6,7 +6,6 @@ what trainers save around it. A string that names a network of
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet, with_params
-from mprnet_jax.paths import user_path
 from mprnet_jax.weights import names, pretrained, pth, safetensors
 from mprnet_jax.weights.names import Params
 

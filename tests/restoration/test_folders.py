@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.restoration.folders import describe_left_out, list_jobs
+from mprnet_jax.restoration.folders import list_jobs
 
 
 @pytest.fixture
