@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import socket
 from fractions import Fraction
 from pathlib import Path
 
@@ -254,3 +255,18 @@ def test_a_bug_while_restoring_keeps_its_type(source: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="a bug"):
         video.restore_video(source, tmp_path / "b.mp4", Buggy())
     assert not (tmp_path / "b.mp4").exists()
+
+
+@pytest.mark.parametrize("folder", ["", "2024:05", "[a] %d"])
+def test_a_name_is_no_address(folder, tmp_path, monkeypatch):
+    """FFmpeg takes what stands before a colon for a protocol; the test listens where it says."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = f"tcp:127.0.0.1:{server.getsockname()[1]}.mp4"
+        clip(tmp_path / "clip.mp4")
+        (tmp_path / "clip.mp4").rename(tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        assert video.restore_video(Path(name), Path(folder, "12:30.mp4"), Copier()) == len(TIMES)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has asked for a connection
+            server.accept()
+    assert (tmp_path / folder / "12:30.mp4").is_file()
