@@ -68,7 +68,11 @@ def opencv_nl_means(image: np.ndarray, sigma: float) -> np.ndarray:
 def wavelet(image: np.ndarray, sigma: float) -> np.ndarray:
     """scikit-image's wavelet denoising, BayesShrink in YCbCr."""
     result = skimage_restoration.denoise_wavelet(
-        image / 255, sigma=sigma / 255, convert2ycbcr=True, channel_axis=-1, rescale_sigma=True
+        image / 255,
+        sigma=max(sigma, 1e-3) / 255,
+        convert2ycbcr=True,
+        channel_axis=-1,
+        rescale_sigma=True,
     )
     return to_uint8(result)
 

@@ -18,7 +18,8 @@ noise, in a few minutes on two CPU cores.
     python -m mprnet_jax.train --config configs/denoise.py:sample
 
 The variant `blind` trains a narrow network for noise of unknown kind and strength on photos under
-free licences, in some hours on two CPU cores.
+free licences, in about an hour on two CPU cores. The network `denoise` that comes with the package
+was trained so (docs/models/denoise.md).
 
     python -m mprnet_jax.corpus --output corpus
     python -m mprnet_jax.train --config configs/denoise.py:blind

@@ -122,7 +122,7 @@ INFINITE = ["--max_megapixels=inf"]
     ("arguments", "message"),
     [
         (["--weights=none.safetensors", "--input=photo.png", "--output=out"], "none.safetensors"),
-        (["--weights=tiny.safetensors", "--input=photo.png"], "--output"),
+        (["--weights=tiny.safetensors", "--output="], "--input, --output: required"),
         (
             ["--weights=tiny.safetensors", "--input=photo.png", "--output=out", "--tile=100"],
             "tile=100: must be auto, off or a multiple of 8 above 64",

@@ -79,6 +79,8 @@ class DndBoxes:
     row of its table of boxes.
     """
 
+    dtype = np.dtype(np.float32)
+
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         photos = natural_order((self.folder / "images_srgb").glob("*.mat"))

@@ -191,7 +191,7 @@ class Pipeline:
             return []
         jobs, read = zip(*batch)
         try:
-            report.show_tiles(self._restorer.grid_of(read[0][0].pixels))
+            report.show_tiles(self._restorer.grid_of(to_rgb(read[0][0].pixels)))
             restored = iter(restore_photos(self._restorer, [p for pages in read for p in pages]))
             return [
                 (job, pages, list(itertools.islice(restored, len(pages)))) for job, pages in batch

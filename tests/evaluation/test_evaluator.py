@@ -95,7 +95,7 @@ def test_what_is_damaged_is_named_and_the_rest_scored(tmp_path):
     assert [image.name for image in rain.scores.images] == ["1"]
     assert [image.name for image in test.scores.images] == ["1", "2"]
     unread, *not_finite = report.left_out([rain, test])
-    assert re.match(r"Rain100L 2: .*input/2\.png: cannot be read", unread)
+    assert re.match(r"Rain100L 2: .*input/2\.png: is not a PNG", unread)
     assert [line.split(":")[0] for line in not_finite] == ["Rain100L 3", "Test100 3"]
     assert unread in (tmp_path / "out" / "scores.md").read_text()
 

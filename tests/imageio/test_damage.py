@@ -91,7 +91,7 @@ MESSAGES = {
     "big.tif": "big-endian BigTIFF file of 8 bits",
     "lab.tif": "has colour mode LAB; convert it to RGB",
     "photo.jxl": "is a JPEG XL picture, which is not read; save it as PNG or TIFF",
-    "photo.heic": "HEIC pictures need pillow-heif|cannot be read",
+    "photo.heic": "HEIC pictures need pillow-heif|is not a PNG",
 }
 
 

@@ -21,7 +21,9 @@ class Pretrained(NamedTuple):
 
 
 PRETRAINED = {
-    "denoise": Pretrained("noise", ""),
+    "denoise": Pretrained(
+        "noise", "289b66a8574b463726ba2f880028398ee683f1805ecd038ad818f22446a84c5f"
+    ),
 }
 
 
