@@ -45,12 +45,12 @@ def test_a_folder_of_the_same_name_is_given_as_a_path(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     Path("denoise").mkdir()
     assert files.find("denoise").is_file()
-    assert files.find("./denoise") == Path("denoise")
-    assert files.find(Path("denoise")) == Path("denoise")
+    assert files.find("./denoise") == tmp_path / "denoise"
+    assert files.find(Path("denoise")) == tmp_path / "denoise"
 
 
 def test_an_unknown_name_is_answered_with_those_there_are():
-    with pytest.raises(UserError, match=r"^denois: there is no such file.*\(denoise\)$"):
+    with pytest.raises(UserError, match=r"denois: there is no such file.*\(denoise\)$"):
         mprnet_jax.load("denois")
 
 
