@@ -89,10 +89,12 @@ def _raise_interrupts() -> None:
     """Makes Ctrl-C raise KeyboardInterrupt, and end the process if the main thread does not see it.
 
     Handlers of Python run in the main thread between two of its instructions, so a thread of its
-    own waits for the signal. A second Ctrl-C ends the process at once. Has no effect while another
-    handler is installed, as in training.
+    own waits for the signal. Where a library drops the exception, as from a callback of the garbage
+    collector, it is raised again soon. A second Ctrl-C ends the process at once. Has no effect
+    while another handler is installed, as in training.
     """
     seen = threading.Event()
+    report = sys.unraisablehook
 
     def interrupt(*_: int | FrameType | None) -> None:
         if seen.is_set():
@@ -106,7 +108,14 @@ def _raise_interrupts() -> None:
             if in_use and not seen.wait(GRACE):
                 _end()
 
+    def repeat(dropped: "sys.UnraisableHookArgs") -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            return report(dropped)
+        seen.clear()
+        threading.Timer(0.01, signal.raise_signal, (signal.SIGINT,)).start()
+
     reader, writer = os.pipe()
+    sys.unraisablehook = repeat
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, interrupt)

@@ -73,6 +73,22 @@ def test_ctrl_c_is_one_line_and_leaves_no_part_of_a_file(start, place, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_in_a_callback_is_not_lost(start, tmp_path):
+    code = f"""
+    class Slow:
+        def __del__(self): begun(); time.sleep(60)
+    with replacing({str(tmp_path / "photo.png")!r}) as temporary:
+        temporary.write_text("half")
+        Slow()
+        time.sleep(60)
+"""
+    process = start(GUARDED + code)
+    interrupt(process)
+    assert process.communicate(timeout=30)[1] == "command: interrupted\n"
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_ctrl_c_ends_what_takes_long_to_end(start):
     process = start(
         GUARDED + "    try: begun(); time.sleep(60)\n    finally: begun(); time.sleep(60)"
@@ -113,8 +129,8 @@ def test_characters_that_an_encoding_lacks_are_escaped(start, encoding, expected
 
 
 def test_names_that_are_no_text_are_escaped(start):
-    process = start(GUARDED + "    print(os.fsdecode(b'caf\\xe9.png'))", PYTHONUTF8="1")
-    assert process.communicate() == ("caf\\udce9.png\n", "")
+    process = start(GUARDED + "    print(os.fsdecode(b'na\\xefve.png'))", PYTHONUTF8="1")
+    assert process.communicate() == ("na\\udcefve.png\n", "")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # the last flush fails, or the print

@@ -86,7 +86,7 @@ def test_messages_show_paths_as_they_are_typed(home):
 
 
 def test_bytes_that_are_no_text_are_refused_where_libraries_take_text_only(home, tiny_run):
-    name = os.fsdecode(b"caf\xe9")
+    name = os.fsdecode(b"na\xefve")
     os.mkdir(name)
     with pytest.raises(UserError, match=r"without .* bytes that are no UTF-8"):
         train(tiny_run, name)
