@@ -12,6 +12,10 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
+from mprnet_jax.config import ModelConfig
+from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.weights import files
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 TINY = {"width": 4, "unet_growth": 2, "orsnet_growth": 3, "cabs_per_orb": 1}
@@ -25,12 +29,19 @@ RUN = {
 }
 
 
+def tiny_weights(folder: Path) -> Path:
+    """Writes weights that compile quickly."""
+    path, model = folder / "tiny.safetensors", ModelConfig(**TINY)
+    files.write(path, model, pure_functions(model)[0](0))
+    return path
+
+
 def settings(notebook: str, folder: Path) -> dict[str, object]:
     """What the notebook's cell of settings is followed by."""
     return {
         "train_tpu": {"WORKDIR": str(folder / "run"), "CHANGES": RUN},
         "convert_and_validate": {"OUTPUT": str(folder / "out")},
-        "restore": {"OUTPUT": str(folder / "out")},
+        "restore": {"WEIGHTS": str(tiny_weights(folder)), "OUTPUT": str(folder / "out")},
     }[notebook]
 
 
