@@ -6,6 +6,7 @@ what trainers save around it. A string that names a network of
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -114,8 +115,14 @@ def find(path: Path | str) -> Path:
     """Returns the absolute path of weights given by path or by name.
 
     Raises:
+        TypeError: if it is neither.
         UserError: if a network that comes with the package is damaged, or for no path at all.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"weights are loaded from a path or by name, not from a {type(path).__name__}; write "
+            "tensors to a file first: torch.save(model.state_dict(), 'weights.pth')"
+        )
     if isinstance(path, str) and path in pretrained.PRETRAINED:
         return pretrained.path_of(path)
     return paths.absolute(path)

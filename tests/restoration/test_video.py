@@ -265,7 +265,9 @@ def test_a_name_is_no_address(folder, tmp_path, monkeypatch):
         clip(tmp_path / "clip.mp4")
         (tmp_path / "clip.mp4").rename(tmp_path / name)
         monkeypatch.chdir(tmp_path)
-        assert video.restore_video(Path(name), Path(folder, "12:30.mp4"), Copier()) == len(TIMES)
+        assert video.restore_video(Path(name), Path(folder, "12:30.mp4"), Copier()).frames == len(
+            TIMES
+        )
         server.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody has asked for a connection
             server.accept()
