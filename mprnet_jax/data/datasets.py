@@ -11,10 +11,10 @@ from pathlib import Path
 from mprnet_jax.data.matlab import DndBoxes, SiddBlocks
 from mprnet_jax.data.pairs import (
     Example,
+    PairFolder,
     Source,
     deepest,
     natural_order,
-    open_pairs,
     read_pair,
     shorten,
 )
@@ -56,7 +56,7 @@ class DatasetInfo:
     num_examples: int  # when complete
     folders: tuple[str, ...]  # the first that exists is read; case and dashes do not matter
     url: str
-    open: Callable[[Path], Source] = open_pairs
+    open: Callable[[Path], Source] = PairFolder
     layout: str = "with folders input and target"
 
 

@@ -16,7 +16,7 @@ from mprnet_jax.data.datasets import (
     normalized_name,
 )
 from mprnet_jax.data.matlab import SiddBlocks
-from mprnet_jax.data.pairs import Source, open_pairs
+from mprnet_jax.data.pairs import PairFolder, Source
 from mprnet_jax.errors import UserError
 
 
@@ -31,7 +31,7 @@ def open_folder(folder: Path) -> Source:
             return SiddBlocks(folder)
         if list(folder.glob("*/*NOISY*.PNG")):
             return SiddScenes(folder)
-    return open_pairs(folder)
+    return PairFolder(folder)
 
 
 def open_prepared(root: Path, name: str, split: str) -> Source:

@@ -125,27 +125,29 @@ def shorten(names: Sequence[str]) -> str:
 class PairFolder:
     """A folder with pictures in `input` and, under the same stems, in `target` or `groundtruth`.
 
-    Names of the rain sets' authors, rain-001 and norain-001, and folders of GoPro's, `blur` and
-    `sharp`, are known too.
+    Names of the rain sets' authors, rain-001 and norain-001, are known too, and the layout of
+    GoPro's: folders `blur` and `sharp`, in a folder for each scene.
     """
+
+    paths: list[tuple[Path, Path]]  # of the degraded and the clean pictures
+    names: list[str]
+    dtype: np.dtype  # of all images
 
     def __init__(self, folder: Path | str):
         """Lists the pairs; raises UserError unless every picture has a partner."""
         self.folder = Path(folder)
-        folders = ((self.folder / inputs, self.folder / targets) for inputs, targets in LAYOUTS)
-        both = next((pair for pair in folders if all(map(Path.is_dir, pair))), None)
-        if both is None:
-            raise UserError(f"{folder}: must hold the folders input and target")
-        degraded, clean = map(list_pictures, both)
-        if degraded.keys() != clean.keys():
-            degraded, clean = without_prefixes(degraded), without_prefixes(clean)
-        check_partners(both[0], degraded, both[1], clean)
-        check_partners(both[1], clean, both[0], degraded)
-        if not degraded:
-            raise UserError(f"{both[0]}: holds no {', '.join(EXTENSIONS)} pictures")
-        self.paths = [(degraded[name], clean[name]) for name in degraded]
-        self.names = [unicodedata.normalize("NFC", path.stem) for path in degraded.values()]
-        self.dtype = deepest(path for pair in self.paths for path in pair)
+        scenes: list[Path] = []
+        if not (self.folder / "input").is_dir():
+            scenes = [path.parent for path in natural_order(self.folder.glob("*/blur"))]
+        if scenes:
+            parts = [PairFolder(scene) for scene in scenes]
+            self.paths = [pair for part in parts for pair in part.paths]
+            self.names = [f"{part.folder.name}-{name}" for part in parts for name in part.names]
+            self.dtype = deepest_of(part.dtype for part in parts)
+        else:
+            self.paths = list_pairs(self.folder)
+            self.names = [unicodedata.normalize("NFC", path.stem) for path, _ in self.paths]
+            self.dtype = deepest(path for pair in self.paths for path in pair)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -156,6 +158,26 @@ class PairFolder:
     def size_of(self, index: int) -> tuple[int, int]:
         """Returns height and width of an example, from the header of its input."""
         return header_size(self.paths[index][0])
+
+
+def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Returns the degraded and the clean picture of each pair of a folder.
+
+    Raises:
+        UserError: if there are none, or a picture has no partner.
+    """
+    folders = ((folder / inputs, folder / targets) for inputs, targets in LAYOUTS)
+    both = next((pair for pair in folders if all(map(Path.is_dir, pair))), None)
+    if both is None:
+        raise UserError(f"{folder}: must hold the folders input and target")
+    degraded, clean = map(list_pictures, both)
+    if degraded.keys() != clean.keys():
+        degraded, clean = without_prefixes(degraded), without_prefixes(clean)
+    check_partners(both[0], degraded, both[1], clean)
+    check_partners(both[1], clean, both[0], degraded)
+    if not degraded:
+        raise UserError(f"{both[0]}: holds no {', '.join(EXTENSIONS)} pictures")
+    return [(degraded[name], clean[name]) for name in degraded]
 
 
 def without_prefixes(pictures: Mapping[str, Path]) -> dict[str, Path]:
@@ -165,41 +187,6 @@ def without_prefixes(pictures: Mapping[str, Path]) -> dict[str, Path]:
     """
     shared = {PREFIX.sub("", stem, count=1): path for stem, path in pictures.items()}
     return shared if len(shared) == len(pictures) else dict(pictures)
-
-
-class SceneFolders:
-    """GoPro's own layout: a folder for each scene, with the folders `blur` and `sharp`."""
-
-    def __init__(self, folder: Path | str):
-        """Lists the pairs; raises UserError unless every picture has a partner."""
-        self.folder = Path(folder)
-        scenes = [PairFolder(path.parent) for path in natural_order(self.folder.glob("*/blur"))]
-        if not scenes:
-            raise UserError(f"{folder}: must hold the folders input and target")
-        self.paths = [pair for scene in scenes for pair in scene.paths]
-        self.names = [f"{scene.folder.name}-{name}" for scene in scenes for name in scene.names]
-        self.dtype = deepest_of(scene.dtype for scene in scenes)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Example:
-        return read_pair(*self.paths[index], self.dtype)
-
-    def size_of(self, index: int) -> tuple[int, int]:
-        """Returns height and width of an example, from the header of its input."""
-        return header_size(self.paths[index][0])
-
-
-def open_pairs(folder: Path) -> PairFolder | SceneFolders:
-    """Opens a folder of pairs, or of scenes as GoPro's authors lay them out.
-
-    Raises:
-        UserError: if it holds no pairs.
-    """
-    if not (folder / "input").is_dir() and any(folder.glob("*/blur")):
-        return SceneFolders(folder)
-    return PairFolder(folder)
 
 
 class PhotoFolder:

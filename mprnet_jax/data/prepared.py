@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mprnet_jax import paths
 from mprnet_jax.compat.tfds import local_info, remove_incomplete
 from mprnet_jax.data.datasets import PREPARED
-from mprnet_jax.data.pairs import Example, PairFolder, SceneFolders, Source, deepest_of, dtype_of
+from mprnet_jax.data.pairs import Example, PairFolder, Source, deepest_of, dtype_of
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.pixels import to_dtype
 from mprnet_jax.imageio.rgb import decode, header_size, is_plain
@@ -247,7 +247,7 @@ def _records(
             names = [f"{name}_{number:03d}" for number in range(len(pieces))]
         if raw:
             return [{"name": n, **piece} for n, piece in zip(names, pieces)]
-        if not cut and isinstance(source, (PairFolder, SceneFolders)):
+        if not cut and isinstance(source, PairFolder):
             paths = dict(zip(("degraded", "target"), source.paths[index]))
             kept = {r: path.read_bytes() for r, path in paths.items() if is_plain(path, dtype)}
             return [{"name": name, **_encoded(example), **kept}]

@@ -11,7 +11,6 @@ from mprnet_jax.data.pairs import (
     dtype_of,
     list_pictures,
     natural_order,
-    open_pairs,
 )
 from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
@@ -215,7 +214,7 @@ def test_gopros_own_layout(tmp_path):
         for folder in ("blur", "sharp", "blur_gamma"):
             for i in (1, 2):
                 write(tmp_path / scene / folder / f"00000{i}.png", picture(len(folder) + i))
-    pairs = open_pairs(tmp_path)
+    pairs = PairFolder(tmp_path)
     assert pairs.names == [
         f"{scene}-00000{i}" for scene in ("GOPR0371_11_00", "GOPR0372_07_00") for i in (1, 2)
     ]
