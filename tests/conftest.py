@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -28,6 +29,10 @@ if worker and hasattr(os, "sched_setaffinity"):
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
+
+# A suite that runs in the background ignores Ctrl-C, and so would the processes that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tracing makes many objects that live on; looking for dead ones takes a tenth of its time.
 gc.set_threshold(50_000)

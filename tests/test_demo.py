@@ -141,7 +141,10 @@ def test_a_photo_is_restored_and_a_bad_file_is_refused(tiny_run, tab, tmp_path: 
     np.testing.assert_array_equal(photos.read(tmp_path / "restored.png").pixels, expected)
     expected = Restorer(model, stages=1, local_pooling=True)(deep[..., :3])
     found = photos.read(tmp_path / "deep-restored.png").pixels
-    np.testing.assert_array_equal(found, np.concatenate([expected, deep[..., 3:]], axis=2))
+    np.testing.assert_array_equal(found[..., 3:], deep[..., 3:])
+    # Sums of another program may differ in float32's last digit: by one step of 16 bits.
+    difference = found[..., :3].astype(int) - expected
+    assert abs(difference).max() <= 1
     elsewhere = [url for url in tab.asked if not url.startswith((address, "blob:", "data:"))]
     assert elsewhere == []
 

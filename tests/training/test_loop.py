@@ -56,7 +56,7 @@ def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys
     run.source = [None] * 9
     with Checkpoints(tmp_path) as checkpoints:
         run.restore_or_init(checkpoints)
-    message = "the training set has 9 examples, 5 when step 7 was saved"
+    message = "the training set has 9 examples, and had 5 when step 7 was saved"
     assert message in caplog.text
 
 
@@ -116,7 +116,7 @@ def test_a_run_whose_rate_falls_until_its_last_step_cannot_be_made_longer(tiny_r
     tiny_run.optim.decay_steps = 0
     run_folder.write_config(tmp_path, tiny_run)
     tiny_run.total_steps = 7
-    with pytest.raises(UserError, match=r"a run of 6 steps, not 7; .*--config.init_from="):
+    with pytest.raises(UserError, match=r"a run of 6 steps whose .*--config.init_from="):
         check_same_run(tmp_path, tiny_run)
 
 
