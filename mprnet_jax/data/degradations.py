@@ -110,12 +110,7 @@ def add_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def add_rain_and_haze(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Adds rain of all kinds to an image: drizzle to downpour, near and far, at times with haze.
-
-    One image in twenty stays unchanged, so that a network learns to leave dry photos alone.
-    """
-    if rng.random() < 0.05:
-        return image.copy()
+    """Adds rain of all kinds to an image: drizzle to downpour, near and far, at times with haze."""
     rain, light = draw_rain(image.shape[:2], ANY_RAIN, rng)
     if rng.random() < 1 / 3:  # streaks near the lens are out of focus
         rain = cv2.GaussianBlur(rain, (0, 0), rng.uniform(0.5, 2))[..., None]
@@ -123,6 +118,14 @@ def add_rain_and_haze(image: np.ndarray, rng: np.random.Generator) -> np.ndarray
     light *= 255
     hazy = image + haze * (light - image.astype(np.float32))
     return np.rint(hazy + rain * np.maximum(light - hazy, 0)).clip(0, 255).astype(np.uint8)
+
+
+def add_any_rain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Adds rain and haze to an image.
+
+    One image in twenty stays unchanged, so that a network learns to leave dry photos alone.
+    """
+    return image.copy() if rng.random() < 0.05 else add_rain_and_haze(image, rng)
 
 
 def add_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -175,5 +178,5 @@ DEGRADATIONS: dict[str, Degradation] = {
     "blur": add_blur,
     "noise": add_noise,
     "blind_noise": add_blind_noise,
-    "rain_and_haze": add_rain_and_haze,
+    "rain_and_haze": add_any_rain,
 }

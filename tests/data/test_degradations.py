@@ -109,7 +109,7 @@ def test_blind_noise_has_all_strengths_and_leaves_some_photos_clean(coffee):
 def test_rain_of_all_kinds_has_all_strengths(coffee):
     patch = coffee[:96, :96]
     errors = [
-        rms(degradations.add_rain_and_haze(patch, np.random.default_rng(seed)), patch)
+        rms(degradations.add_any_rain(patch, np.random.default_rng(seed)), patch)
         for seed in range(300)
     ]
     assert 0.02 < np.mean(np.equal(errors, 0)) < 0.09

@@ -1,7 +1,8 @@
 """Pictures of all kinds through both readers and the writer, beside an independent decoder.
 
-tifffile decodes TIFF, FFmpeg (PyAV) JPEG, WebP and BMP; of PNG the encoder's own pixels are known.
-None shares a decoder with the package. Some kinds in the suite, about 180 with --exhaustive.
+tifffile decodes TIFF, FFmpeg (PyAV) JPEG, WebP, AVIF and BMP; of PNG the encoder's own pixels are
+known, and of CMYK the colours. None shares a decoder with the package. Some kinds in the suite, 206
+with --exhaustive.
 """
 
 import itertools
@@ -22,6 +23,7 @@ from mprnet_jax.imageio import photos, rgb
 
 pictures = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
 noise, picture_of = pictures["noise"], pictures["picture_of"]
+inks = runpy.run_path(str(Path(__file__).parent / "inks.py"))
 
 
 class Case(NamedTuple):
@@ -80,6 +82,7 @@ def tiff_cases(folder: Path, profile: bytes) -> Iterator[Case]:
         {"rowsperstrip": 3},
         {"compression": "zlib", "predictor": "deep"},
         {"planarconfig": "separate", "tile": (16, 16)},
+        {"tile": (32, 16), "byteorder": ">", "compression": "zlib"},
     ]
     kinds = itertools.product(("u1", "u2", "f2", "f4"), (1, 3, 4), layouts)
     for number, (dtype, channels, layout) in enumerate(kinds):
@@ -109,34 +112,55 @@ def tiff_cases(folder: Path, profile: bytes) -> Iterator[Case]:
 
 
 def other_cases(folder: Path, profile: bytes) -> Iterator[Case]:
-    """JPEG, WebP and BMP, decoded by FFmpeg beside Pillow."""
+    """JPEG, WebP, AVIF and BMP, decoded by FFmpeg beside Pillow."""
     av = pytest.importorskip("av", reason="FFmpeg decodes these beside Pillow")
     smooth = cv2.resize(noise(3, height=6, width=8), (48, 32), interpolation=cv2.INTER_CUBIC)
-    demuxers = {".jpg": "jpeg_pipe", ".webp": "webp_pipe", ".bmp": "bmp_pipe"}
+    demuxers = {".jpg": "jpeg_pipe", ".webp": "webp_pipe", ".avif": "mov", ".bmp": "bmp_pipe"}
+    lossless = {".jpg": {"subsampling": 0}, ".webp": {"lossless": True}}
+    lossless[".avif"] = {"quality": 100, "subsampling": "4:4:4"}
     for extension, orientation, grey in itertools.product(demuxers, range(1, 9), (False, True)):
-        if (extension == ".bmp" and orientation > 1) or (extension == ".webp" and grey):
+        if (extension == ".bmp" and orientation > 1) or (extension in (".webp", ".avif") and grey):
             continue
         path = folder / f"{orientation}_{grey}{extension}"
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
         picture = Image.fromarray(smooth[..., 1] if grey else smooth)
         options = {"exif": exif, "icc_profile": None if grey else profile, "dpi": (300, 300)}
-        options |= {".jpg": {"subsampling": 0}, ".webp": {"lossless": True}}.get(extension, {})
+        options |= lossless.get(extension, {})
         picture.save(path, **options)
         with av.open(str(path), format=demuxers[extension]) as file:
             decoded = next(file.decode(video=0)).to_ndarray(format="gray" if grey else "rgb24")
-        # FFmpeg converts colours of JPEG and palettes of grey with less precision.
-        tolerance = {".jpg": 4, ".bmp": 1}.get(extension, 0)
+        # FFmpeg converts YCbCr and palettes of grey with less precision.
+        tolerance = {".jpg": 4, ".avif": 1, ".bmp": 1}.get(extension, 0)
         yield Case(path, turn(np.atleast_3d(decoded), orientation), tolerance)
+
+
+def ink_cases(folder: Path, profile: bytes) -> Iterator[Case]:
+    """CMYK, with layouts of TIFF."""
+    stored = noise(4) // 2  # without those that are darker than sRGB's black
+    layouts = [{}, {"rowsperstrip": 3}, {"byteorder": ">"}, {"tile": (16, 16)}]
+    for number, layout in enumerate(layouts * 2):
+        path = folder / f"inks_{number}.tif"
+        tifffile.imwrite(
+            path,
+            stored,
+            photometric="separated",
+            extratags=[(274, 3, 1, number + 1, True)],
+            resolution=(300, 300),
+            resolutionunit="INCH",
+            iccprofile=inks["make_profile"](),
+            **layout,
+        )
+        yield Case(path, turn(inks["to_srgb"](stored).round().astype(np.uint8), number + 1), 1)
 
 
 def test_pictures_come_through_as_others_decode_them(tmp_path: Path, exhaustive, profile):
     cases = [
         case
-        for make in (png_cases, tiff_cases, other_cases)
+        for make in (png_cases, tiff_cases, other_cases, ink_cases)
         for case in list(make(tmp_path, profile))[:: 1 if exhaustive else 7]
     ]
-    assert len(cases) >= (170 if exhaustive else 22), len(cases)
+    assert len(cases) >= (206 if exhaustive else 26), len(cases)
     for case in cases:
         photo = photos.read(case.path)
         name = case.path.name
@@ -152,11 +176,11 @@ def test_pictures_come_through_as_others_decode_them(tmp_path: Path, exhaustive,
         written = case.path.with_name(f"written_{name}")
         photos.write(written, photo, quality=100)
         again = photos.read(written)
-        close = 4 if case.path.suffix == ".jpg" else 0  # of 255: JPEG is not lossless
+        close = 4 if case.path.suffix in (".jpg", ".avif") else 0  # of 255: not lossless
         difference = np.abs(again.pixels.astype(float) - photo.pixels)
         assert difference.max() <= close, name
         assert again.metadata.icc_profile == photo.metadata.icc_profile, name
-        if case.path.suffix != ".webp":
+        if case.path.suffix not in (".webp", ".avif"):
             resolution = photo.metadata.resolution
             np.testing.assert_allclose(resolution, (300, 300), rtol=1e-4, err_msg=name)
         assert again.metadata.resolution == pytest.approx(photo.metadata.resolution), name

@@ -235,9 +235,20 @@ def test_previews_among_pages_are_left_out_and_named(tmp_path: Path):
     assert "previews" in page.metadata.left_out
 
 
+def test_inks_become_rgb_through_their_profile(tmp_path: Path):
+    inks = runpy.run_path(str(Path(__file__).parent / "inks.py"))
+    picture = noise(4) // 2  # without those that are darker than sRGB's black
+    path = tmp_path / "inks.tif"
+    Image.fromarray(picture, "CMYK").save(path, icc_profile=inks["make_profile"]())
+    read = photos.read(path)
+    # Rounded to 8 bits, after a table of 16 bits.
+    np.testing.assert_allclose(read.pixels, inks["to_srgb"](picture), atol=0.6)
+    assert "CMYK (it is RGB now)" in read.metadata.left_out
+    assert read.metadata.icc_profile is None
+
+
 @pytest.mark.parametrize("extension", [".jpg", ".tif"])
-def test_inks_become_rgb_through_their_profile(tmp_path: Path, extension: str, profile):
-    """Without a profile for inks at hand, one for RGB must do no harm: it is damaged for CMYK."""
+def test_inks_with_a_profile_that_does_not_fit(tmp_path: Path, extension: str, profile):
     picture = Image.new("CMYK", (8, 8), (200, 10, 10, 20))
     path = tmp_path / f"inks{extension}"
     for options in ({}, {"icc_profile": profile}, {"icc_profile": b"damaged"}):
