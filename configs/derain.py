@@ -15,7 +15,8 @@ in a few minutes on two CPU cores.
     python -m mprnet_jax.train --config configs/derain.py:sample
 
 The variant `any` trains a narrow network for rain of all kinds on photos under free licences, in
-about an hour on two CPU cores.
+about an hour on two CPU cores. The network `derain` that comes with the package was trained so and
+then a little longer (docs/models/derain.md).
 
     python -m mprnet_jax.corpus --output corpus
     python -m mprnet_jax.train --config configs/derain.py:any
@@ -39,7 +40,7 @@ def get_config(variant: str = "") -> TrainConfig:
     if variant == "sample":
         return sample_config("derain-sample", "sample_rain", 400)
     if variant == "any":
-        return corpus_config("derain-any", "rain_and_haze", 2_000)
+        return corpus_config("derain-any", "rain_and_haze", 6_000)
     if variant:
         raise UserError(
             f"configs/derain.py:{variant}: has no such variant; use :sample, :any or none"

@@ -15,7 +15,9 @@ from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import files, names, parity
 
-INPUT = flags.DEFINE_string("input", "", "A .pth or .safetensors file, a run folder, or denoise.")
+INPUT = flags.DEFINE_string(
+    "input", "", "A .pth or .safetensors file, a run folder, denoise or derain."
+)
 OUTPUT = flags.DEFINE_string("output", "", "The .safetensors or .pth file to write.")
 VALIDATE = flags.DEFINE_bool(
     "validate",

@@ -30,7 +30,7 @@ from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.weights.files import load
 
 WEIGHTS = flags.DEFINE_string(
-    "weights", "", "A .pth or .safetensors file, a run folder, or denoise."
+    "weights", "", "A .pth or .safetensors file, a run folder, denoise or derain."
 )
 RESTORED = flags.DEFINE_string(
     "restored", "", "Folder of restored images to score in place of a network."

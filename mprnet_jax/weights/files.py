@@ -39,7 +39,7 @@ def load(path: Path | str, dtype: str = "float32") -> MPRNet:
 
     Args:
         path: the file or folder, which also determines all sizes; or the name of a network that
-            comes with the package: "denoise".
+            comes with the package: "denoise" or "derain".
         dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
 
     Raises:

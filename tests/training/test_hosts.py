@@ -9,6 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from benchmarks.curves import read_curves
 from mprnet_jax.config import MeshConfig
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.weights import run_folder
@@ -78,21 +79,7 @@ def gone(output):
 
 def losses(workdir):
     """By step, from the event files."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import masked_crc32c
-
-    values = {}
-    for path in sorted(workdir.glob("events.out.tfevents.*")):
-        data = path.read_bytes()
-        while data:
-            length = int.from_bytes(data[:8], "little")
-            assert masked_crc32c(data[:8]) == int.from_bytes(data[8:12], "little")
-            event = Event.FromString(data[12 : 12 + length])
-            for value in event.summary.value:
-                if value.tag == "loss":
-                    values[event.step] = value.simple_value
-            data = data[16 + length :]
-    return values
+    return read_curves(workdir)["loss"]
 
 
 def test_two_processes_train_as_one_and_read_each_others_checkpoints(

@@ -1,5 +1,6 @@
 """The networks that come with the package: found by name, whole, and good for something."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import mprnet_jax
 from mprnet_jax.data import sample
-from mprnet_jax.data.degradations import add_gaussian_noise
+from mprnet_jax.data.degradations import add_gaussian_noise, add_rain_and_haze
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation.metrics import psnr
 from mprnet_jax.weights import files, pretrained
@@ -25,10 +26,17 @@ def copied(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_noise_is_removed_from_a_photo_that_the_network_never_saw():
+@pytest.mark.parametrize(
+    ("name", "degrade"),
+    [
+        ("denoise", functools.partial(add_gaussian_noise, deviation=30)),
+        ("derain", add_rain_and_haze),
+    ],
+)
+def test_photos_that_the_networks_never_saw_are_restored(name, degrade):
     photo = np.ascontiguousarray(sample.photo("chelsea.png")[60:188, 60:188])
-    degraded = add_gaussian_noise(photo, np.random.default_rng(0), deviation=30)
-    restored = mprnet_jax.Restorer(mprnet_jax.load("denoise"))(degraded)
+    degraded = degrade(photo, np.random.default_rng(0))
+    restored = mprnet_jax.Restorer(mprnet_jax.load(name))(degraded)
     assert psnr(restored, photo) > psnr(degraded, photo) + 8
 
 
@@ -50,7 +58,7 @@ def test_a_folder_of_the_same_name_is_given_as_a_path(tmp_path: Path, monkeypatc
 
 
 def test_an_unknown_name_is_answered_with_those_there_are():
-    with pytest.raises(UserError, match=r"denois: there is no such file.*\(denoise\)$"):
+    with pytest.raises(UserError, match=r"denois: there is no such file.*\(denoise, derain\)$"):
         mprnet_jax.load("denois")
 
 

@@ -47,7 +47,10 @@ def path_of(name: str) -> Path:
 
 def describe_default() -> str:
     """Returns a line for users who did not name weights."""
+    others = ", ".join(
+        f"`{name}` ({network.removes})" for name, network in PRETRAINED.items() if name != DEFAULT
+    )
     return (
         f"Removing {PRETRAINED[DEFAULT].removes} with the network `{DEFAULT}` that comes with the "
-        "package; name weights for something else with --weights."
+        f"package; for something else name {others} or weights of yours with --weights."
     )
