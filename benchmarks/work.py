@@ -3,18 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mprnet_jax.config import ModelConfig
+from mprnet_jax.config import PUBLISHED, ModelConfig
 
 # Environment variable: contenders must not fall back to the CPU.
 NEEDS_GPU = "MPRNET_BENCHMARK_NEEDS_GPU"
 
 TINY = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
-PRESETS = {
-    "derain": ModelConfig.derain(),
-    "denoise": ModelConfig.denoise(),
-    "deblur": ModelConfig.deblur(),
-    "tiny": TINY,
-}
+PRESETS = {**PUBLISHED, "tiny": TINY}
 
 
 @dataclass(frozen=True)

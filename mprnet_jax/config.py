@@ -106,6 +106,25 @@ class ModelConfig:
         """The deblurring network: 20,127,073 parameters."""
         return cls(width=96, unet_growth=48, orsnet_growth=32)
 
+    @classmethod
+    def deblur_light(cls) -> "ModelConfig":
+        """The authors' light deblurring network: 6,376,449 parameters."""
+        return cls(width=40, unet_growth=40, orsnet_growth=32)
+
+    @property
+    def published_name(self) -> str:
+        """Name of the published network that has these sizes, such as "derain", or ""."""
+        ours = replace(self, dtype="float32", remat="none")
+        return next((name for name, published in PUBLISHED.items() if ours == published), "")
+
+
+PUBLISHED = {
+    "derain": ModelConfig.derain(),
+    "denoise": ModelConfig.denoise(),
+    "deblur": ModelConfig.deblur(),
+    "deblur_light": ModelConfig.deblur_light(),
+}
+
 
 @dataclass(slots=True)
 class DataConfig:

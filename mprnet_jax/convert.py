@@ -56,7 +56,10 @@ def main() -> None:
     licence = {"licence": LICENCE.value} if LICENCE.value else {}
     files.write(output, weights.config, weights.params, weights.origin | licence)
     tensors = len(names.name_table(weights.config))
-    print(f"{OUTPUT.value}: {tensors} tensors, {output.stat().st_size / 1e6:.1f} MB")
+    size = f"{tensors} tensors, {output.stat().st_size / 1e6:.1f} MB"
+    if name := weights.config.published_name:
+        size += f", the sizes of the published network {name}"
+    print(f"{OUTPUT.value}: {size}")
 
 
 def check_output(output: Path) -> None:

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from mprnet_jax.config import MAX_PATCH, ModelConfig, flatten
+from mprnet_jax.config import MAX_PATCH, PUBLISHED, ModelConfig, flatten
 from mprnet_jax.errors import UserError
 
 
@@ -62,6 +62,15 @@ def test_photos_need_a_degradation(tiny_run):
 def test_model_config_refuses_at_once():
     with pytest.raises(UserError, match=r"model\.width=0"):
         ModelConfig(width=0)
+
+
+def test_published_networks_are_known_by_their_sizes(tiny_model):
+    assert ModelConfig(40, 40, 32, dtype="bfloat16", remat="cab").published_name == "deblur_light"
+    assert ModelConfig(40, 20, 16, cabs_per_orb=7).published_name == ""
+    assert {name: config.published_name for name, config in PUBLISHED.items()} == {
+        name: name for name in ("derain", "denoise", "deblur", "deblur_light")
+    }
+    assert tiny_model.published_name == ""
 
 
 def test_level_widths():

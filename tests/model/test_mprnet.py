@@ -24,7 +24,12 @@ def network(tiny_model):
 
 @pytest.mark.parametrize(
     ("preset", "count"),
-    [("derain", 3_637_249), ("denoise", 15_741_025), ("deblur", 20_127_073)],
+    [
+        ("derain", 3_637_249),
+        ("denoise", 15_741_025),
+        ("deblur", 20_127_073),
+        ("deblur_light", 6_376_449),
+    ],
 )
 def test_presets_have_the_published_number_of_parameters(preset, count):
     config = getattr(ModelConfig, preset)()

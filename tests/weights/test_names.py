@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 
 from mprnet_jax import ModelConfig
+from mprnet_jax.config import PUBLISHED
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import abstract_model
 from mprnet_jax.weights import names, torch_reference
 
 SMALL = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
 CONFIGS = {
-    "derain": ModelConfig.derain(),
-    "denoise": ModelConfig.denoise(),
-    "deblur": ModelConfig.deblur(),
-    "third-party": ModelConfig(width=40, unet_growth=40, orsnet_growth=32),
+    **PUBLISHED,
     "odd, with biases": ModelConfig(13, 5, 3, reduction=3, cabs_per_orb=2, bias=True),
     "no growth": ModelConfig(8, 0, 0, reduction=8, cabs_per_orb=1),
 }
