@@ -24,6 +24,9 @@ PRETRAINED = {
     "denoise": Pretrained(
         "noise", "289b66a8574b463726ba2f880028398ee683f1805ecd038ad818f22446a84c5f"
     ),
+    "derain": Pretrained(
+        "rain", "1334e0d43e20a2096cacbebf9904e13293a7ef7db379a4d0c94e3fdb27abb0ce"
+    ),
 }
 
 
