@@ -248,6 +248,12 @@ class TiffFile:
             left_out.append("channels beside colours and alpha")
         unknown = page.entries.keys() - DESCRIPTIVE - STRUCTURAL
         left_out += [f"tag {TiffTags.lookup(t).name.replace('unknown', str(t))}" for t in unknown]
+        # Descriptions by tifffile and ImageJ tell how channels and pages are stored.
+        description = str(exif.get(Base.ImageDescription, ""))
+        if description.startswith(('{"shape": ', "ImageJ=")):
+            del exif[Base.ImageDescription]
+            if description.startswith("ImageJ="):
+                left_out.append("ImageJ's description")
         resolution = meta.resolution_of(exif)
         return Metadata(
             exif=meta.upright_exif(exif, orientation),

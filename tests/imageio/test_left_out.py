@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import ExifTags, Image, PngImagePlugin
 
 from mprnet_jax.imageio import photos
@@ -243,3 +244,22 @@ def test_heic_with_its_plugin(tmp_path):
     assert np.abs(read.pixels.astype(int) - rgb).max() <= 6  # what quality 95 costs a smooth ramp
     assert dict(read.metadata.colours) == {b"cICP": PQ}
     assert read.metadata.resolution == (300, 300)
+
+
+def test_descriptions_of_another_layout_are_not_copied(tmp_path):
+    path, pixels = tmp_path / "photo.tif", np.zeros((9, 14, 3), np.uint8)
+
+    def description() -> str:
+        exif = Image.Exif()
+        exif.load(photos.read(path).metadata.exif or b"")
+        return exif.get(ExifTags.Base.ImageDescription, "")
+
+    tifffile.imwrite(path, pixels, photometric="rgb")
+    with tifffile.TiffFile(path) as file:
+        assert file.pages[0].description == '{"shape": [9, 14, 3]}'
+    assert description() == ""
+    tifffile.imwrite(path, pixels[..., 0], imagej=True)
+    assert description() == ""
+    assert "ImageJ's description" in photos.read(path).metadata.left_out
+    tifffile.imwrite(path, pixels, photometric="rgb", description="A cat", metadata=None)
+    assert description() == "A cat"
