@@ -47,13 +47,18 @@ DETAIL = 160  # side in pixels of the parts that the sheet shows
 CAMERA_SHOTS = {"weak": 0.0008, "medium": 0.003, "strong": 0.012}
 
 
+def unchanged(image: np.ndarray, _: object) -> np.ndarray:
+    """The degradation and the method that do nothing."""
+    return image
+
+
 def camera_noise(image: np.ndarray, rng: np.random.Generator, shot: float) -> np.ndarray:
     """Takes a photo with a random camera of this shot noise."""
     return photograph(image, draw_camera(rng, shot), rng)
 
 
 NOISES: dict[str, Degradation] = {
-    "none": lambda image, _: image,
+    "none": unchanged,
     **{
         f"Gaussian {sigma}": functools.partial(add_gaussian_noise, deviation=sigma)
         for sigma in (15, 25, 50)
@@ -65,7 +70,7 @@ NOISES: dict[str, Degradation] = {
 }
 
 RAINS: dict[str, Degradation] = {
-    "no rain": lambda image, _: image,
+    "no rain": unchanged,
     "light rain": add_rain,
     "rain and haze": add_rain_and_haze,
 }
@@ -128,6 +133,16 @@ if importlib.util.find_spec("bm3d"):
     METHODS["CBM3D"] = cbm3d
 
 
+class Case(NamedTuple):
+    """A comparison: photos, how they are degraded, and what restores them."""
+
+    name: str
+    degrade: Degradation
+    ours: Method
+    methods: dict[str, Method]
+    photos: list[np.ndarray]
+
+
 class Score(NamedTuple):
     """Scores and seconds of one method on the photos, each [N]."""
 
@@ -188,19 +203,15 @@ def network(weights: str) -> Method:
 
 
 def compare(
-    degrade: Degradation,
-    ours: Method,
-    methods: dict[str, Method],
-    held_out: list[np.ndarray],
-    validation: list[np.ndarray],
+    case: Case, validation: list[np.ndarray]
 ) -> tuple[dict[str, Score], dict[str, list[np.ndarray]]]:
     """Returns scores and results of the input, of ours and of each method."""
-    noisy, tuning = degraded(degrade, held_out), degraded(degrade, validation)
+    noisy, tuning = degraded(case.degrade, case.photos), degraded(case.degrade, validation)
     scores, results = {}, {}
-    ours(noisy[0], 0)  # compiles
-    for name, method in {"input": lambda image, _: image, "ours": ours, **methods}.items():
-        factor = tuned(method, tuning, validation) if name in methods else 1.0
-        scores[name], results[name] = measure(method, factor, noisy, held_out)
+    case.ours(noisy[0], 0)  # compiles
+    for name, method in {"input": unchanged, "ours": case.ours, **case.methods}.items():
+        factor = tuned(method, tuning, validation) if name in case.methods else 1.0
+        scores[name], results[name] = measure(method, factor, noisy, case.photos)
     return scores, results
 
 
@@ -231,25 +242,26 @@ def main() -> None:
     compiling.use_compile_cache()
     held_out = photos_of(arguments.corpus, "held_out", arguments.crop)
     validation = photos_of(arguments.corpus, "validation", TUNING_CROP)
-    cases: list[tuple[str, Degradation, Method, dict[str, Method], list[np.ndarray]]] = []
+    cases = []
     if arguments.denoise:
         ours = network(arguments.denoise)
         for name, noise in NOISES.items():
-            cases.append((name, noise, ours, METHODS if name != "none" else {}, held_out))
+            methods = METHODS if noise is not unchanged else {}
+            cases.append(Case(name, noise, ours, methods, held_out))
     if arguments.derain:
         ours = network(arguments.derain)
         for name, rain in RAINS.items():
-            cases.append((name, rain, ours, {}, held_out * DRAWS_OF_RAIN))
-    cases = [case for case in cases if arguments.only in case[0]]
+            cases.append(Case(name, rain, ours, {}, held_out * DRAWS_OF_RAIN))
+    cases = [case for case in cases if arguments.only in case.name]
     rows, sheet = [], []
-    for name, degrade, ours, methods, photos in tqdm(cases, unit="case"):
-        scores, results = compare(degrade, ours, methods, photos, validation)
+    for case in tqdm(cases, unit="case"):
+        scores, results = compare(case, validation)
         for method, score in scores.items():
             gain = "" if method == "ours" else difference(scores["ours"], score)
             figures = (score.psnr.mean(), score.ssim.mean(), score.seconds.mean())
             rows.append(
                 [
-                    name,
+                    case.name,
                     method,
                     f"{figures[0]:.2f}",
                     f"{figures[1]:.3f}",
@@ -260,7 +272,7 @@ def main() -> None:
         shown = len(sheet) % len(held_out)  # another photo in each row
         sheet.append(
             [(f"{m} {scores[m].psnr[shown]:.2f} dB", details(r[shown])) for m, r in results.items()]
-            + [(name, details(held_out[shown]))]
+            + [(case.name, details(held_out[shown]))]
         )
     print(heading("Quality on held-out photos", "python -m benchmarks.quality"))
     print(table(["noise", "method", "PSNR, dB", "SSIM", "seconds", "ours better by, dB"], rows))

@@ -13,10 +13,10 @@ from absl import flags
 from mprnet_jax import command, paths
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
-from mprnet_jax.weights import files, names, parity
+from mprnet_jax.weights import files, names, parity, pretrained
 
 INPUT = flags.DEFINE_string(
-    "input", "", "A .pth or .safetensors file, a run folder, denoise or derain."
+    "input", "", f"A .pth or .safetensors file, a run folder, {pretrained.NAMES}."
 )
 OUTPUT = flags.DEFINE_string("output", "", "The .safetensors or .pth file to write.")
 VALIDATE = flags.DEFINE_bool(

@@ -36,7 +36,7 @@ from mprnet_jax.weights import pretrained
 WEIGHTS = flags.DEFINE_string(
     "weights",
     pretrained.DEFAULT,
-    "denoise or derain, which come with the package, a run folder, a .safetensors or a .pth file.",
+    f"{pretrained.NAMES}, which come with the package, a run folder, .safetensors or .pth.",
 )
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen on; with 0.0.0.0 any other machine can use the page."

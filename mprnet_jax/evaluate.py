@@ -27,10 +27,11 @@ from mprnet_jax.evaluation.scoring import WithRestored, restored_folder, take_re
 from mprnet_jax.imageio.pixels import white_of
 from mprnet_jax.model.cost import parameters_used
 from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.weights import pretrained
 from mprnet_jax.weights.files import load
 
 WEIGHTS = flags.DEFINE_string(
-    "weights", "", "A .pth or .safetensors file, a run folder, denoise or derain."
+    "weights", "", f"A .pth or .safetensors file, a run folder, {pretrained.NAMES}."
 )
 RESTORED = flags.DEFINE_string(
     "restored", "", "Folder of restored images to score in place of a network."

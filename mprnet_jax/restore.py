@@ -30,7 +30,7 @@ from mprnet_jax.weights import pretrained
 WEIGHTS = flags.DEFINE_string(
     "weights",
     pretrained.DEFAULT,
-    "denoise or derain, which come with the package, a run folder, a .safetensors or a .pth file.",
+    f"{pretrained.NAMES}, which come with the package, a run folder, .safetensors or .pth.",
 )
 INPUT = flags.DEFINE_multi_string(
     "input",

@@ -24,11 +24,13 @@ from mprnet_jax.imageio.tiff_directories import (
     COLOURS,
     DESCRIPTIVE,
     FLOAT,
+    IMAGEJ,
     INKS,
     INTEGER,
     IPTC,
     PREMULTIPLIED,
     SAMPLE_FORMAT,
+    SHAPE,
     STRUCTURAL,
     SUBFILE,
     TILE_BYTE_COUNTS,
@@ -248,12 +250,11 @@ class TiffFile:
             left_out.append("channels beside colours and alpha")
         unknown = page.entries.keys() - DESCRIPTIVE - STRUCTURAL
         left_out += [f"tag {TiffTags.lookup(t).name.replace('unknown', str(t))}" for t in unknown]
-        # Descriptions by tifffile and ImageJ tell how channels and pages are stored.
         description = str(exif.get(Base.ImageDescription, ""))
-        if description.startswith(('{"shape": ', "ImageJ=")):
+        if description.startswith((SHAPE, IMAGEJ)):
             del exif[Base.ImageDescription]
-            if description.startswith("ImageJ="):
-                left_out.append("ImageJ's description")
+        if description.startswith(IMAGEJ):
+            left_out.append("ImageJ's description")
         resolution = meta.resolution_of(exif)
         return Metadata(
             exif=meta.upright_exif(exif, orientation),

@@ -42,6 +42,8 @@ STRUCTURAL = {
     *(301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 326, 327, 328, 330, 332, 333, 334, 336),
     *(337, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 34675, XMP, IPTC),
 }
+# How descriptions begin that tell the same in words: by tifffile and by ImageJ.
+SHAPE, IMAGEJ = '{"shape": ', "ImageJ="
 
 
 class Entry(NamedTuple):

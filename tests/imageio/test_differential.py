@@ -85,6 +85,17 @@ def png_cases(folder: Path, profile: bytes) -> Iterator[Case]:
         yield Case(path, palette[indices].astype(np.uint8))
 
 
+def write_tiff(path: Path, stored: np.ndarray, orientation: int, **options) -> None:
+    tifffile.imwrite(
+        path,
+        stored,
+        extratags=[(274, 3, 1, orientation, True)],
+        resolution=(300, 300),
+        resolutionunit="INCH",
+        **options,
+    )
+
+
 def tiff_cases(folder: Path, profile: bytes) -> Iterator[Case]:
     layouts = [
         {},
@@ -110,13 +121,11 @@ def tiff_cases(folder: Path, profile: bytes) -> Iterator[Case]:
         orientation = number % 8 + 1
         stored = pixels.transpose(2, 0, 1) if "planarconfig" in layout else pixels
         path = folder / f"{number}.tif"
-        tifffile.imwrite(
+        write_tiff(
             path,
             stored.squeeze() if channels == 1 else stored,
+            orientation,
             photometric="minisblack" if channels == 1 else "rgb",
-            extratags=[(274, 3, 1, orientation, True)],
-            resolution=(300, 300),
-            resolutionunit="INCH",
             iccprofile=profile if channels == 3 else None,
             **layout,
         )
@@ -151,21 +160,14 @@ def other_cases(folder: Path, profile: bytes) -> Iterator[Case]:
 
 def ink_cases(folder: Path, profile: bytes) -> Iterator[Case]:
     """CMYK, with layouts of TIFF."""
-    stored = noise(4) // 2  # without those that are darker than sRGB's black
+    stored, inks_profile = noise(4) // 2, inks["make_profile"]()  # none darker than sRGB's black
+    pixels = inks["to_srgb"](stored).round().astype(np.uint8)
     layouts = [{}, {"rowsperstrip": 3}, {"byteorder": ">"}, {"tile": (16, 16)}]
-    for number, layout in enumerate(layouts * 2):
-        path = folder / f"inks_{number}.tif"
-        tifffile.imwrite(
-            path,
-            stored,
-            photometric="separated",
-            extratags=[(274, 3, 1, number + 1, True)],
-            resolution=(300, 300),
-            resolutionunit="INCH",
-            iccprofile=inks["make_profile"](),
-            **layout,
-        )
-        yield Case(path, turn(inks["to_srgb"](stored).round().astype(np.uint8), number + 1), 1)
+    for orientation, layout in enumerate(layouts * 2, start=1):
+        path = folder / f"inks_{orientation}.tif"
+        options = {"photometric": "separated", "iccprofile": inks_profile, **layout}
+        write_tiff(path, stored, orientation, **options)
+        yield Case(path, turn(pixels, orientation), 1)
 
 
 def test_pictures_come_through_as_others_decode_them(tmp_path: Path, exhaustive, profile):

@@ -28,6 +28,7 @@ PRETRAINED = {
         "rain", "1334e0d43e20a2096cacbebf9904e13293a7ef7db379a4d0c94e3fdb27abb0ce"
     ),
 }
+NAMES = " or ".join(PRETRAINED)  # for the help of commands
 
 
 def path_of(name: str) -> Path:
