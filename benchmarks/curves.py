@@ -12,14 +12,13 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import natsort
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event
 
 from benchmarks.tables import table
-from mprnet_jax.training.validation import IMAGES
 
-LOSSES = {"loss_stage1": "loss 1", "loss_stage2": "loss 2", "loss_stage3": "loss 3"}
-SCORES = {f"validation_psnr/{image}": f"PSNR of {image}, dB" for image in IMAGES}
+LOSS, SCORE = "loss_stage", "validation_psnr/"  # tags go on with the stage, or the image
 
 
 def read_events(path: Path) -> Iterator[Event]:
@@ -48,17 +47,29 @@ def read_curves(workdir: Path) -> dict[str, dict[int, float]]:
     return curves
 
 
+def tags(curves: dict[str, dict[int, float]], prefix: str) -> list[str]:
+    """Returns the tags with a prefix, the degraded images before stage 1 and so on."""
+    return natsort.natsorted(tag for tag in curves if tag.startswith(prefix))
+
+
+def columns(curves: dict[str, dict[int, float]]) -> list[str]:
+    """Returns the titles of the table's columns."""
+    losses = [f"loss {tag.removeprefix(LOSS)}" for tag in tags(curves, LOSS)]
+    scores = [f"PSNR of {tag.removeprefix(SCORE)}, dB" for tag in tags(curves, SCORE)]
+    return ["step", *losses, *scores]
+
+
 def rows(curves: dict[str, dict[int, float]], points: int) -> Iterator[list[str]]:
     """Yields the table's rows, so many at equal distances."""
     last = max(curves["loss"])
     edges = np.linspace(0, last, points + 1).round().astype(int)
     for start, end in itertools.pairwise(edges):
         cells = [str(end)]
-        for tag in LOSSES:
+        for tag in tags(curves, LOSS):
             values = [value for step, value in curves[tag].items() if start < step <= end]
             cells.append(f"{np.mean(values):.4f}" if values else "")
-        for tag in SCORES:
-            steps = [step for step in curves.get(tag, {}) if step <= end]
+        for tag in tags(curves, SCORE):
+            steps = [step for step in curves[tag] if step <= end]
             cells.append(f"{curves[tag][max(steps)]:.2f}" if steps else "")
         yield cells
 
@@ -72,7 +83,7 @@ def main() -> None:
     curves = read_curves(arguments.workdir)
     if "loss" not in curves:
         parser.error(f"{arguments.workdir}: holds no TensorBoard events with a loss")
-    print(table(["step", *LOSSES.values(), *SCORES.values()], rows(curves, arguments.points)))
+    print(table(columns(curves), rows(curves, arguments.points)))
 
 
 if __name__ == "__main__":

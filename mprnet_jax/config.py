@@ -7,6 +7,7 @@ The default of a new field must be what earlier versions did: their runs are res
 `total_steps` may grow where that leaves the learning rates as they were.
 """
 
+import itertools
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ SIZE_MULTIPLE = 8  # of an image's sides: the network downsamples halves of the 
 MAX_PATCH = 1024  # pixels a side; a training step on larger patches fits on no device
 REMATS = ("none", "elementwise", "cab", "orb")
 SOURCES = ("folders", "prepared", "photos", "sample_rain", "sample_blur", "sample_noise")
+SUBNETS = ("unet", "orsnet")
 DEGRADATIONS = ("rain", "blur", "noise", "blind_noise", "rain_and_haze")
 
 AT_LEAST_ONE = (
@@ -50,11 +52,11 @@ def changeable(default: Any) -> Any:
 
 @dataclass(slots=True)
 class ModelConfig:
-    """Sizes of the network; the defaults are the deraining preset of the paper."""
+    """The network; the defaults are the deraining preset of the paper."""
 
     width: int = 40  # channels at full resolution (the paper's n_feat)
     unet_growth: int = 20  # channels added by each level of the U-Nets (scale_unetfeats)
-    orsnet_growth: int = 16  # channels that the last stage has besides `width` (scale_orsnetfeats)
+    orsnet_growth: int = 16  # channels of ORSNets besides `width` (scale_orsnetfeats)
     reduction: int = 4  # channel attention squeezes c channels to c // reduction
     cabs_per_orb: int = 8  # channel attention blocks in an original-resolution block
     bias: bool = False  # of convolutions, but for those beside a resize or last in an ORB
@@ -63,6 +65,11 @@ class ModelConfig:
     # everything between convolutions; "cab", the inside of each CAB; "orb", the inside of each
     # sequence of CABs, in U-Nets and ORBs.
     remat: str = changeable("none")
+    # The subnetwork of each stage, the first one first. All but the published ones are variants
+    # such as those of the paper's ablation (table 6).
+    stages: str = "unet+unet+orsnet"
+    supervised_attention: bool = True  # between stages (SAM); without, features pass unchanged
+    cross_stage_fusion: bool = True  # adds features of each stage inside of the next one (CSFF)
 
     def __post_init__(self) -> None:
         self.validate()
@@ -84,6 +91,27 @@ class ModelConfig:
             raise UserError(f"model.dtype={self.dtype!r}: use float32 or bfloat16")
         if self.remat not in REMATS:
             raise UserError(f"model.remat={self.remat!r}: use {' or '.join(REMATS)}")
+        for number, (before, subnet) in enumerate(itertools.pairwise(["", *self.subnets]), 1):
+            if subnet not in SUBNETS:
+                raise UserError(
+                    f"model.stages={self.stages!r}: stage {number} is {subnet!r}; use unet or "
+                    "orsnet for each stage, with + between them"
+                )
+            if (before, subnet) == ("orsnet", "unet") and self.cross_stage_fusion:
+                raise UserError(
+                    f"model.stages={self.stages!r}: stage {number} is a U-Net after an ORSNet, "
+                    "which has no lower levels to fuse; choose other stages, or "
+                    "model.cross_stage_fusion=False"
+                )
+
+    @property
+    def subnets(self) -> list[str]:
+        """The subnetwork of each stage, "unet" or "orsnet"."""
+        return self.stages.split("+")
+
+    def stage_width(self, subnet: str) -> int:
+        """Returns the number of channels of the features of a stage with this subnetwork."""
+        return self.width + (self.orsnet_growth if subnet == "orsnet" else 0)
 
     @property
     def level_widths(self) -> tuple[int, int, int]:
@@ -149,7 +177,7 @@ class DataConfig:
 
 @dataclass(slots=True)
 class LossConfig:
-    """The loss, summed over the three stages (paper, section 3, equations 1 to 3)."""
+    """The loss, summed over the stages (paper, section 3, equations 1 to 3)."""
 
     edge_weight: float = 0.05  # of the edge loss beside the Charbonnier loss; 0 leaves it out
     # Of the edge loss: "pyramid" as in the authors' code, "operator" as in the paper's equation.

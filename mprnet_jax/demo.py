@@ -151,7 +151,10 @@ def make_page(gradio: ModuleType, model: Any) -> Any:
             with gradio.Column(scale=1):
                 # Not an Image, which would decode and encode the file before we see it.
                 photo = gradio.File(label="Photo", file_count="single")
-                stages = gradio.Radio([1, 2, 3], value=3, label="Stages", info="Fewer are faster.")
+                count = len(model.config.subnets)
+                stages = gradio.Radio(
+                    [*range(1, count + 1)], value=count, label="Stages", info="Fewer are faster."
+                )
                 pooling = gradio.Checkbox(
                     label="Local pooling",
                     info="Attention averages around each pixel (TLC): often better on large "

@@ -43,7 +43,9 @@ LOCAL_POOLING = flags.DEFINE_bool(
     "local_pooling", False, "Average channel attention around each pixel (TLC)."
 )
 ENSEMBLE = flags.DEFINE_bool("ensemble", False, "Average over the 8 symmetries of the square.")
-STAGES = flags.DEFINE_bool("stages", False, "Also score stages 1 and 2, with time and size.")
+STAGES = flags.DEFINE_bool(
+    "stages", False, "Also score the stages before the last, with time and size."
+)
 LPIPS = flags.DEFINE_bool("lpips", False, "Also score LPIPS.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the scores in --output, if any.")
 
@@ -100,12 +102,12 @@ def check_flags() -> None:
 def candidates_from_weights(weights: str, compare_stages: bool) -> list[Candidate]:
     """Returns the network of a weight file as a candidate.
 
-    With `compare_stages` there are three: stage 1, stages 1 and 2, and all three stages.
+    With `compare_stages` there is one for each stage, which computes the stages up to that one.
     """
     use_compile_cache()
     model = load(weights)
 
-    def candidate(stages: int, compared: bool) -> Candidate:
+    def candidate(stages: int, compared: bool = True) -> Candidate:
         restorer = Restorer(
             model,
             stages=stages,
@@ -119,13 +121,13 @@ def candidates_from_weights(weights: str, compare_stages: bool) -> list[Candidat
             image = example["degraded"]
             return restorer((image / white_of(image.dtype)).astype(np.float32))
 
-        return Candidate(
-            restore, stages if compared else None, parameters_used(model, stages), restorer.plan
-        )
+        parameters = parameters_used(model.config, stages)
+        return Candidate(restore, stages if compared else None, parameters, restorer.plan)
 
+    count = len(model.config.subnets)
     if not compare_stages:
-        return [candidate(3, compared=False)]
-    return [candidate(stages, compared=True) for stages in (1, 2, 3)]
+        return [candidate(count, compared=False)]
+    return [candidate(stages) for stages in range(1, count + 1)]
 
 
 if __name__ == "__main__":

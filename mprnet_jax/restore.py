@@ -56,7 +56,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Restores again what is in --o
 COMPARE = flags.DEFINE_bool(
     "compare", False, "Writes a sheet beside each restored photo that shows it before and after."
 )
-STAGES = flags.DEFINE_integer("stages", 3, "Number of stages; fewer are faster.", 1, 3)
+STAGES = flags.DEFINE_integer("stages", None, "Number of stages, by default all.", 1)
 LOCAL_POOLING = flags.DEFINE_bool(
     "local_pooling",
     False,

@@ -1,17 +1,17 @@
 """What the network costs: multiply-adds, and the parameters that its first stages use.
 
-Sizes come from the network's own parameters. Two facts cannot be derived from them and are tables
-below: the level at which the paper has each convolution, and the first stage that uses each part.
+Sizes come from the network's own parameters. The level at which the paper has each convolution
+cannot be derived from them and is a table below.
 """
 
 import math
 from collections.abc import Iterator
 
 import jax
-from flax import nnx
 
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.model.mprnet import MPRNet, abstract_model
+from mprnet_jax.model.mprnet import abstract_model
+from mprnet_jax.model.stages import stages_of
 
 # Levels of the convolutions below full resolution, by a component of the parameter's path. Resizing
 # comes before the convolution in the paper, so both `down12` and `up32` are at level 2.
@@ -21,15 +21,9 @@ LEVELS = {
     # From level 3 up to level 2; the lifts' other convolutions are at full resolution.
     **dict.fromkeys(("encoder_lifts.2.ups.0", "decoder_lifts.2.ups.0"), 2),
 }
-# Parts that no earlier stage uses. The SAM of the last computed stage is used only for its restored
-# image, so its `features` and `gate` belong to the next stage.
-STAGE_PARTS = {
-    2: ("sam12.features", "sam12.gate", "shallow2", "concat12", "encoder2", "decoder2", "sam23"),
-    3: ("sam23.features", "sam23.gate", "shallow3", "concat23", "orsnet", "tail"),
-}
 
 
-def forward_flops(config: ModelConfig, height: int, width: int) -> float:
+def forward_flops(config: ModelConfig, height: int, width: int, stages: int | None = None) -> float:
     """Returns the number of floating-point operations for restoring one image.
 
     Counts two operations for each multiply-add of a convolution, at the resolution where the paper
@@ -40,21 +34,35 @@ def forward_flops(config: ModelConfig, height: int, width: int) -> float:
         config: of the network.
         height: rows of the image, in pixels.
         width: columns of the image, in pixels.
+        stages: number of stages to compute; None computes all.
     """
     multiply_adds = 0.0  # for each pixel of the image
-    for path, shape in named_shapes(abstract_model(config)[1]):
+    for path, shape in shapes_used(config, stages):
         if path.endswith(".kernel") and ".attention." not in path:
             multiply_adds += math.prod(shape) / 4 ** (level_of(path) - 1)
     return 2 * multiply_adds * height * width
 
 
-def parameters_used(model: MPRNet, stages: int) -> int:
-    """Returns the number of parameters that the first `stages` stages of a model use, 1 to 3."""
-    unused = tuple(
-        f"{part}." for stage, parts in STAGE_PARTS.items() if stage > stages for part in parts
-    )
-    shapes = named_shapes(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    return sum(math.prod(shape) for path, shape in shapes if not path.startswith(unused))
+def parameters_used(config: ModelConfig, stages: int | None = None) -> int:
+    """Returns the number of parameters that the first `stages` stages use; None for all."""
+    return sum(math.prod(shape) for _, shape in shapes_used(config, stages))
+
+
+def shapes_used(
+    config: ModelConfig, stages: int | None = None
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields path and shape of each parameter of the first stages, as `named_shapes` does.
+
+    The SAM of the last computed stage is used only for its restored image, so its `features` and
+    `gate` belong to the next stage.
+    """
+    unused: list[str] = []
+    for stage in stages_of(config)[stages:] if stages else []:
+        sam = f"sam{stage.number - 1}{stage.number}"
+        unused += [f"{name}." for name in (*stage.modules, f"{sam}.features", f"{sam}.gate")]
+    for path, shape in named_shapes(abstract_model(config)[1]):
+        if not path.startswith(tuple(unused)):
+            yield path, shape
 
 
 def level_of(path: str) -> int:

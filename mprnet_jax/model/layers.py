@@ -248,12 +248,18 @@ class Up(nnx.Module):
 
 
 class SAM(nnx.Module):
-    """Supervised attention module (paper, figure 4): restores an image and gates features by it."""
+    """Supervised attention module (paper, figure 4): restores an image and gates features by it.
+
+    Without `config.supervised_attention`, it restores the image and returns the features unchanged.
+    """
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.features = conv1x1(channels, channels, config, rngs)
+        self.attends = config.supervised_attention
+        if self.attends:
+            self.features = conv1x1(channels, channels, config, rngs)
         self.residual = conv1x1(channels, 3, config, rngs)
-        self.gate = conv1x1(3, channels, config, rngs)
+        if self.attends:
+            self.gate = conv1x1(3, channels, config, rngs)
 
     def __call__(
         self, x: jax.Array, degraded: jax.Array, shared: Shared
@@ -270,16 +276,18 @@ class SAM(nnx.Module):
         """
         mask = shared.canvas.mask
         restored = mask(self.residual(x).astype(jnp.float32) + degraded)
+        if not self.attends:
+            return x, restored
         attended = self.features(x) * nnx.sigmoid(self.gate(restored)) + x
         return mask(attended), restored
 
 
 class ShallowFeatures(nnx.Module):
-    """Computes features [B, H, W, width] of images [B, H, W, 3]: a 3x3 convolution and a CAB."""
+    """Computes features [B, H, W, C] of images [B, H, W, 3]: a 3x3 convolution and a CAB."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.conv = conv3x3(3, config.width, config, rngs)
-        self.cab = CAB(config.width, config, rngs=rngs)
+    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.conv = conv3x3(3, channels, config, rngs)
+        self.cab = CAB(channels, config, rngs=rngs)
 
     def __call__(self, images: jax.Array, shared: Shared) -> jax.Array:
         return self.cab(shared.canvas.mask(self.conv(images)), shared)

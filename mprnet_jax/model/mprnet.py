@@ -1,6 +1,6 @@
 """MPRNet: encoder-decoders on patches, then a network at full resolution (paper, figure 2).
 
-The patches of stages 1 and 2 follow each other on the batch axis: an image split in two becomes two
+The patches of an image follow each other on the batch axis: an image split in two becomes two
 images. Where the paper's text and the official weights disagree, this follows the weights (bilinear
 resizing instead of max pooling).
 """
@@ -19,23 +19,14 @@ from mprnet_jax.config import SIZE_MULTIPLE, ModelConfig
 from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas
 from mprnet_jax.model.initializers import SLOPE, init_params
 from mprnet_jax.model.layers import (
-    CAB,
-    ORB,
     SAM,
-    CABs,
-    Down,
     ShallowFeatures,
     Shared,
-    Up,
-    conv1x1,
     conv3x3,
-    fused_conv1x1,
-    upsample2x,
 )
 from mprnet_jax.model.pooling import global_mean
-
-# Features of levels 1, 2 and 3: [b, h, w, c1], [b, h/2, w/2, c2] and [b, h/4, w/4, c3].
-Levels = tuple[jax.Array, ...]
+from mprnet_jax.model.stages import Stage, stages_of
+from mprnet_jax.model.subnets import Decoder, Encoder, Levels, ORSNet
 
 
 def unconstrained(maps: jax.Array, pieces: int) -> jax.Array:
@@ -43,147 +34,27 @@ def unconstrained(maps: jax.Array, pieces: int) -> jax.Array:
     return maps
 
 
-class CSFF(nnx.Module):
-    """Cross-stage feature fusion at one level (paper, section 3.3)."""
-
-    def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.encoder = conv1x1(channels, channels, config, rngs)
-        self.decoder = conv1x1(channels, channels, config, rngs)
-
-    def __call__(self, encoded: jax.Array, decoded: jax.Array) -> jax.Array:
-        """Fuses an encoder's and a decoder's features of stage 1; all are [B, h, w, C]."""
-        return self.encoder(encoded) + self.decoder(decoded)
-
-
-class Encoder(nnx.Module):
-    """The contracting half of a U-Net; if `fuses`, it adds features of stage 1 at each level."""
-
-    def __init__(self, config: ModelConfig, *, fuses: bool = False, rngs: nnx.Rngs):
-        c1, c2, c3 = widths = config.level_widths
-        self.level1 = CABs(2, c1, config, rngs=rngs)
-        self.level2 = CABs(2, c2, config, rngs=rngs)
-        self.level3 = CABs(2, c3, config, rngs=rngs)
-        self.down12 = Down(c1, c2, config, rngs=rngs)
-        self.down23 = Down(c2, c3, config, rngs=rngs)
-        self.csff = nnx.List([CSFF(c, config, rngs=rngs) for c in widths] if fuses else [])
-
-    def __call__(
-        self, x: jax.Array, shared: Shared, stage1_levels: tuple[Levels, Levels] | None = None
-    ) -> Levels:
-        """Encodes features [b, h, w, width].
-
-        `stage1_levels` are the encoded and the decoded levels of stage 1, given exactly if `fuses`.
-        """
-        assert bool(self.csff) == (stage1_levels is not None), "stage1_levels if and only if fuses"
-
-        def fuse(x: jax.Array, index: int) -> jax.Array:
-            if stage1_levels is None:
-                return x
-            encoded, decoded = stage1_levels
-            return x + shared.canvas.mask(self.csff[index](encoded[index], decoded[index]))
-
-        e1 = fuse(self.level1(x, shared), 0)
-        e2 = fuse(self.level2(self.down12(e1), shared), 1)
-        e3 = fuse(self.level3(self.down23(e2), shared), 2)
-        return e1, e2, e3
-
-
-class Decoder(nnx.Module):
-    """The expanding half of a U-Net, with a CAB on each skip connection."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        c1, c2, c3 = config.level_widths
-        self.level1 = CABs(2, c1, config, rngs=rngs)
-        self.level2 = CABs(2, c2, config, rngs=rngs)
-        self.level3 = CABs(2, c3, config, rngs=rngs)
-        self.skip1 = CAB(c1, config, rngs=rngs)
-        self.skip2 = CAB(c2, config, rngs=rngs)
-        self.up21 = Up(c2, c1, config, rngs=rngs)
-        self.up32 = Up(c3, c2, config, rngs=rngs)
-
-    def __call__(self, encoded: Levels, shared: Shared) -> Levels:
-        """Decodes the levels of an encoder; the result has their shapes."""
-        e1, e2, e3 = encoded
-        d3 = self.level3(e3, shared)
-        d2 = self.level2(self.up32(d3, shared) + self.skip2(e2, shared), shared)
-        d1 = self.level1(self.up21(d2, shared) + self.skip1(e1, shared), shared)
-        return d1, d2, d3
-
-
-class Lift(nnx.Module):
-    """Projects one level of an earlier stage to ORSNet's width, at the level's resolution.
-
-    In the paper, levels 2 and 3 are resized by 2 once and twice, with a 1x1 convolution after each,
-    and a last 1x1 convolution follows. They commute with resizing, so `__call__` applies them
-    before, as a single one, and the caller resizes the sum of several results.
-    """
-
-    def __init__(self, level: int, config: ModelConfig, *, rngs: nnx.Rngs):
-        widths = config.level_widths
-        self.ups = nnx.List(
-            [
-                conv1x1(widths[i], widths[i - 1], config, rngs, bias=False)
-                for i in range(level - 1, 0, -1)
-            ]
-        )
-        self.conv = conv1x1(config.width, config.width + config.orsnet_growth, config, rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Projects features [b, h, w, C] of the level to [b, h, w, width + orsnet_growth]."""
-        return fused_conv1x1(x, *self.ups, self.conv)
-
-
-class ORSNet(nnx.Module):
-    """Original-resolution subnetwork: three ORBs; one level of stage 2 is added after each."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        channels = config.width + config.orsnet_growth
-        self.orbs = nnx.List([ORB(channels, config, rngs=rngs) for _ in range(3)])
-        self.encoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
-        self.decoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
-
-    def __call__(self, x: jax.Array, encoded: Levels, decoded: Levels, shared: Shared) -> jax.Array:
-        """Refines features [B, H, W, width + orsnet_growth], whose shape the result has.
-
-        `encoded` and `decoded` are the levels of stage 2.
-        """
-        for index in range(3):
-            lifted = self.encoder_lifts[index](encoded[index])
-            lifted += self.decoder_lifts[index](decoded[index])
-            lifted = shared.canvas.mask(lifted)
-            for _ in range(index):
-                lifted = upsample2x(lifted, shared.canvas)
-            x = self.orbs[index](x, shared) + lifted
-        return x
-
-
 class MPRNet(nnx.Module):
-    """The network of "Multi-Stage Progressive Image Restoration" (Zamir et al., CVPR 2021)."""
+    """The network of "Multi-Stage Progressive Image Restoration" (Zamir et al., CVPR 2021).
+
+    Each stage concatenates its shallow features and those of the stage before, and refines them in
+    a U-Net or an ORSNet. A SAM makes its image and the features that it passes on; in the last
+    stage, a convolution makes the image.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         config.validate()
-        f, f3 = config.width, config.width + config.orsnet_growth
         self.config = config
         # One slope for the PReLUs of all CABs.
         self.slope = nnx.Param(jnp.full((1,), SLOPE, jnp.float32))
-        self.shallow1 = ShallowFeatures(config, rngs=rngs)
-        self.shallow2 = ShallowFeatures(config, rngs=rngs)
-        self.shallow3 = ShallowFeatures(config, rngs=rngs)
-        self.encoder1 = Encoder(config, rngs=rngs)
-        self.decoder1 = Decoder(config, rngs=rngs)
-        self.sam12 = SAM(f, config, rngs=rngs)
-        self.concat12 = conv3x3(2 * f, f, config, rngs)
-        self.encoder2 = Encoder(config, fuses=True, rngs=rngs)
-        self.decoder2 = Decoder(config, rngs=rngs)
-        self.sam23 = SAM(f, config, rngs=rngs)
-        self.concat23 = conv3x3(2 * f, f3, config, rngs)
-        self.orsnet = ORSNet(config, rngs=rngs)
-        self.tail = conv3x3(f3, 3, config, rngs)
+        for stage in stages_of(config):
+            for name, module in stage_modules(stage, config, rngs).items():
+                setattr(self, name, module)
 
     def __call__(
         self,
         images: jax.Array,
-        stages: int = 3,
+        stages: int | None = None,
         pool: Callable[[jax.Array, Canvas], jax.Array] = global_mean,
         constrain: Callable[[jax.Array, int], jax.Array] = unconstrained,
         sizes: jax.Array | None = None,
@@ -192,7 +63,7 @@ class MPRNet(nnx.Module):
 
         Args:
             images: [B, H, W, 3] floats in [0, 1]; H and W multiples of 8.
-            stages: number of stages to compute, 1 to 3.
+            stages: number of stages to compute; None computes all.
             pool: `pool(maps, canvas)` averages maps [b, h, w, c] for channel attention. The result
                 is [b, 1, 1, c], or has h rows, w columns or both if means differ along them.
             constrain: `constrain(maps, pieces)` constrains the sharding of maps after a split or
@@ -208,39 +79,73 @@ class MPRNet(nnx.Module):
             ValueError: if the images' shape or dtype or the number of stages is not as above.
         """
         check_images(images)
-        if stages not in (1, 2, 3):
-            raise ValueError(f"stages={stages}: must be 1, 2 or 3")
+        plan = stages_of(self.config)
+        if stages is not None and stages not in range(1, len(plan) + 1):
+            raise ValueError(f"stages={stages}: must be 1 to {len(plan)}")
         height, width = images.shape[1:3]
         canvas = Canvas(height, width, sizes)
         shared = Shared(self.slope[...], canvas, pool)
+
+        def join(maps: jax.Array, pieces: int, joined: int) -> jax.Array:
+            while pieces > joined:
+                axis = COLUMNS if pieces == 4 else ROWS
+                pieces //= 2
+                maps = constrain(canvas.join(maps, axis), pieces)
+            return maps
+
         images = constrain(canvas.mask(images.astype(jnp.float32)), 1)
         halves = constrain(canvas.split(images, ROWS), 2)
         quadrants = constrain(canvas.split(halves, COLUMNS), 4)
+        patches = {1: images, 2: halves, 4: quadrants}
 
-        # Stage 1 encodes quadrants and decodes halves.
-        encoded = self.encoder1(self.shallow1(quadrants, shared), shared)
-        encoded1 = tuple(constrain(canvas.join(e, COLUMNS), 2) for e in encoded)
-        decoded1 = self.decoder1(encoded1, shared)
-        attended, restored = self.sam12(decoded1[0], halves, shared)
-        restored1 = constrain(canvas.join(restored, ROWS), 1)
-        if stages == 1:
-            return [restored1]
+        restored: list[jax.Array] = []
+        passed_on = None  # by the stage before, for the next stage's input
+        levels: tuple[Levels, ...] = ()  # of the stage before, for its inside
+        for stage in plan[:stages]:
+            part = functools.partial(getattr, self)
+            x = part(stage.shallow)(patches[stage.pieces], shared)
+            if passed_on is not None:
+                x = jnp.concatenate([x, passed_on], axis=-1)
+                x = canvas.mask(part(stage.concat)(x))
+            before = levels if stage.fuses else ()
+            if stage.subnet == "unet":
+                encoded = part(stage.encoder)(x, shared, before)
+                encoded = tuple(join(e, stage.pieces, stage.joined) for e in encoded)
+                decoded = part(stage.decoder)(encoded, shared)
+                x, levels = decoded[0], (encoded, decoded)
+            else:
+                refined = part(stage.orsnet)(x, before, shared)
+                refined = tuple(join(r, stage.pieces, stage.joined) for r in refined)
+                x, levels = refined[-1], (refined,)
+            if stage.is_last:
+                image = part(stage.head)(x).astype(jnp.float32) + images
+            else:
+                passed_on, image = part(stage.head)(x, patches[stage.joined], shared)
+            restored.append(join(image, stage.joined, 1))
+        return restored[::-1]
 
-        # Stage 2 encodes halves and decodes the whole image.
-        x = jnp.concatenate([self.shallow2(halves, shared), attended], axis=-1)
-        encoded = self.encoder2(canvas.mask(self.concat12(x)), shared, (encoded1, decoded1))
-        encoded2 = tuple(constrain(canvas.join(e, ROWS), 1) for e in encoded)
-        decoded2 = self.decoder2(encoded2, shared)
-        attended, restored2 = self.sam23(decoded2[0], images, shared)
-        if stages == 2:
-            return [restored2, restored1]
 
-        # Stage 3 works on the whole image at full resolution.
-        x = jnp.concatenate([self.shallow3(images, shared), attended], axis=-1)
-        x = canvas.mask(self.concat23(x))
-        x = self.orsnet(x, encoded2, decoded2, shared)
-        restored3 = self.tail(x).astype(jnp.float32) + images
-        return [restored3, restored2, restored1]
+def stage_modules(stage: Stage, config: ModelConfig, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
+    """Returns the modules of a stage by their names in the network."""
+    channels = stage.channels
+    modules: dict[str, nnx.Module] = {}
+    if stage.previous:
+        modules[stage.shallow] = ShallowFeatures(config.width, config, rngs=rngs)
+        c_in = config.width + stage.previous_channels
+        modules[stage.concat] = conv3x3(c_in, channels, config, rngs)
+    else:
+        modules[stage.shallow] = ShallowFeatures(channels, config, rngs=rngs)
+    if stage.subnet == "unet":
+        modules[stage.encoder] = Encoder(config, fuses=stage.fuses, rngs=rngs)
+        modules[stage.decoder] = Decoder(config, rngs=rngs)
+    else:
+        fuses = stage.previous if stage.fuses else ""
+        modules[stage.orsnet] = ORSNet(config, fuses=fuses, rngs=rngs)
+    if stage.is_last:
+        modules[stage.head] = conv3x3(channels, 3, config, rngs)
+    else:
+        modules[stage.head] = SAM(channels, config, rngs=rngs)
+    return modules
 
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict]:

@@ -5,7 +5,7 @@ Costs are measured and kept between commands; until they are measured, they are 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ class Guess(NamedTuple):
     compile_exact: float  # seconds, of a program for one size
     compile_canvas: float  # seconds, of a program with a canvas
     flops_per_second: float
-    bytes_per_feature: float  # memory per pixel and channel of the last stage, in float32
+    bytes_per_feature: float  # memory per pixel and channel of the widest stage, in float32
 
 
 GUESSES = {
@@ -83,10 +83,9 @@ class Costs:
                 batches, less where devices share images.
         """
         guess = GUESSES.get(device.platform, GUESSES["gpu"])
-        sizes = (config.width, config.unet_growth, config.orsnet_growth, config.reduction)
-        network = "-".join(map(str, (*sizes, config.cabs_per_orb, config.bias, config.dtype)))
+        network = "-".join(map(str, astuple(config)))
         key = f"{device.device_kind}, jax {jax.__version__}: {network}, {variant}"
-        channels = config.width + config.orsnet_growth
+        channels = max(map(config.stage_width, config.subnets))
         memory = guess.bytes_per_feature * pixels * channels
         if config.dtype != "float32":
             memory *= BFLOAT16_SHARE

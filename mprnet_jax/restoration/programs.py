@@ -247,5 +247,7 @@ def max_program_pixels(config: ModelConfig, images: float) -> int:
         config: the network's configuration.
         images: how many images each device restores at once; less than 1 where devices share one.
     """
-    channels = max(2 * config.width, config.width + config.orsnet_growth)
+    # The widest arrays are the inputs of a stage that has one before it, or a stage's features.
+    inputs = [config.width + config.stage_width(subnet) for subnet in config.subnets[:-1]]
+    channels = max(*inputs, *map(config.stage_width, config.subnets))
     return int(MAX_ELEMENTS / (images * channels))

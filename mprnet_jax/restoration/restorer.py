@@ -53,7 +53,7 @@ class Restorer:
         overlap: int = 32,
         local_pooling: bool = False,
         ensemble: bool = False,
-        stages: int = 3,
+        stages: int | None = None,
         batch_size: int = 1,
         mesh: Mesh | None = None,
         memory_limit: int | None = None,
@@ -69,7 +69,7 @@ class Restorer:
             local_pooling: whether channel attention averages around each pixel, over windows of the
                 size of training patches, instead of over the whole photo (TLC).
             ensemble: whether to average over the 8 symmetries of the square; 8 times slower.
-            stages: how many of the network's stages to compute, 1, 2 or 3; fewer are faster.
+            stages: how many of the network's stages to compute; fewer are faster. None: all.
             batch_size: how many photos or tiles each device along "data" restores at once.
             mesh: the devices; photos and tiles are sharded over its axis "data", the rows of each
                 over "height". By default one device.
@@ -89,8 +89,10 @@ class Restorer:
             )
         mesh = mesh or make_mesh(data=1)
         check_tile(tile, overlap)
-        if stages not in (1, 2, 3):
-            raise UserError(f"stages={stages}: must be 1, 2 or 3")
+        count = len(model.config.subnets)
+        stages = count if stages is None else stages
+        if stages not in range(1, count + 1):
+            raise UserError(f"stages={stages}: must be 1 to {count}, the stages of this network")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size={batch_size}: must be an integer of at least 1")
         if SIZE_MULTIPLE % mesh.shape["height"]:

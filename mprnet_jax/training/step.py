@@ -41,7 +41,7 @@ def train_step(
     Args:
         state: before the step.
         batch: of patches.
-        apply: `apply(params, images) -> [stage 3, stage 2, stage 1]`.
+        apply: `apply(params, images)` returns the images of all stages, the last stage first.
         optimizer: transforms gradients into updates.
         loss: settings of the loss.
         optim: settings of the moving average and of spikes, those that `state` was created with.
@@ -49,7 +49,7 @@ def train_step(
         mix: `mix(degraded, target, step)` blends the patches of the batch first, as mixup does.
 
     Returns:
-        The new state and scalars: "loss", the sum over the stages; "loss_stage1" to "loss_stage3";
+        The new state and scalars: "loss", the sum over the stages; "loss_stage1" and so on;
         "gradient_norm", before clipping; and "skipped", which is 1 if the state, including
         `state.step`, has not changed.
     """
@@ -142,8 +142,8 @@ def validation_step(params: Any, batch: Batch, *, apply: Apply) -> dict[str, jax
     """Restores a batch and computes its scores.
 
     Returns:
-        "psnr", [4, B] in dB, of the degraded images and of stages 1, 2, 3, in this order, and
-        "images", float32 [3, B, H, W, 3], the stages' images, stage 1 first, not clipped.
+        "psnr", [1 + stages, B] in dB, of the degraded images and of the stages, stage 1 first, and
+        "images", float32 [stages, B, H, W, 3], the stages' images, stage 1 first, not clipped.
     """
     degraded, target = to_float(batch["degraded"]), to_float(batch["target"])
     stages = apply(params, degraded)[::-1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from mprnet_jax.compat import tensorboardx
 from mprnet_jax.errors import UserError
-from mprnet_jax.training.validation import IMAGES, ValidationResult
+from mprnet_jax.training.validation import ValidationResult
 
 
 class Summaries:
@@ -37,7 +37,7 @@ class Summaries:
 
     def write_validation(self, step: int, validation: ValidationResult) -> None:
         """Adds the PSNR of each stage, and the sheet of images."""
-        curves = zip(IMAGES, validation.mean_psnr)
+        curves = zip(validation.titles, validation.mean_psnr)
         self.write_scalars(step, {f"validation_psnr/{title}": score for title, score in curves})
         if self._file:
             with self._report_failures():

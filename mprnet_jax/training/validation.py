@@ -21,7 +21,6 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.imageio.sheets import make_sheet, write_png
 from mprnet_jax.training.build import build_validation_step, convert_params
 
-IMAGES = ("degraded", "stage1", "stage2", "stage3")  # that are scored
 SHEET_ROWS = 4
 TABLE_ROWS = 8
 
@@ -32,8 +31,8 @@ class ValidationResult:
 
     Attributes:
         names: of the pairs.
-        psnr: [4, N] in dB, of the degraded images and of stages 1, 2, 3.
-        shown: for each of the first few pairs: degraded, stage 1, stage 2, stage 3, target, each
+        psnr: [1 + stages, N] in dB, of the degraded images and of the stages, stage 1 first.
+        shown: for each of the first few pairs: degraded, the stages, stage 1 first, target, each
             [S, S, 3] with `validation_crop` S; the stages float32, the others of the source's type.
         complete: whether all held-out pairs were read.
     """
@@ -44,8 +43,13 @@ class ValidationResult:
     complete: bool = True
 
     @property
+    def titles(self) -> list[str]:
+        """Titles of the images that are scored: "degraded", "stage1" and so on."""
+        return ["degraded", *(f"stage{number}" for number in range(1, len(self.psnr)))]
+
+    @property
     def mean_psnr(self) -> np.ndarray:
-        """Means over the pairs, [4] in dB."""
+        """Means over the pairs, [1 + stages] in dB."""
         return self.psnr.mean(axis=1)
 
     @property
@@ -61,20 +65,21 @@ class ValidationResult:
         if len(self.names) > TABLE_ROWS:
             rows.append([f"({len(self.names) - TABLE_ROWS} more)"])
         rows.append(table_row("mean", self.mean_psnr))
-        head = ["held-out PSNR, dB", "before", "stage 1", "stage 2", "stage 3", "gain"]
-        align = ("left", *["right"] * 5)
+        stages = [f"stage {number}" for number in range(1, len(self.psnr))]
+        head = ["held-out PSNR, dB", "before", *stages, "gain"]
+        align = ("left", *["right"] * (len(head) - 1))
         return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
     def sheet(self) -> np.ndarray:
         """Returns a sheet with a row of images for each pair shown, uint8 [H, W, 3].
 
-        A row is degraded | stage 1 | stage 2 | stage 3 | target.
+        A row is degraded | stage 1 | ... | target.
         """
         return make_sheet(
             [
                 [
                     (f"{title} {score:.2f} dB", image)
-                    for title, score, image in zip(IMAGES, scores, images[:-1])
+                    for title, score, image in zip(self.titles, scores, images[:-1])
                 ]
                 + [("target", images[-1])]
                 for images, scores in zip(self.shown, self.psnr.T)
@@ -90,8 +95,8 @@ class ValidationResult:
         rows = [
             [
                 (f"before, {scores[0]:.2f} dB", images[0]),
-                (f"after, {scores[3]:.2f} dB", images[3]),
-                ("target", images[4]),
+                (f"after, {scores[-1]:.2f} dB", images[-2]),
+                ("target", images[-1]),
             ]
             for images, scores in zip(self.shown, self.psnr.T)
         ]
@@ -153,7 +158,7 @@ class Validator:
             UserError: if no pair can be read.
         """
         params = convert_params(params, self._abstract_params)
-        scores: list[np.ndarray] = []  # [4, b] of each batch
+        scores: list[np.ndarray] = []  # [1 + stages, b] of each batch
         read: list[np.ndarray] = []
         shown: list[list[np.ndarray]] = []
         crop = self._config.validation_crop

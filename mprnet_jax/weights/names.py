@@ -6,7 +6,6 @@ authors' files, a PyTorch `state_dict` with kernels [out, in, kh, kw]. PReLU has
 stored there once under every CAB.
 """
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +19,8 @@ from flax import traverse_util
 
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
+from mprnet_jax.model.stages import stages_of
+from mprnet_jax.weights.infer import infer_config
 
 Params = dict[str, Any]  # nested: keys are names, or the index in a list; leaves are float32
 
@@ -36,9 +37,12 @@ class Entry(NamedTuple):
 
 
 def name_table(config: ModelConfig) -> list[Entry]:
-    """Returns the official tensors of a network of these sizes, in the order of computation."""
+    """Returns the official tensors of a network of these sizes, in the order of computation.
+
+    Networks with other stages than the published ones have names formed likewise.
+    """
     c1, c2, c3 = widths = config.level_widths
-    c_out = config.width + config.orsnet_growth
+    c_out = config.stage_width("orsnet")
     entries = []
 
     def conv(
@@ -62,25 +66,23 @@ def name_table(config: ModelConfig) -> list[Entry]:
     def resample_conv(path: str, name: str, c_in: int, c_out: int) -> None:
         conv(path, f"{name}.1", c_in, c_out, bias=False)
 
-    def shallow(i: int) -> None:
-        conv(f"shallow{i}.conv", f"shallow_feat{i}.0", 3, c1, 3)
-        cab(f"shallow{i}.cab", f"shallow_feat{i}.1", c1)
+    def shallow(i: int, c: int) -> None:
+        conv(f"shallow{i}.conv", f"shallow_feat{i}.0", 3, c, 3)
+        cab(f"shallow{i}.cab", f"shallow_feat{i}.1", c)
 
-    def encoder(i: int) -> None:
-        ours, theirs = f"encoder{i}", f"stage{i}_encoder"
+    def encoder(ours: str, theirs: str) -> None:
         cabs(f"{ours}.level1", f"{theirs}.encoder_level1", c1)
         resample_conv(f"{ours}.down12.conv", f"{theirs}.down12.down", c1, c2)
         cabs(f"{ours}.level2", f"{theirs}.encoder_level2", c2)
         resample_conv(f"{ours}.down23.conv", f"{theirs}.down23.down", c2, c3)
         cabs(f"{ours}.level3", f"{theirs}.encoder_level3", c3)
 
-    def fusion() -> None:
+    def fusion(ours: str, theirs: str) -> None:
         for level, c in enumerate(widths):
-            conv(f"encoder2.csff.{level}.encoder", f"stage2_encoder.csff_enc{level + 1}", c, c)
-            conv(f"encoder2.csff.{level}.decoder", f"stage2_encoder.csff_dec{level + 1}", c, c)
+            conv(f"{ours}.csff.{level}.encoder", f"{theirs}.csff_enc{level + 1}", c, c)
+            conv(f"{ours}.csff.{level}.decoder", f"{theirs}.csff_dec{level + 1}", c, c)
 
-    def decoder(i: int) -> None:
-        ours, theirs = f"decoder{i}", f"stage{i}_decoder"
+    def decoder(ours: str, theirs: str) -> None:
         cabs(f"{ours}.level3", f"{theirs}.decoder_level3", c3)
         resample_conv(f"{ours}.up32.conv", f"{theirs}.up32.up", c3, c2)
         cab(f"{ours}.skip2", f"{theirs}.skip_attn2", c2)
@@ -89,40 +91,49 @@ def name_table(config: ModelConfig) -> list[Entry]:
         cab(f"{ours}.skip1", f"{theirs}.skip_attn1", c1)
         cabs(f"{ours}.level1", f"{theirs}.decoder_level1", c1)
 
-    def sam(i: int) -> None:
-        conv(f"sam{i}.features", f"sam{i}.conv1", c1, c1)
-        conv(f"sam{i}.residual", f"sam{i}.conv2", c1, 3)
-        conv(f"sam{i}.gate", f"sam{i}.conv3", 3, c1)
+    def sam(name: str, c: int) -> None:
+        if config.supervised_attention:
+            conv(f"{name}.features", f"{name}.conv1", c, c)
+        conv(f"{name}.residual", f"{name}.conv2", c, 3)
+        if config.supervised_attention:
+            conv(f"{name}.gate", f"{name}.conv3", 3, c)
 
-    def lifts(ours: str, theirs: str) -> None:
-        resample_conv(f"{ours}.1.ups.0", f"stage3_orsnet.up_{theirs}1.up", c2, c1)
-        resample_conv(f"{ours}.2.ups.0", f"stage3_orsnet.up_{theirs}2.0.up", c3, c2)
-        resample_conv(f"{ours}.2.ups.1", f"stage3_orsnet.up_{theirs}2.1.up", c2, c1)
+    def lifts(ours: str, theirs: str, part: str) -> None:
+        resample_conv(f"{ours}.1.ups.0", f"{theirs}.up_{part}1.up", c2, c1)
+        resample_conv(f"{ours}.2.ups.0", f"{theirs}.up_{part}2.0.up", c3, c2)
+        resample_conv(f"{ours}.2.ups.1", f"{theirs}.up_{part}2.1.up", c2, c1)
         for level in range(3):
-            conv(f"{ours}.{level}.conv", f"stage3_orsnet.conv_{theirs}{level + 1}", c1, c_out)
+            conv(f"{ours}.{level}.conv", f"{theirs}.conv_{part}{level + 1}", c1, c_out)
 
-    def orsnet() -> None:
+    def orsnet(ours: str, theirs: str, fuses: str) -> None:
         for i in range(3):
-            ours, theirs = f"orsnet.orbs.{i}", f"stage3_orsnet.orb{i + 1}.body"
-            cabs(f"{ours}.body", theirs, c_out, config.cabs_per_orb)
-            conv(f"{ours}.conv", f"{theirs}.{config.cabs_per_orb}", c_out, c_out, 3, bias=False)
-        lifts("orsnet.encoder_lifts", "enc")
-        lifts("orsnet.decoder_lifts", "dec")
+            ours_orb, theirs_orb = f"{ours}.orbs.{i}", f"{theirs}.orb{i + 1}.body"
+            cabs(f"{ours_orb}.body", theirs_orb, c_out, config.cabs_per_orb)
+            last = f"{theirs_orb}.{config.cabs_per_orb}"
+            conv(f"{ours_orb}.conv", last, c_out, c_out, 3, bias=False)
+        if fuses == "unet":
+            lifts(f"{ours}.encoder_lifts", theirs, "enc")
+            lifts(f"{ours}.decoder_lifts", theirs, "dec")
+        if fuses == "orsnet":
+            for i in range(3):
+                conv(f"{ours}.csff.{i}", f"{theirs}.csff{i + 1}", c_out, c_out)
 
-    shallow(1)
-    encoder(1)
-    decoder(1)
-    sam(12)
-    shallow(2)
-    conv("concat12", "concat12", 2 * c1, c1, 3)
-    encoder(2)
-    fusion()
-    decoder(2)
-    sam(23)
-    shallow(3)
-    conv("concat23", "concat23", 2 * c1, c_out, 3)
-    orsnet()
-    conv("tail", "tail", c_out, 3, 3)
+    for stage in stages_of(config):
+        i, c = stage.number, stage.channels
+        shallow(i, c1 if stage.previous else c)
+        if stage.previous:
+            conv(stage.concat, stage.concat, c1 + stage.previous_channels, c, 3)
+        if stage.subnet == "unet":
+            encoder(stage.encoder, f"stage{i}_encoder")
+            if stage.fuses:
+                fusion(stage.encoder, f"stage{i}_encoder")
+            decoder(stage.decoder, f"stage{i}_decoder")
+        else:
+            orsnet(stage.orsnet, f"stage{i}_orsnet", stage.previous if stage.fuses else "")
+        if stage.is_last:
+            conv(stage.head, stage.head, c, 3, 3)
+        else:
+            sam(stage.head, c)
     return entries
 
 
@@ -203,48 +214,6 @@ def to_official_layout(array: np.ndarray) -> np.ndarray:
     return np.array(
         array, np.float32, order="C"
     )  # a copy: numpy's views of JAX arrays are read-only
-
-
-def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    """Returns the sizes of the network with official tensors of these names and shapes.
-
-    Each size is a majority vote, so that one wrong tensor is reported instead of changing the size.
-
-    Raises:
-        UserError: if there is no tensor that shows one of the sizes.
-    """
-
-    def matching(pattern: str) -> list[str]:
-        pattern = re.escape(pattern).replace(r"\*", "[0-9]+")
-        return [name for name in shapes if re.fullmatch(pattern, name)]
-
-    def channels(pattern: str) -> int:
-        convs = [shapes[name] for name in matching(pattern) if len(shapes[name]) == 4]
-        sizes = Counter(shape[0] for shape in convs if 0 not in shape)
-        if not sizes:
-            raise UserError(f"not the weights of an MPRNet: it has no convolution {pattern}")
-        return sizes.most_common(1)[0][0]
-
-    cabs = (  # one for each width of the network
-        "shallow_feat*.1",
-        "stage*_encoder.encoder_level2.*",
-        "stage*_encoder.encoder_level3.*",
-        "stage3_orsnet.orb*.body.*",
-    )
-    widths = [channels(f"{cab}.body.*.weight") for cab in cabs]
-    squeezed = [channels(f"{cab}.CA.conv_du.0.weight") for cab in cabs]
-    fitting = (  # several may fit; the official value is tried first
-        r for r in (4, *range(1, widths[0] + 1)) if [c // r for c in widths] == squeezed
-    )
-    orbs = [matching(f"stage3_orsnet.orb{i}.body.*.CA.conv_du.0.weight") for i in (1, 2, 3)]
-    return ModelConfig(
-        width=widths[0],
-        unet_growth=widths[1] - widths[0],
-        orsnet_growth=widths[3] - widths[0],
-        reduction=next(fitting, 4),
-        cabs_per_orb=max(map(len, orbs)),
-        bias=len(matching("shallow_feat*.0.bias")) > 1,
-    )
 
 
 def raise_problems(*problems: str | None) -> None:

@@ -19,11 +19,11 @@ from mprnet_jax.config import ModelConfig
 from mprnet_jax.devices import records
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import with_params
+from mprnet_jax.model.stages import stages_of
 from mprnet_jax.weights import files, torch_reference
 from mprnet_jax.weights.names import Params
 
 TINY = float(np.finfo(np.float32).tiny)  # avoids division by 0 for features that are all 0
-STAGES = ("stage 1", "stage 2", "stage 3")
 SIZES = ((2, 64, 96), (1, 136, 200))  # batch, height, width of the images to compare on
 
 # Largest difference of a stage's image, whose range is 1: a 40th of a grey level of 255. Float32
@@ -126,8 +126,8 @@ def compare(
             compared with the PyTorch network in this package in any case.
 
     Raises:
-        UserError: if PyTorch is missing, the reference fails, or its images are not three of the
-            same size as ours.
+        UserError: if PyTorch is missing, the reference fails, or its images are not as many and
+            of the same size as ours.
     """
     names = [block.ours for block in blocks(weights.config)]
     model = torch_reference.with_weights(weights.config, official)
@@ -164,7 +164,8 @@ def compare_stages(ours: list[np.ndarray], model: Any, images: np.ndarray) -> li
             "one that returns one image for each stage, the last stage first"
         )
     return [
-        Difference.between(*stage) for stage in zip(STAGES, ours[::-1], theirs[::-1], strict=True)
+        Difference.between(f"stage {number}", *pair)
+        for number, pair in enumerate(zip(ours[::-1], theirs[::-1], strict=True), 1)
     ]
 
 
@@ -283,20 +284,14 @@ def blocks(config: ModelConfig) -> Iterator[Block]:
         for i in range(count):
             yield Block(f"{ours}.cabs.{i}", f"{theirs}.{i}")
 
-    def shallow(i: int):
-        yield Block(f"shallow{i}.conv", f"shallow_feat{i}.0")
-        yield Block(f"shallow{i}.cab", f"shallow_feat{i}.1")
-
-    def encoder(i: int):
-        ours, theirs = f"encoder{i}", f"stage{i}_encoder"
+    def encoder(ours: str, theirs: str):
         for level in (1, 2, 3):
             if level > 1:
                 yield Block(f"{ours}.down{level - 1}{level}", f"{theirs}.down{level - 1}{level}")
             yield from cabs(f"{ours}.level{level}", f"{theirs}.encoder_level{level}")
             yield Block(ours, theirs, level - 1)
 
-    def decoder(i: int):
-        ours, theirs = f"decoder{i}", f"stage{i}_decoder"
+    def decoder(ours: str, theirs: str):
         for level in (3, 2, 1):
             if level < 3:
                 yield Block(f"{ours}.up{level + 1}{level}", f"{theirs}.up{level + 1}{level}")
@@ -304,15 +299,25 @@ def blocks(config: ModelConfig) -> Iterator[Block]:
             yield from cabs(f"{ours}.level{level}", f"{theirs}.decoder_level{level}")
             yield Block(ours, theirs, level - 1)
 
-    def sam(i: int):
-        yield Block(f"sam{i}", f"sam{i}", 1)
-        yield Block(f"sam{i}", f"sam{i}", 0)
+    def orsnet(ours: str, theirs: str):
+        for i in range(3):
+            ours_orb, theirs_orb = f"{ours}.orbs.{i}", f"{theirs}.orb{i + 1}"
+            yield from cabs(f"{ours_orb}.body", f"{theirs_orb}.body", config.cabs_per_orb)
+            yield Block(ours_orb, theirs_orb)
+            yield Block(ours, theirs, i)
 
-    yield from [*shallow(1), *encoder(1), *decoder(1), *sam(12)]
-    yield from [*shallow(2), Block("concat12", "concat12"), *encoder(2), *decoder(2), *sam(23)]
-    yield from [*shallow(3), Block("concat23", "concat23")]
-    for i in range(3):
-        ours, theirs = f"orsnet.orbs.{i}", f"stage3_orsnet.orb{i + 1}"
-        yield from cabs(f"{ours}.body", f"{theirs}.body", config.cabs_per_orb)
-        yield Block(ours, theirs)
-    yield from [Block("orsnet", "stage3_orsnet"), Block("tail", "tail")]
+    for stage in stages_of(config):
+        i = stage.number
+        yield Block(f"{stage.shallow}.conv", f"shallow_feat{i}.0")
+        yield Block(f"{stage.shallow}.cab", f"shallow_feat{i}.1")
+        if stage.concat:
+            yield Block(stage.concat, stage.concat)
+        if stage.subnet == "unet":
+            yield from encoder(stage.encoder, f"stage{i}_encoder")
+            yield from decoder(stage.decoder, f"stage{i}_decoder")
+        else:
+            yield from orsnet(stage.orsnet, f"stage{i}_orsnet")
+        if stage.is_last:
+            yield Block(stage.head, stage.head)
+        else:
+            yield from (Block(stage.head, stage.head, 1), Block(stage.head, stage.head, 0))

@@ -20,8 +20,9 @@ from mprnet_jax.errors import UserError, one_line
 def build(config: ModelConfig) -> Any:
     """Returns a torch.nn.Module, MPRNet of these sizes, with PyTorch's default initialisation.
 
-    `model(images, stages=3)` takes [B, 3, H, W] float32 images in [0, 1], H and W multiples of 8,
-    and returns the stages' images, the last stage first. `config.dtype` is ignored: all is float32.
+    `model(images, stages=None)` takes [B, 3, H, W] float32 images in [0, 1], H and W multiples of
+    8, and returns the stages' images, the last stage first; by default all stages are computed.
+    `config.dtype` is ignored: all is float32.
     """
     return _mprnet_class()(
         n_feat=config.width,
@@ -30,6 +31,9 @@ def build(config: ModelConfig) -> Any:
         num_cab=config.cabs_per_orb,
         reduction=config.reduction,
         bias=config.bias,
+        stages=config.stages,
+        supervised_attention=config.supervised_attention,
+        cross_stage_fusion=config.cross_stage_fusion,
     )
 
 
@@ -179,14 +183,19 @@ def _mprnet_class() -> type:
             return d1, d2, d3
 
     class SAM(nn.Module):
-        def __init__(self, c, bias):
+        def __init__(self, c, bias, attends):
             super().__init__()
-            self.conv1 = conv(c, c, 1, bias)
+            self.attends = attends
+            if attends:
+                self.conv1 = conv(c, c, 1, bias)
             self.conv2 = conv(c, 3, 1, bias)
-            self.conv3 = conv(3, c, 1, bias)
+            if attends:
+                self.conv3 = conv(3, c, 1, bias)
 
         def forward(self, x, image):
             restored = self.conv2(x) + image
+            if not self.attends:
+                return x, restored
             attended = self.conv1(x) * torch.sigmoid(self.conv3(restored)) + x
             return attended, restored
 
@@ -200,33 +209,49 @@ def _mprnet_class() -> type:
             return self.body(x) + x
 
     class ORSNet(nn.Module):
-        def __init__(self, widths, c, num_cab, cab, bias):
+        """`fuses` is the subnetwork of the stage before whose features are added, or ""."""
+
+        def __init__(self, widths, c, num_cab, cab, bias, fuses):
             super().__init__()
             c1, c2, c3 = widths
+            self.fuses = fuses
             self.orb1 = ORB(c, num_cab, cab)
             self.orb2 = ORB(c, num_cab, cab)
             self.orb3 = ORB(c, num_cab, cab)
-            self.up_enc1 = Up(c2, c1)
-            self.up_dec1 = Up(c2, c1)
-            self.up_enc2 = nn.Sequential(Up(c3, c2), Up(c2, c1))
-            self.up_dec2 = nn.Sequential(Up(c3, c2), Up(c2, c1))
-            self.conv_enc1 = conv(c1, c, 1, bias)
-            self.conv_enc2 = conv(c1, c, 1, bias)
-            self.conv_enc3 = conv(c1, c, 1, bias)
-            self.conv_dec1 = conv(c1, c, 1, bias)
-            self.conv_dec2 = conv(c1, c, 1, bias)
-            self.conv_dec3 = conv(c1, c, 1, bias)
+            if fuses == "unet":
+                self.up_enc1 = Up(c2, c1)
+                self.up_dec1 = Up(c2, c1)
+                self.up_enc2 = nn.Sequential(Up(c3, c2), Up(c2, c1))
+                self.up_dec2 = nn.Sequential(Up(c3, c2), Up(c2, c1))
+                self.conv_enc1 = conv(c1, c, 1, bias)
+                self.conv_enc2 = conv(c1, c, 1, bias)
+                self.conv_enc3 = conv(c1, c, 1, bias)
+                self.conv_dec1 = conv(c1, c, 1, bias)
+                self.conv_dec2 = conv(c1, c, 1, bias)
+                self.conv_dec3 = conv(c1, c, 1, bias)
+            if fuses == "orsnet":
+                self.csff1 = conv(c, c, 1, bias)
+                self.csff2 = conv(c, c, 1, bias)
+                self.csff3 = conv(c, c, 1, bias)
 
-        def forward(self, x, encoded, decoded):
-            e1, e2, e3 = encoded
-            d1, d2, d3 = decoded
-            x = self.orb1(x)
-            x = x + self.conv_enc1(e1) + self.conv_dec1(d1)
-            x = self.orb2(x)
-            x = x + self.conv_enc2(self.up_enc1(e2)) + self.conv_dec2(self.up_dec1(d2))
-            x = self.orb3(x)
-            x = x + self.conv_enc3(self.up_enc2(e3)) + self.conv_dec3(self.up_dec2(d3))
-            return x
+        def forward(self, x, before):
+            x1 = self.orb1(x)
+            if self.fuses == "unet":
+                (e1, e2, e3), (d1, d2, d3) = before
+                x1 = x1 + self.conv_enc1(e1) + self.conv_dec1(d1)
+            if self.fuses == "orsnet":
+                x1 = x1 + self.csff1(before[0])
+            x2 = self.orb2(x1)
+            if self.fuses == "unet":
+                x2 = x2 + self.conv_enc2(self.up_enc1(e2)) + self.conv_dec2(self.up_dec1(d2))
+            if self.fuses == "orsnet":
+                x2 = x2 + self.csff2(before[1])
+            x3 = self.orb3(x2)
+            if self.fuses == "unet":
+                x3 = x3 + self.conv_enc3(self.up_enc2(e3)) + self.conv_dec3(self.up_dec2(d3))
+            if self.fuses == "orsnet":
+                x3 = x3 + self.csff3(before[2])
+            return x1, x2, x3
 
     class MPRNet(nn.Module):
         def __init__(
@@ -237,63 +262,101 @@ def _mprnet_class() -> type:
             num_cab=8,
             reduction=4,
             bias=False,
+            stages="unet+unet+orsnet",
+            supervised_attention=True,
+            cross_stage_fusion=True,
         ):
             super().__init__()
-            f, f3 = n_feat, n_feat + scale_orsnetfeats
-            widths = [n_feat + level * scale_unetfeats for level in range(3)]
+            f = n_feat
+            channels = {"unet": f, "orsnet": f + scale_orsnetfeats}
+            widths = [f + level * scale_unetfeats for level in range(3)]
             act = nn.PReLU()  # one slope: every CAB holds this same object
 
             def cab(c):
                 return CAB(c, reduction, bias, act)
 
-            self.shallow_feat1 = nn.Sequential(conv(3, f, 3, bias), cab(f))
-            self.shallow_feat2 = nn.Sequential(conv(3, f, 3, bias), cab(f))
-            self.shallow_feat3 = nn.Sequential(conv(3, f, 3, bias), cab(f))
-            self.stage1_encoder = Encoder(widths, cab, bias, csff=False)
-            self.stage1_decoder = Decoder(widths, cab)
-            self.stage2_encoder = Encoder(widths, cab, bias, csff=True)
-            self.stage2_decoder = Decoder(widths, cab)
-            self.stage3_orsnet = ORSNet(widths, f3, num_cab, cab, bias)
-            self.sam12 = SAM(f, bias)
-            self.sam23 = SAM(f, bias)
-            self.concat12 = conv(2 * f, f, 3, bias)
-            self.concat23 = conv(2 * f, f3, 3, bias)
-            self.tail = conv(f3, 3, 3, bias)
+            self.subnets = stages.split("+")
+            self.fuses = cross_stage_fusion
+            last = len(self.subnets)
+            for i, subnet in enumerate(self.subnets, 1):
+                before = self.subnets[i - 2] if i > 1 else ""
+                c = channels[subnet]
+                shallow = f if before else c
+                self.add_module(
+                    f"shallow_feat{i}", nn.Sequential(conv(3, shallow, 3, bias), cab(shallow))
+                )
+                if before:
+                    self.add_module(f"concat{i - 1}{i}", conv(f + channels[before], c, 3, bias))
+                fuses = before if cross_stage_fusion else ""
+                if subnet == "unet":
+                    encoder = Encoder(widths, cab, bias, csff=bool(fuses))
+                    self.add_module(f"stage{i}_encoder", encoder)
+                    self.add_module(f"stage{i}_decoder", Decoder(widths, cab))
+                else:
+                    orsnet = ORSNet(widths, channels["orsnet"], num_cab, cab, bias, fuses)
+                    self.add_module(f"stage{i}_orsnet", orsnet)
+                if i < last:
+                    self.add_module(f"sam{i}{i + 1}", SAM(c, bias, supervised_attention))
+                else:
+                    self.tail = conv(c, 3, 3, bias)
 
-        def forward(self, images, stages=3):
-            halves = images.chunk(2, dim=2)  # top, bottom
+        def forward(self, images, stages=None):
+            """Patches are lists: the whole image; top, bottom; or the quadrants by rows."""
+            whole = [images]
+            halves = list(images.chunk(2, dim=2))
+            quadrants = [quadrant for half in halves for quadrant in half.chunk(2, dim=3)]
+            last = len(self.subnets)
+            patches = [whole, halves, *[quadrants] * last][:last][::-1]  # that each stage sees
+            patches.append(whole)
 
-            # Stage 1: quadrants are encoded, halves decoded.
-            encoded1, decoded1, attended1, restored1 = [], [], [], []
-            for half in halves:
-                left, right = half.chunk(2, dim=3)
-                left = self.stage1_encoder(self.shallow_feat1(left))
-                right = self.stage1_encoder(self.shallow_feat1(right))
-                encoded = [torch.cat(pair, dim=3) for pair in zip(left, right)]
-                decoded = self.stage1_decoder(encoded)
-                attended, restored = self.sam12(decoded[0], half)
-                encoded1.append(encoded)
-                decoded1.append(decoded)
-                attended1.append(attended)
-                restored1.append(restored)
-            stage1 = torch.cat(restored1, dim=2)
-            if stages == 1:
-                return [stage1]
+            def pairs(items):
+                return zip(items[::2], items[1::2], strict=True)
 
-            # Stage 2: halves are encoded, the whole decoded.
-            encoded2 = []
-            for i, half in enumerate(halves):
-                x = torch.cat([self.shallow_feat2(half), attended1[i]], dim=1)
-                encoded2.append(self.stage2_encoder(self.concat12(x), encoded1[i], decoded1[i]))
-            encoded2 = [torch.cat(pair, dim=2) for pair in zip(*encoded2)]
-            decoded2 = self.stage2_decoder(encoded2)
-            attended2, stage2 = self.sam23(decoded2[0], images)
-            if stages == 2:
-                return [stage2, stage1]
+            def join(items, count):
+                if len(items) == 4 and count < 4:  # left and right
+                    items = [torch.cat(pair, dim=3) for pair in pairs(items)]
+                if len(items) == 2 and count < 2:  # top and bottom
+                    items = [torch.cat(pair, dim=2) for pair in pairs(items)]
+                return items
 
-            # Stage 3: the whole image at its own resolution.
-            x = torch.cat([self.shallow_feat3(images), attended2], dim=1)
-            x = self.stage3_orsnet(self.concat23(x), encoded2, decoded2)
-            return [self.tail(x) + images, stage2, stage1]
+            def join_each(items, count):
+                """The same for patches that have several maps each."""
+                return list(zip(*(join(maps, count) for maps in zip(*items)), strict=True))
+
+            results = []
+            passed_on = None  # features of the stage before, of each patch
+            before = None
+            for i, subnet in enumerate(self.subnets[:stages], 1):
+                get, seen, count = self.get_submodule, patches[i - 1], len(patches[i])
+                features = [get(f"shallow_feat{i}")(patch) for patch in seen]
+                if i > 1:
+                    concat = get(f"concat{i - 1}{i}")
+                    features = [
+                        concat(torch.cat(pair, dim=1))
+                        for pair in zip(features, passed_on, strict=True)
+                    ]
+                fused = before if self.fuses and i > 1 else [None] * len(features)
+                if subnet == "unet":
+                    encoder, decoder = get(f"stage{i}_encoder"), get(f"stage{i}_decoder")
+                    encoded = [
+                        encoder(x, *(levels or ()))
+                        for x, levels in zip(features, fused, strict=True)
+                    ]
+                    encoded = join_each(encoded, count)
+                    decoded = [decoder(levels) for levels in encoded]
+                    features = [levels[0] for levels in decoded]
+                    before = list(zip(encoded, decoded, strict=True))
+                else:
+                    orsnet = get(f"stage{i}_orsnet")
+                    before = [orsnet(x, levels) for x, levels in zip(features, fused, strict=True)]
+                    before = join_each(before, count)
+                    features = [refined[-1] for refined in before]
+                if i < last:
+                    sam = get(f"sam{i}{i + 1}")
+                    passed_on, restored = zip(*map(sam, features, patches[i]), strict=True)
+                else:
+                    restored = [self.tail(features[0]) + images]
+                results.append(join(list(restored), 1)[0])
+            return results[::-1]
 
     return MPRNet

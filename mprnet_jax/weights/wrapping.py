@@ -15,12 +15,13 @@ import numpy as np
 from absl import logging
 
 from mprnet_jax.errors import UserError
-from mprnet_jax.weights.names import infer_config, name_table
+from mprnet_jax.weights.infer import infer_config
+from mprnet_jax.weights.names import name_table
 
 MAX_DEPTH = 8  # of dicts in dicts
 MAX_NETWORKS = 16
 MAX_SHOWN = 5  # that a message lists
-NETWORK = re.compile(r"((?:[^.]+\.)*?)(?:shallow_feat[123]|stage[123]_[a-z]+)\.")
+NETWORK = re.compile(r"((?:[^.]+\.)*?)(?:shallow_feat[0-9]+|stage[0-9]+_[a-z]+)\.")
 # Modules that wrap others put their own names between those of the network, which has no such.
 WRAPPERS = re.compile(
     r"(?<![^.])(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."

@@ -8,7 +8,8 @@ from flax import nnx
 
 from mprnet_jax import ModelConfig, MPRNet
 from mprnet_jax.config import REMATS
-from mprnet_jax.model.mprnet import Encoder, abstract_model, pure_functions
+from mprnet_jax.model.mprnet import abstract_model, pure_functions
+from mprnet_jax.model.subnets import Encoder
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_remat_keeps_less_for_backpropagation(tiny_model, images):
 
 
 @pytest.mark.parametrize("fuses", [False, True])
-def test_an_encoder_gets_levels_of_stage_1_if_and_only_if_it_fuses(tiny_model, fuses):
+def test_an_encoder_gets_features_of_the_stage_before_if_and_only_if_it_fuses(tiny_model, fuses):
     encoder = Encoder(tiny_model, fuses=fuses, rngs=nnx.Rngs(0))
-    with pytest.raises(AssertionError, match="if and only if fuses"):
-        encoder(jnp.zeros((1, 8, 8, tiny_model.width)), None, None if fuses else ((), ()))
+    with pytest.raises(AssertionError, match="if and only if it fuses"):
+        encoder(jnp.zeros((1, 8, 8, tiny_model.width)), None, () if fuses else ((), ()))
