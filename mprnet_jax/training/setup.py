@@ -28,7 +28,7 @@ from mprnet_jax.training.monitor import Monitor
 from mprnet_jax.training.state import TrainState
 from mprnet_jax.training.summaries import Summaries
 from mprnet_jax.training.validation import ValidationResult, Validator
-from mprnet_jax.weights import files
+from mprnet_jax.weights import files, names
 from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, check_name
 from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
 
@@ -245,6 +245,9 @@ def read_initial_params(config: TrainConfig) -> Any:
         UserError: if they cannot be read or are of another network.
     """
     weights = files.read(config.init_from)
+    # Sizes that show in no tensor, such as those of a U-Net where there is none, may differ.
+    if names.name_table(weights.config) == names.name_table(config.model):
+        return weights.params
     wanted, found = flatten(config.model, fixed_only=True), flatten(weights.config)
     for name in wanted:
         if name != "dtype" and wanted[name] != found[name]:
