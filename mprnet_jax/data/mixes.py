@@ -4,7 +4,6 @@
 the second. Every set keeps an order and epochs of its own.
 """
 
-import itertools
 import math
 import os
 import sys
@@ -90,14 +89,15 @@ class Turns(grain.transforms.DatasetSelectionMap):
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         """Returns the number of the set, and how many examples it has given before."""
+        number = 0
         before, after = position, position + 1  # numbers of examples without this one and with it
-        for number, (all_left, rest) in enumerate(itertools.pairwise(self._shares_from)):
+        while True:  # ends at the last set, after which none are left
+            all_left, rest = self._shares_from[number : number + 2]
             # As many of them are for the sets after this one.
             later_before, later_after = before * rest // all_left, after * rest // all_left
             if later_before == later_after:
                 return number, before - later_before
-            before, after = later_before, later_after
-        raise AssertionError("no examples are due after the last set")
+            number, before, after = number + 1, later_before, later_after
 
 
 class Mix:
