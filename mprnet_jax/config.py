@@ -163,7 +163,9 @@ class DataConfig:
     # "sample_rain", "sample_blur", "sample_noise".
     source: str = "folders"
     root: str = changeable("")  # folder of `train` and `validation`; --data_dir of prepare
-    train: str = "train"  # folder of training pairs: `input` and `target` in it; or prepared set
+    # Folder of training pairs, `input` and `target` in it; or prepared set. Several, each with its
+    # share of the examples: "GoPro/train:2,BSD_B/train:1" (data/mixes.py).
+    train: str = "train"
     validation: str = "test"  # folder of held-out pairs; or prepared set
     published: str = changeable("")  # name of the data set, for messages
     num_workers: int = changeable(0)  # reading processes; 0: threads, enough for small pictures

@@ -117,6 +117,11 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
         assert np.isfinite(metrics["loss"])
         held_out = open_splits(validation, tmp_path)["test"]
         assert_same(validation_source(config), held_out)
+    config.train = "gopro:2,sidd"
+    batches = TrainingBatches(*training_source(config), batch_size=3, patch_size=16, seed=0)
+    batches.close()
+    sets = [name.split("/")[0] for name in batches.example_names(0)]
+    assert sorted(sets) == ["gopro", "gopro", "sidd"]
 
     restorer = Restorer(with_params(tiny_model, init(0)))
 

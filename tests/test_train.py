@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mprnet_jax.data.mixes import training_shares
 from mprnet_jax.errors import UserError
 from mprnet_jax.training.optimizer import schedule
 
@@ -40,6 +41,10 @@ TWO = ("--distributed", "--num_processes=2", "--process_id=0")
         ([SAMPLE, "--config.batch_size=many"], "batch_size"),
         ([SAMPLE, "--config.patch_size=60"], "patch_size=60"),
         ([], "--config: required, see --help"),
+        (
+            [f"--config={ROOT}/configs/deblur.py:realblur_r", "--config.data.train=a,b/c:0"],
+            "data.train='a,b/c:0': the share of b/c is '0'",
+        ),
         ([SAMPLE, "extra"], "extra"),
         ([SAMPLE, *TWO, "--coordinator=host"], "--coordinator=HOST:PORT"),
         ([SAMPLE, "--num_processes=2"], "need --distributed"),
@@ -165,6 +170,14 @@ def test_recipes_of_the_paper(task, width, patch, steps, epochs):
         config.loss.edge_weight,
         config.loss.clip,
     )
+
+    if task == "deblur":
+        for folder in ("RealBlur_R", "RealBlur_J"):
+            mixed = get_config(folder.lower())
+            mixed.validate()
+            sets = {"GoPro/train", "BSD_B/train", f"{folder}/train"}
+            assert training_shares(mixed.data) == dict.fromkeys(sets, 1)
+            assert mixed.optim.warmup_steps == 3 * mixed.total_steps / 100
 
     sample = get_config("sample")
     sample.validate()

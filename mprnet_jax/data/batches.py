@@ -23,6 +23,7 @@ from mprnet_jax.compat.grain import prepare_for_workers
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data import degradations, sample
 from mprnet_jax.data.augment import RandomPatch, center_crop
+from mprnet_jax.data.mixes import Mix, training_shares
 from mprnet_jax.data.opening import open_folder, open_prepared
 from mprnet_jax.data.pairs import Cached, DegradedPhotos, Example, PhotoFolder, Source, dtype_of
 from mprnet_jax.devices import memory
@@ -39,19 +40,18 @@ ERROR_MESSAGE_DTYPE = np.dtype("<U500")
 Batch = Example  # the images of several examples, stacked
 
 
-def training_source(config: DataConfig) -> tuple[Source, degradations.Degradation | None]:
-    """Opens the training set of a config.
+def training_source(config: DataConfig) -> tuple[Source | Mix, degradations.Degradation | None]:
+    """Opens the training set of a config, or the mix of several.
 
     Returns:
         The source, and what degrades its patches where it holds clean photos only.
     """
     if degrade := SAMPLES.get(config.source):
         return sample.Photos(sample.TRAINING_PHOTOS), degrade
-    min_available_bytes = memory.available_host_bytes() // 2
-    if config.source == "photos":
-        photos = PhotoFolder(_folder(config, config.train))
-        return Cached(photos, min_available_bytes), degradations.DEGRADATIONS[config.degradation]
-    return Cached(_pairs(config, config.train, "train"), min_available_bytes), None
+    degrade = degradations.DEGRADATIONS[config.degradation] if config.source == "photos" else None
+    shares, min_available_bytes = training_shares(config), memory.available_host_bytes() // 2
+    sets = {name: Cached(_training_set(config, name), min_available_bytes) for name in shares}
+    return Mix(sets, shares) if len(sets) > 1 else sets.popitem()[1], degrade
 
 
 def validation_source(config: DataConfig) -> Source:
@@ -69,6 +69,12 @@ def validation_source(config: DataConfig) -> Source:
     return Cached(DegradedPhotos(photos, degrade), memory.available_host_bytes() // 2)
 
 
+def _training_set(config: DataConfig, name: str) -> Source:
+    if config.source == "photos":
+        return PhotoFolder(_folder(config, name))
+    return _pairs(config, name, "train")
+
+
 def _pairs(config: DataConfig, name: str, split: str) -> Source:
     """Opens the folder of this name, or the split of the prepared set of this name."""
     if config.source == "prepared":
@@ -82,8 +88,9 @@ def _folder(config: DataConfig, name: str) -> Path:
     if not folder.is_dir():
         sets = f" ({config.published})" if config.published else ""
         inside = "" if config.source == "photos" else "/{input,target}"
+        train = ", ".join(f"{part}{inside}" for part in training_shares(config))
         raise UserError(
-            f"data.root={config.root!r} has no folder {name}: it must hold {config.train}{inside} "
+            f"data.root={config.root!r} has no folder {name}: it must hold {train} "
             f"to train on and {config.validation}{inside} to validate on{sets}; point elsewhere "
             "with --config.data.root=DIR, or add :sample to the config's name to train without data"
         )
@@ -96,13 +103,13 @@ class TrainingBatches(Iterator[Batch]):
     Batch i is a function of the seed and i alone: it holds the same examples for any number of
     threads, workers and hosts, and a stream can start at any i without reading earlier batches.
 
-    The next readable example of the source replaces one that cannot be read; "unreadable" in the
+    The next readable example of the same set replaces one that cannot be read; "unreadable" in the
     batch then holds its error message.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: Source | Mix,
         degrade: degradations.Degradation | None = None,
         *,
         batch_size: int,
@@ -116,12 +123,13 @@ class TrainingBatches(Iterator[Batch]):
         """Starts to read.
 
         Args:
-            source: the examples.
+            source: the examples, or a mix of several sets.
             degrade: makes "degraded" from "target", for sources of clean photos.
             batch_size: examples in a batch, of all hosts together.
             patch_size: side of the patches in pixels.
             saturation: whether to scale the saturation of some examples.
-            seed: of the order of examples and of the augmentation.
+            seed: of the order of examples and of the augmentation; of a mix's n-th set, from 0, it
+                is seed + n.
             start: index of the first batch.
             num_workers: processes that read; with 0 threads of this process read.
             local_indices: which examples of each batch this host reads; by default all.
@@ -131,10 +139,14 @@ class TrainingBatches(Iterator[Batch]):
         """
         if local_indices is None:
             local_indices = range(batch_size)
-        self._names, self._batch_size = source.names, batch_size
-        self._order = _shuffled(range(len(source)), seed)
-        patches = _shuffled(Readable(source), seed).random_map(
-            Patches(RandomPatch(patch_size, degrade, saturation))
+        self._mix = source if isinstance(source, Mix) else Mix.of_one(source)
+        self._batch_size = batch_size
+        seeded = [(one, seed + number) for number, one in enumerate(self._mix.sets)]
+        self._orders = [_shuffled(range(len(one)), of_one) for one, of_one in seeded]
+        patch = Patches(RandomPatch(patch_size, degrade, saturation))
+        patches = grain.MapDataset.select_from_datasets(
+            [_shuffled(Readable(one), of_one).random_map(patch) for one, of_one in seeded],
+            self._mix.turns,
         )
         dataset = (
             Share(patches, batch_size, local_indices)
@@ -159,9 +171,13 @@ class TrainingBatches(Iterator[Batch]):
         return self._first.pop() if self._first else next(self._iterator)
 
     def example_names(self, batch_index: int) -> list[str]:
-        """Returns the names of the examples of batch `batch_index`, over all hosts."""
+        """Returns the names of the examples of batch `batch_index`, over all hosts.
+
+        In a mix, those of their sets come before: SET/NAME.
+        """
         positions = range(batch_index * self._batch_size, (batch_index + 1) * self._batch_size)
-        return [self._names[self._order[position]] for position in positions]
+        drawn = [self._mix.turns[position] for position in positions]
+        return [self._mix.example_name(one, self._orders[one][index]) for one, index in drawn]
 
     def close(self) -> None:
         """Stops threads and worker processes."""

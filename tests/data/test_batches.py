@@ -82,6 +82,41 @@ def test_stream_is_a_function_of_seed_and_position(folders):
     assert not same(whole[:2], whole[2:4])
 
 
+def test_the_stream_of_one_set_is_that_of_the_first_versions():
+    """Runs that they began are resumed: the numbers were read before sets could be mixed."""
+
+    class Marked:
+        """Pairs whose pixels are (number of the pair, row, column)."""
+
+        names = ("p0", "p1", "p2", "p3", "p4")
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            rows, columns = np.indices((20, 24), np.uint8)
+            image = np.stack([np.full_like(rows, index), rows, columns], axis=-1)
+            return {"degraded": image, "target": image}
+
+    batches = TrainingBatches(Marked(), batch_size=4, patch_size=8, seed=3, start=1000)
+    corners = [next(batches)["degraded"][:, [0, 7], [0, 7]].tolist() for _ in range(2)]
+    batches.close()
+    assert corners == [
+        [
+            [[0, 11, 21], [0, 4, 14]],
+            [[4, 12, 8], [4, 5, 15]],
+            [[1, 13, 8], [1, 6, 15]],
+            [[2, 18, 22], [2, 11, 15]],
+        ],
+        [
+            [[3, 8, 13], [3, 15, 20]],
+            [[3, 11, 8], [3, 18, 15]],
+            [[2, 10, 4], [2, 17, 11]],
+            [[1, 19, 16], [1, 12, 9]],
+        ],
+    ]
+
+
 def test_worker_processes_change_nothing(folders):
     whole = take(folders, 4)
     folders.num_workers = 2

@@ -208,13 +208,14 @@ def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, t
     rng = np.random.default_rng(0)
     from PIL import Image
 
-    for part in ("train", "test"):
+    for part in ("train", "more", "test"):
         for i in range(8):
             for role in ("input", "target"):
                 path = tmp_path / "data" / part / role / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
     tiny_run.data.source, tiny_run.data.root = "folders", str(tmp_path / "data")
+    tiny_run.data.train = "train:2,more"  # 8 and 4 of the 12 examples of the run
     tiny_run.data.max_unreadable = 0.3
     (tmp_path / "data/train/input/5.png").write_bytes(b"no picture")
     run = setup.Run(tiny_run, tmp_path / "a")
