@@ -74,8 +74,8 @@ def reference(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float,
         structure = (2 * (ab - mean_a * mean_b) + 0.03**2) / (
             aa - mean_a**2 + bb - mean_b**2 + 0.03**2
         )
-        crop = slice(5, -5), slice(5, -5)
-        similarity.append((luminance * structure * m)[crop].sum() / m[crop].sum())
+        inner = slice(5, -5), slice(5, -5)
+        similarity.append((luminance * structure * m)[inner].sum() / m[inner].sum())
     return psnr, np.mean(similarity), homography
 
 
