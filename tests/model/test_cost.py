@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -84,3 +85,9 @@ def test_parameters_used_are_those_that_the_image_depends_on(stages):
     leaves = jax.tree.leaves((params, images))
     expected = sum(leaves[index].size for index in kept) - images.size
     assert parameters_used(nnx.merge(graph, params), stages) == expected
+
+
+def test_two_stages_of_deblur_use_the_parameters_that_the_readme_says():
+    model = nnx.merge(*abstract_model(ModelConfig.deblur()))
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f" {parameters_used(model, 2):,} that stage 2's image depends on" in readme
