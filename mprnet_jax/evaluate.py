@@ -25,7 +25,7 @@ from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.evaluation.perceptual import load_lpips
 from mprnet_jax.evaluation.scoring import WithRestored, restored_folder, take_restored
 from mprnet_jax.imageio.pixels import white_of
-from mprnet_jax.model.cost import parameters_used
+from mprnet_jax.model.cost import forward_flops, parameters_used
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.weights import pretrained
 from mprnet_jax.weights.files import load
@@ -43,9 +43,7 @@ LOCAL_POOLING = flags.DEFINE_bool(
     "local_pooling", False, "Average channel attention around each pixel (TLC)."
 )
 ENSEMBLE = flags.DEFINE_bool("ensemble", False, "Average over the 8 symmetries of the square.")
-STAGES = flags.DEFINE_bool(
-    "stages", False, "Also score the stages before the last, with time and size."
-)
+STAGES = flags.DEFINE_bool("stages", False, "Also score fewer stages, with time and cost.")
 LPIPS = flags.DEFINE_bool("lpips", False, "Also score LPIPS.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the scores in --output, if any.")
 
@@ -122,7 +120,10 @@ def candidates_from_weights(weights: str, compare_stages: bool) -> list[Candidat
             return restorer((image / white_of(image.dtype)).astype(np.float32))
 
         parameters = parameters_used(model.config, stages)
-        return Candidate(restore, stages if compared else None, parameters, restorer.plan)
+        if not compared:
+            return Candidate(restore, None, parameters, restorer.plan)
+        multiply_adds = forward_flops(model.config, 256, 256, stages) / 2
+        return Candidate(restore, stages, parameters, restorer.plan, multiply_adds)
 
     count = len(model.config.subnets)
     if not compare_stages:

@@ -15,6 +15,7 @@ from PIL import Image
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.data.opening import open_benchmark
 from mprnet_jax.evaluation.protocols import PROTOCOLS
+from mprnet_jax.model.cost import forward_flops
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.restoration.restorer import Restorer
 from mprnet_jax.weights import files
@@ -92,6 +93,9 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
     assert document["restored_by"].endswith("weights.safetensors --ensemble")
     *stages, dnd = document["sets"]
     assert [entry["stages"] for entry in stages] == [1, 2, 3]
+    costs = [entry["multiply_adds_256x256"] for entry in stages]
+    assert costs == sorted(set(costs))
+    assert costs[2] == forward_flops(config, 256, 256) / 2
     assert stages[2]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert len(list((tmp_path / "out/DND_submission").iterdir())) == 2
     assert dnd["images"] == []

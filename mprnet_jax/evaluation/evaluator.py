@@ -34,8 +34,9 @@ class Candidate:
 
     restore: Restore
     stages: int | None = None  # how many stages it computes, where that is compared
-    parameters: int | None = None  # how many the network has, if it is one
+    parameters: int | None = None  # of these stages, if it is a network
     plan: PlanSizes | None = None  # called before the first image
+    multiply_adds: float | None = None  # of these stages, for an image of 256x256
 
 
 def evaluate(
@@ -70,7 +71,16 @@ def evaluate(
                 scores = score_set(source, protocol, candidate.restore, title=title, lpips=lpips)
             else:
                 scores = submit(source, candidate.restore, output / f"{title}_submission", title)
-            entries.append(report.Entry(key, scores, candidate.stages, candidate.parameters))
+            entries.append(
+                report.Entry(
+                    key,
+                    scores,
+                    candidate.stages,
+                    candidate.parameters,
+                    candidate.multiply_adds,
+                    network_stages=candidates[-1].stages or report.NETWORK_STAGES,
+                )
+            )
             report.write_scores(output, entries, restored_by)
         if scores.images:
             path = output / f"{title}.png"

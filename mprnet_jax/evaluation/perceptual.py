@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 
 BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's name of the file
 
@@ -15,14 +15,20 @@ def load_lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     """Returns a function that computes LPIPS of two uint8 images [H, W, 3]; 0 if equal.
 
     Raises:
-        UserError: if the package or the backbone's weights are not on this machine.
+        UserError: if the package or the backbone's weights are not on this machine, or if
+            torchvision was built for another PyTorch.
     """
     try:
         import lpips
         import torch
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
+    except ImportError as error:
         raise UserError(
             f"--lpips: {error}; install the extra: pip install 'mprnet-jax[lpips]'"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(
+            f"--lpips: torchvision does not fit this PyTorch ({one_line(error)}); install "
+            "torchvision from where PyTorch came from"
         ) from error
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE
     if not backbone.is_file():

@@ -1,4 +1,4 @@
-"""How each benchmark is scored, and the published figures.
+"""How each benchmark is scored, the published figures, and those of earlier methods.
 
 A protocol's `score` takes the network's output, float32 [H, W, 3] with white at 1, neither clipped
 nor rounded, and its target [H, W, 3], and returns PSNR in dB and SSIM. Targets of all published
@@ -74,12 +74,20 @@ class Protocol:
     source: str = ""  # of the published figures
 
 
+class Earlier(NamedTuple):
+    """A method that came before MPRNet, and its scores."""
+
+    method: str
+    scores: Scores
+
+
 LUMA = "Y, 8 bits, SSIM of 2004"
 RGB = "RGB, 8 bits, volume SSIM"
 ALIGNED = "RGB, 8 bits, aligned"
 FLOAT = "RGB, not rounded, volume SSIM"
 SERVER = "by its server, from the submission"
 LATER_PAPERS, LEADERBOARD = "quoted by later papers", "public leaderboard"
+PROMPT_RESTORER = "PromptRestorer's table 2"  # of the weights trained on GoPro
 
 PROTOCOLS = {
     "test100": Protocol(LUMA, luma_scores, Scores(30.27, 0.897), LATER_PAPERS),
@@ -89,8 +97,8 @@ PROTOCOLS = {
     "test1200": Protocol(LUMA, luma_scores, Scores(32.91, 0.916), LATER_PAPERS),
     "gopro": Protocol(RGB, rgb_scores, Scores(32.66, 0.959), LEADERBOARD),
     "hide": Protocol(RGB, rgb_scores, Scores(30.96, 0.939), LEADERBOARD),
-    "realblurj": Protocol(ALIGNED, aligned_scores),
-    "realblurr": Protocol(ALIGNED, aligned_scores),
+    "realblurj": Protocol(ALIGNED, aligned_scores, Scores(28.70, 0.873), PROMPT_RESTORER),
+    "realblurr": Protocol(ALIGNED, aligned_scores, Scores(35.99, 0.952), PROMPT_RESTORER),
     "sidd": Protocol(FLOAT, float_scores, Scores(39.71, 0.958), "NAFNet's table 6"),
     "dnd": Protocol(SERVER, None, Scores(39.80, 0.954), LEADERBOARD),
 }
@@ -98,3 +106,19 @@ PROTOCOLS = {
 # The sets whose unweighted mean is the paper's average for deraining, and that mean.
 DERAINING = ("test100", "rain100h", "rain100l", "test2800", "test1200")
 DERAINING_MEAN = Scores(32.73, 0.921)
+
+# The scores of the methods to which the paper compares MPRNet by error reduction, from tables 1 and
+# 2 of a later paper (Wang et al., "PromptRestorer", NeurIPS 2023). The percentages that MPRNet's
+# paper prints come out of them (`tests/evaluation/test_report.py`).
+MSPFN, SUIN = "MSPFN", "Suin et al."  # both of CVPR 2020
+EARLIER_SOURCE = "PromptRestorer's tables 1 and 2"
+EARLIER = {
+    "test100": Earlier(MSPFN, Scores(27.50, 0.876)),
+    "rain100h": Earlier(MSPFN, Scores(28.66, 0.860)),
+    "rain100l": Earlier(MSPFN, Scores(32.40, 0.933)),
+    "test2800": Earlier(MSPFN, Scores(32.82, 0.930)),
+    "test1200": Earlier(MSPFN, Scores(32.39, 0.916)),
+    "gopro": Earlier(SUIN, Scores(31.85, 0.948)),
+    "hide": Earlier(SUIN, Scores(29.98, 0.930)),
+}
+DERAINING_MEAN_EARLIER = Earlier(MSPFN, Scores(30.75, 0.903))

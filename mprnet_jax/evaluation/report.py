@@ -1,7 +1,8 @@
 """Writes scores: a table, scores.md, scores.json and sheets of pictures.
 
-Reports compare ours with the figures published for the authors' weights. Pairs of numbers are PSNR
-and SSIM, or the corresponding errors, RMSE and DSSIM.
+Reports compare ours with the figures published for the authors' weights and, as the paper does,
+with those of an earlier method. Pairs of numbers are PSNR and SSIM, or the corresponding errors,
+RMSE and DSSIM.
 """
 
 import dataclasses
@@ -19,11 +20,20 @@ from mprnet_jax.atomic import writing
 from mprnet_jax.data.datasets import BENCHMARKS
 from mprnet_jax.data.pairs import Source
 from mprnet_jax.evaluation import metrics
-from mprnet_jax.evaluation.protocols import DERAINING, DERAINING_MEAN, PROTOCOLS, Scores
+from mprnet_jax.evaluation.protocols import (
+    DERAINING,
+    DERAINING_MEAN,
+    DERAINING_MEAN_EARLIER,
+    EARLIER,
+    EARLIER_SOURCE,
+    PROTOCOLS,
+    Earlier,
+    Scores,
+)
 from mprnet_jax.evaluation.scoring import Restore, SetScores
 from mprnet_jax.imageio.sheets import make_sheet, write_png
 
-ALL_STAGES = 3
+NETWORK_STAGES = 3  # of the published networks
 
 
 @dataclass
@@ -34,12 +44,23 @@ class Entry:
     scores: SetScores
     stages: int | None = None  # how many were computed, where stages are compared
     parameters: int | None = None  # of these stages; None for pictures restored elsewhere
+    multiply_adds: float | None = None  # of these stages, for an image of 256x256
+    network_stages: int = NETWORK_STAGES  # how many the network has
 
     @property
     def published(self) -> Scores | None:
         """The published figures, if these scores are of all stages on the whole set."""
-        comparable = self.stages in (None, ALL_STAGES) and self.complete
-        return PROTOCOLS[self.benchmark].published if comparable else None
+        return PROTOCOLS[self.benchmark].published if self.comparable else None
+
+    @property
+    def earlier(self) -> Earlier | None:
+        """An earlier method and its scores, if one is known and these scores compare to it."""
+        return EARLIER.get(self.benchmark) if self.comparable else None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether these scores are of all stages on the whole set."""
+        return self.stages in (None, self.network_stages) and self.complete
 
     @property
     def complete(self) -> bool:
@@ -61,10 +82,12 @@ COLUMNS = (
     "SSIM",
     "published",
     "difference",
+    "earlier method",
     "error reduction",
     "LPIPS",
     "s/image",
     "parameters",
+    "multiply-adds",
     "scored on",
 )
 
@@ -74,9 +97,8 @@ def table(entries: Sequence[Entry]) -> str:
     rows = [_row(entry) for entry in entries]
     if mean := _deraining_mean(entries):
         complete = all(entry.complete for entry in entries if entry.benchmark in DERAINING)
-        rows.append(
-            {"set": "mean of the five", **_scores(mean, DERAINING_MEAN if complete else None)}
-        )
+        others = (DERAINING_MEAN, DERAINING_MEAN_EARLIER) if complete else (None, None)
+        rows.append({"set": "mean of the five", **_scores(mean, *others)})
     shown = [name for name in COLUMNS if any(row.get(name) for row in rows)]
     cells = [[row.get(name, "") for name in shown] for row in rows]
     return tabulate(cells, shown, tablefmt="github", disable_numparse=True)
@@ -91,8 +113,17 @@ def notes(entries: Sequence[Entry]) -> str:
             sources.setdefault(PROTOCOLS[key].source, []).append(BENCHMARKS[key].title)
     lines = [
         "PSNR in dB; published: PSNR, SSIM of the authors' weights on the whole set; difference: "
-        "ours minus published; error reduction: by how much our RMSE, DSSIM are below theirs."
+        "ours minus published."
     ]
+    if any(entry.multiply_adds for entry in entries):
+        lines.append(
+            "Multiply-adds: billions for 256x256 pixels, those of the first stages together."
+        )
+    if any(entry.earlier and entry.scores.mean for entry in entries):
+        lines.append(
+            f"Earlier methods (CVPR 2020): PSNR, SSIM from {EARLIER_SOURCE}; error reduction: by "
+            "how much our RMSE, DSSIM are below theirs, in brackets the authors'."
+        )
     lines += [f"Published figures of {', '.join(t)}: {source}." for source, t in sources.items()]
     return "\n".join(lines)
 
@@ -138,23 +169,32 @@ def _row(entry: Entry) -> dict[str, str]:
         "set": benchmark.title,
         "stages": _format(entry.stages, "d"),
         "images": f"{len(scores.images)} of {benchmark.num_examples}" if protocol.score else "",
-        **_scores(scores.mean, entry.published),
+        **_scores(scores.mean, entry.published, entry.earlier),
         "LPIPS": _format(scores.lpips, ".4f"),
         "s/image": _format(entry.seconds, ".3f"),
         "parameters": _format(entry.parameters, ",d"),
+        "multiply-adds": _format(entry.multiply_adds and entry.multiply_adds / 1e9, ".1f"),
         "scored on": protocol.label,
     }
 
 
-def _scores(ours: Scores | None, published: Scores | None) -> dict[str, str]:
+def _scores(
+    ours: Scores | None, published: Scores | None, earlier: Earlier | None
+) -> dict[str, str]:
     """Returns the columns of PSNR and SSIM."""
     row = {"PSNR": f"{ours.psnr:.2f}", "SSIM": f"{ours.ssim:.4f}"} if ours else {}
     if published:
         row["published"] = f"{published.psnr:.2f}, {published.ssim:.3f}"
     if ours and published:
         row["difference"] = f"{ours.psnr - published.psnr:+.2f}, {ours.ssim - published.ssim:+.4f}"
-        reduction = _error_reduction(ours, published)
-        row["error reduction"] = f"{reduction['rmse']:.1%}, {reduction['dssim']:.1%}"
+    if ours and published and earlier:
+        row["earlier method"] = (
+            f"{earlier.method} {earlier.scores.psnr:.2f}, {earlier.scores.ssim:.3f}"
+        )
+        reductions = [_error_reduction(scores, earlier.scores) for scores in (ours, published)]
+        row["error reduction"] = "{} ({})".format(
+            *(f"{each['rmse']:.1%}, {each['dssim']:.1%}" for each in reductions)
+        )
     return row
 
 
@@ -162,14 +202,14 @@ def _format(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
 
 
-def _error_reduction(ours: Scores, published: Scores) -> dict[str, float]:
-    """Returns the share by which our errors are below the published ones."""
+def _error_reduction(scores: Scores, earlier: Scores) -> dict[str, float]:
+    """Returns the share by which the errors of scores are below those of an earlier method."""
     return {
         "rmse": metrics.error_reduction(
-            metrics.psnr_to_rmse(ours.psnr), metrics.psnr_to_rmse(published.psnr)
+            metrics.psnr_to_rmse(scores.psnr), metrics.psnr_to_rmse(earlier.psnr)
         ),
         "dssim": metrics.error_reduction(
-            metrics.ssim_to_dssim(ours.ssim), metrics.ssim_to_dssim(published.ssim)
+            metrics.ssim_to_dssim(scores.ssim), metrics.ssim_to_dssim(earlier.ssim)
         ),
     }
 
@@ -190,17 +230,25 @@ def _document(entry: Entry) -> dict:
     published: dict[str, Any] | None = None
     if entry.published:
         published = {**entry.published._asdict(), "source": protocol.source}
-        if scores.mean:
-            published["error_reduction"] = _error_reduction(scores.mean, entry.published)
+    earlier: dict[str, Any] | None = None
+    if entry.earlier and scores.mean:
+        earlier = {
+            "method": entry.earlier.method,
+            **entry.earlier.scores._asdict(),
+            "source": EARLIER_SOURCE,
+            "error_reduction": _error_reduction(scores.mean, entry.earlier.scores),
+        }
     return {
         "set": BENCHMARKS[entry.benchmark].title,
         "scored_on": protocol.label,
         "stages": entry.stages,
         "parameters": entry.parameters,
+        "multiply_adds_256x256": entry.multiply_adds,
         "seconds_per_image": entry.seconds,
         **(scores.mean or Scores(math.nan, math.nan))._asdict(),
         "lpips": scores.lpips,
         "published": published,
+        "earlier": earlier,
         "images": [dataclasses.asdict(image) for image in scores.images],
         "left_out": scores.left_out,
     }

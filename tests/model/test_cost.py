@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -84,3 +85,10 @@ def test_parameters_used_are_those_that_the_image_depends_on(stages):
     leaves = jax.tree.leaves((params, images))
     expected = sum(leaves[index].size for index in kept) - images.size
     assert parameters_used(SMALL, stages) == expected
+
+
+def test_two_stages_of_deblur_use_the_parameters_that_the_readme_says():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert (
+        f" {parameters_used(ModelConfig.deblur(), 2):,} that stage 2's image depends on" in readme
+    )
