@@ -16,9 +16,10 @@ from PIL import Image
 
 from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
+from mprnet_jax.data.cutting import overlapping_pieces, random_patches
 from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS
 from mprnet_jax.data.opening import open_benchmark, open_splits
-from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write_prepared
+from mprnet_jax.data.prepared import Prepared, write_prepared
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
