@@ -81,8 +81,8 @@ TRAINING_SETS = {
 # The paper scores Test100 on 98 pairs (swz30/MPRNet, issue 23).
 RAIN_SETS: dict[str, tuple[int, Own | None]] = {
     "Test100": (98, None),
-    "Rain100H": (100, Own(("Rain100H", "rain_data_test_Heavy"), RAIN100)),
-    "Rain100L": (100, Own(("Rain100L", "rain_data_test_Light"), RAIN100)),
+    "Rain100H": (100, Own(("Rain100H",), RAIN100)),
+    "Rain100L": (100, Own(("Rain100L",), RAIN100)),
     "Test2800": (
         2800,
         Own(RAIN14000_NAMES, RAIN14000, ("testing", "rain1400")),

@@ -37,7 +37,6 @@ SIDD = Layout(r"((?:Data/)?)([^/]+)/([^/]*)NOISY([^/]*)", r"\1\2/\3GT\4", r"\2_\
 RAIN100 = (
     Layout(r"(?:rainy/)?rain-([0-9]+)", r"norain-\1", r"rain-\1"),
     Layout(r"rain/rain-([0-9]+)", r"norain/norain-\1", r"rain-\1"),
-    Layout(r"rain/X2/norain-([0-9]+)x2", r"norain/norain-\1", r"rain-\1"),
 )
 RAIN14000 = (  # 14 rainy versions of each clean picture
     Layout(r"rainy_image/([0-9]+)_([0-9]+)", r"ground_truth/\1", r"\1_\2"),

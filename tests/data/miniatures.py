@@ -124,8 +124,8 @@ OWN |= {
         [(f"rainy/rain-00{n}.png", f"norain-00{n}.png") for n in (1, 2)],
     ),
     ("rain100h", "test"): (
-        "rain_data_test_Heavy",
-        [(f"rain/X2/norain-00{n}x2.png", f"norain/norain-00{n}.png") for n in (1, 2)],
+        "Rain100H",
+        [(f"rain/rain-00{n}.png", f"norain/norain-00{n}.png") for n in (1, 2)],
     ),
     ("test2800", "test"): (
         "rainy_image_dataset",
