@@ -17,8 +17,9 @@ import numpy as np
 from skimage import data
 
 from benchmarks.tables import heading
+from mprnet_jax.data.cutting import overlapping_pieces
 from mprnet_jax.data.pairs import Example, PairFolder
-from mprnet_jax.data.prepared import Prepared, overlapping_pieces, write_prepared
+from mprnet_jax.data.prepared import Prepared, write_prepared
 
 PAIRS = 12
 PATCH = 256

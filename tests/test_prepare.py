@@ -16,9 +16,10 @@ from PIL import Image
 
 from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
+from mprnet_jax.data.cutting import overlapping_pieces, random_patches
 from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS
 from mprnet_jax.data.opening import open_benchmark, open_splits
-from mprnet_jax.data.prepared import Prepared, overlapping_pieces, random_patches, write_prepared
+from mprnet_jax.data.prepared import Prepared, write_prepared
 from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
@@ -274,7 +275,7 @@ def test_a_split_that_was_not_prepared_is_named(tmp_path):
 def test_sidd_photos_without_a_clean_one_are_listed(tmp_path):
     mini["write_sidd_scenes"](tmp_path / "SIDD/train")
     next((tmp_path / "SIDD/train").glob("*/*GT*")).unlink()
-    with pytest.raises(UserError, match=r"1 noisy photos have no \*GT\*.*NOISY"):
+    with pytest.raises(UserError, match=r"1 of 4 degraded pictures have no clean one.*NOISY"):
         open_splits("sidd", tmp_path)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mprnet_jax.data.pairs import shorten
+from mprnet_jax.data.pairing import shorten
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.rgb import decode
 from mprnet_jax.imageio.sheets import write_png

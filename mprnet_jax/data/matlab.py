@@ -13,7 +13,8 @@ import numpy as np
 import scipy.io
 
 from mprnet_jax.atomic import writing
-from mprnet_jax.data.pairs import Example, natural_order
+from mprnet_jax.data.pairing import NoPairs, natural_order
+from mprnet_jax.data.pairs import Example
 from mprnet_jax.errors import UserError, one_line
 
 # What SciPy and h5py raise for damaged files, found by mutating thousands of them.
@@ -34,7 +35,15 @@ class SiddBlocks:
     """SIDD's validation blocks, uint8: 32 from each of 40 photos, named 01_01 to 40_32."""
 
     def __init__(self, folder: Path | str):
+        """Reads the two files.
+
+        Raises:
+            NoPairs: if neither of them is there.
+            UserError: if one of them is missing or damaged.
+        """
         self.folder = Path(folder)
+        if not any(self.folder.glob("Validation*BlocksSrgb.mat")):
+            raise NoPairs(f"{self.folder}: holds no Validation*BlocksSrgb.mat")
         self._degraded, self._target = self._blocks("Noisy"), self._blocks("Gt")
         if self._degraded.shape != self._target.shape:
             raise UserError(

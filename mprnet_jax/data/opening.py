@@ -1,21 +1,22 @@
 """Opens sets: folders of pairs, the paper's sets in the layout of its authors, prepared sets."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from mprnet_jax import paths
+from mprnet_jax.data.archives import find_archive
 from mprnet_jax.data.datasets import (
     BENCHMARKS,
     PREPARED,
     TRAINING_SETS,
     DatasetInfo,
-    SiddScenes,
     find_benchmark,
     find_dataset,
     find_dataset_folder,
+    find_own_folders,
     normalized_name,
 )
 from mprnet_jax.data.matlab import SiddBlocks
+from mprnet_jax.data.pairing import NoPairs
 from mprnet_jax.data.pairs import PairFolder, Source
 from mprnet_jax.errors import UserError
 
@@ -26,11 +27,8 @@ def open_folder(folder: Path) -> Source:
     Raises:
         UserError: if the folder holds no pairs.
     """
-    if not (folder / "input").is_dir():
-        if list(folder.glob("Validation*BlocksSrgb.mat")):
-            return SiddBlocks(folder)
-        if list(folder.glob("*/*NOISY*.PNG")):
-            return SiddScenes(folder)
+    if not (folder / "input").is_dir() and any(folder.glob("Validation*BlocksSrgb.mat")):
+        return SiddBlocks(folder)
     return PairFolder(folder)
 
 
@@ -70,38 +68,56 @@ def open_benchmark(name: str, root: Path | str) -> Source:
             raise error from None
 
 
-def open_splits(name: str, root: Path | str) -> dict[str, Source]:
-    """Opens the splits of a set that exist below `root`: "train", "test" or both.
+def open_splits(name: str, *roots: Path | str) -> dict[str, Source]:
+    """Opens the splits of a set that exist below one of the roots: "train", "test" or both.
 
     Raises:
+        NoPairs: if none exists.
         UserError: as `open_benchmark` does.
     """
-    find_dataset({**TRAINING_SETS, **BENCHMARKS}, name)
-    key, root = normalized_name(name), paths.absolute(root)
-    known = {"train": TRAINING_SETS.get(key), "test": BENCHMARKS.get(key)}
-    datasets = {split: dataset for split, dataset in known.items() if dataset}
-    existing = [split for split in datasets if _exists(split, datasets, root)]
-    # If no split exists, `open_dataset` raises the error.
-    return {split: open_dataset(datasets[split], root) for split in existing or datasets}
+    find_dataset({**TRAINING_SETS, **BENCHMARKS}, name)  # raises if unknown
+    key = normalized_name(name)
+    splits: dict[str, Source] = {}
+    missing: list[NoPairs] = []
+    for split, sets in (("train", TRAINING_SETS), ("test", BENCHMARKS)):
+        for root in map(paths.absolute, roots):
+            if key in sets and split not in splits:
+                try:
+                    splits[split] = open_dataset(sets[key], root)
+                except NoPairs as error:
+                    missing.append(error)
+    if not splits:
+        raise missing[0]
+    return splits
 
 
 def open_dataset(dataset: DatasetInfo, root: Path) -> Source:
-    """Opens a set from its own folder below `root`; raises UserError if it is not there."""
-    folder = find_dataset_folder(dataset, root)
-    if folder is None:
-        raise UserError(
-            f"{root}: has no folder {dataset.folders[0]} {dataset.layout}, for {dataset.title}; "
-            f"download it from {dataset.url} and lay it out as MPRNet's authors do"
-        )
-    return dataset.open(folder)
+    """Opens a set from its own folder below `root`, or from that of its authors.
 
-
-def _exists(split: str, datasets: Mapping[str, DatasetInfo], root: Path) -> bool:
-    """Whether a split has a folder that is not merely the parent of the other split's folder."""
-    folder = find_dataset_folder(datasets[split], root)
-    others = [find_dataset_folder(d, root) for name, d in datasets.items() if name != split]
-    # SIDD's test candidates include SIDD/ itself, which also exists when only SIDD/train does. It
-    # counts only if it holds .mat files.
-    if folder is None or any(folder.glob("*.mat")):
-        return folder is not None
-    return not any(other and folder in other.parents for other in others)
+    Raises:
+        NoPairs: if it is in neither.
+        UserError: if it is there, but a part of it is missing or damaged.
+    """
+    if folder := find_dataset_folder(dataset, root):
+        try:
+            return dataset.open(folder)
+        except NoPairs:
+            pass
+    own = ""
+    if dataset.own:
+        for folder in find_own_folders(dataset.own, root):
+            try:
+                return PairFolder(folder, dataset.own)
+            except NoPairs:
+                continue
+        own = f", nor {dataset.own.list_file or dataset.own.names[0]} as its authors hand it out"
+    archive = find_archive([dataset], root) if root.is_dir() else None
+    remedy = (
+        f"unpack {archive[0].name}, or prepare it with python -m mprnet_jax.prepare"
+        if archive
+        else f"download it from {dataset.url} and lay it out as MPRNet's authors do"
+    )
+    raise NoPairs(
+        f"{root}: has no folder {dataset.folders[0]} {dataset.layout}{own}, for {dataset.title}; "
+        f"{remedy}"
+    )

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,19 @@ from tqdm import tqdm
 
 from mprnet_jax import paths
 from mprnet_jax.compat.tfds import local_info, remove_incomplete
+from mprnet_jax.data.cutting import Cut
 from mprnet_jax.data.datasets import PREPARED
 from mprnet_jax.data.pairs import Example, PairFolder, Source, deepest_of, dtype_of
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.pixels import to_dtype
 from mprnet_jax.imageio.rgb import decode, header_size, is_plain
-from mprnet_jax.threads import parallel_map
+from mprnet_jax.threads import parallel_map_or_error
 
 VERSION = "1.0.0"
 
 # What array_record and TFDS raise for damaged files, found by mutating them.
 DAMAGED_RECORD = (RuntimeError, ValueError, OSError)
 DAMAGED_DESCRIPTION = (ParseError, ValueError, OSError)
-
-# Maps an example and its index in the set to the pieces of it that are stored.
-Cut = Callable[[Example, int], Sequence[Example]]
 
 
 class NotPrepared(UserError):
@@ -185,6 +183,7 @@ def write_prepared(
     *,
     raw: bool = False,
     cut: Cut | None = None,
+    left_out: dict[str, list[str]] | None = None,
 ) -> Path:
     """Writes a prepared set, with a progress bar for each split.
 
@@ -194,15 +193,17 @@ def write_prepared(
         splits: the source of each split; all have the same roles, and get the dtype of the deepest.
         raw: stores plain arrays. Floats are stored so in any case, for no picture holds them.
         cut: cuts each example of the split "train" into pieces.
+        left_out: if given, examples that cannot be read are left out, and it gets a line for each,
+            by split; otherwise the first ends the writing.
 
     Returns:
         The set's folder, for `Prepared`.
 
     Raises:
-        UserError: if the set exists already or cannot be written, and for the first example that
-            cannot be read; then nothing is left behind.
+        UserError: if the set exists already or cannot be written, for the first example that
+            cannot be read, and for a split of which none can; then nothing is left behind.
     """
-    example = next(iter(splits.values()))[0]
+    roles = tuple(_first_readable(next(iter(splits.values())), left_out is not None))
     dtype = deepest_of([dtype_of(source) for source in splits.values()])
     if raw := raw or dtype.kind == "f":
         image = tfds.features.Tensor(shape=(None, None, 3), dtype=dtype, encoding="bytes")
@@ -210,13 +211,19 @@ def write_prepared(
         image = tfds.features.Image(shape=(None, None, 3), dtype=dtype)
     records = {
         split: functools.partial(
-            _records, source, cut if split == "train" else None, raw, dtype, f"{name} {split}"
+            _records,
+            source,
+            cut if split == "train" else None,
+            raw,
+            dtype,
+            f"{name} {split}",
+            None if left_out is None else left_out.setdefault(split, []),
         )
         for split, source in splits.items()
     }
     tfds.disable_progress_bar()  # ours knows the number of examples
     paths.check_is_text(paths.absolute(data_dir))
-    builder = Pairs(name, records, image, tuple(example), paths.absolute(data_dir, PREPARED))
+    builder = Pairs(name, records, image, roles, paths.absolute(data_dir, PREPARED))
     folder = Path(builder.data_path)
     if folder.exists():
         raise UserError(f"{folder}: exists already; remove it to prepare the set anew")
@@ -234,7 +241,12 @@ def write_prepared(
 
 
 def _records(
-    source: Source, cut: Cut | None, raw: bool, dtype: np.dtype, description: str
+    source: Source,
+    cut: Cut | None,
+    raw: bool,
+    dtype: np.dtype,
+    description: str,
+    left_out: list[str] | None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the records of a source in order; threads read, cut and encode."""
 
@@ -248,14 +260,34 @@ def _records(
         if raw:
             return [{"name": n, **piece} for n, piece in zip(names, pieces)]
         if not cut and isinstance(source, PairFolder):
-            paths = dict(zip(("degraded", "target"), source.paths[index]))
-            kept = {r: path.read_bytes() for r, path in paths.items() if is_plain(path, dtype)}
+            degraded, target = source.paths[index]
+            # Pictures side by side have no files of their own.
+            files = {} if degraded == target else {"degraded": degraded, "target": target}
+            kept = {r: path.read_bytes() for r, path in files.items() if is_plain(path, dtype)}
             return [{"name": name, **_encoded(example), **kept}]
         return [{"name": n, **_encoded(piece)} for n, piece in zip(names, pieces)]
 
-    results: Iterable[list[dict[str, Any]]] = parallel_map(records_of, range(len(source)))
-    for records in tqdm(results, description, len(source), unit="image"):
-        yield from records
+    results = parallel_map_or_error(records_of, range(len(source)))
+    for index, result in enumerate(tqdm(results, description, len(source), unit="image")):
+        if not isinstance(result, UserError):
+            yield from result
+        elif left_out is None or len(left_out) + 1 == len(source):
+            raise result
+        else:
+            left_out.append(f"{description}: left out {source.names[index]}: {result}")
+
+
+def _first_readable(source: Source, lenient: bool) -> Example:
+    """Returns the first example, or, if lenient, the first one that can be read.
+
+    Raises:
+        UserError: if it cannot be read, or none can.
+    """
+    last = len(source) - 1 if lenient else 0
+    for index in range(last):
+        with contextlib.suppress(UserError):
+            return source[index]
+    return source[last]
 
 
 def as_text(name: str) -> str:
@@ -269,43 +301,3 @@ def _encoded(example: Example) -> dict[str, bytes]:
         role: cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
         for role, image in example.items()
     }
-
-
-def overlapping_pieces(size: int) -> Cut:
-    """Returns a `Cut` into squares that overlap by at least half and end at the border.
-
-    Every square of half the size lies in one of the pieces. Sides shorter than `size` are kept.
-    """
-
-    def starts(length: int) -> list[int]:
-        last = max(length - size, 0)
-        count = -(-last // (size // 2)) + 1
-        return [round(start) for start in np.linspace(0, last, count)]
-
-    def cut(example: Example, _: int) -> list[Example]:
-        height, width = example["degraded"].shape[:2]
-        return [
-            {role: image[y : y + size, x : x + size] for role, image in example.items()}
-            for y in starts(height)
-            for x in starts(width)
-        ]
-
-    return cut
-
-
-def random_patches(count: int, size: int, seed: int) -> Cut:
-    """Returns a `Cut` into `count` random squares, a function of the seed and the index."""
-
-    def cut(example: Example, index: int) -> list[Example]:
-        random = np.random.default_rng((seed, index))
-        height, width = example["degraded"].shape[:2]
-        if min(height, width) < size:
-            raise UserError(f"picture {index + 1} of {width}x{height} is smaller than its patches")
-        ys = random.integers(0, height - size, count, endpoint=True)
-        xs = random.integers(0, width - size, count, endpoint=True)
-        return [
-            {role: image[y : y + size, x : x + size] for role, image in example.items()}
-            for y, x in zip(ys, xs)
-        ]
-
-    return cut

@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mprnet_jax.data.datasets import find_folder
-from mprnet_jax.data.pairs import Example, Source, list_pictures
+from mprnet_jax.data.pairing import list_pictures
+from mprnet_jax.data.pairs import Example, Source
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.evaluation.protocols import Protocol, Scores
 from mprnet_jax.imageio.pixels import to_uint8, white_of
