@@ -2,9 +2,9 @@
 
     python -m benchmarks.stages [--networks derain deblur] [--repeats 5]
 
-Parameters are those on which the image of the last computed stage depends; multiply-adds are those of
-convolutions for 256x256 pixels. Seconds are for one image of 256x256 in float32 with random weights:
-the median of several forward passes, after one that is not counted.
+Parameters are those on which the image of the last computed stage depends; multiply-adds are those
+of convolutions for 256x256 pixels. Seconds are for one image of 256x256 in float32 with random
+weights: the median of several forward passes, after one that is not counted.
 """
 
 import argparse
