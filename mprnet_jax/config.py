@@ -18,6 +18,7 @@ MAX_PATCH = 1024  # pixels a side; a training step on larger patches fits on no 
 REMATS = ("none", "elementwise", "cab", "orb")
 SOURCES = ("folders", "prepared", "photos", "sample_rain", "sample_blur", "sample_noise")
 SUBNETS = ("unet", "orsnet")
+STAGES = "unet+unet+orsnet"  # of the published networks
 DEGRADATIONS = ("rain", "blur", "noise", "blind_noise", "rain_and_haze")
 
 AT_LEAST_ONE = (
@@ -67,7 +68,7 @@ class ModelConfig:
     remat: str = changeable("none")
     # The subnetwork of each stage, the first one first. All but the published ones are variants
     # such as those of the paper's ablation (table 6).
-    stages: str = "unet+unet+orsnet"
+    stages: str = STAGES
     supervised_attention: bool = True  # between stages (SAM); without, features pass unchanged
     cross_stage_fusion: bool = True  # adds features of each stage inside of the next one (CSFF)
 
@@ -108,6 +109,20 @@ class ModelConfig:
     def subnets(self) -> list[str]:
         """The subnetwork of each stage, "unet" or "orsnet"."""
         return self.stages.split("+")
+
+    @property
+    def variant(self) -> str:
+        """Describes what differs from the published stages, "" if nothing does.
+
+        >>> ModelConfig(stages="unet+orsnet", cross_stage_fusion=False).variant
+        'stages unet+orsnet, without cross-stage fusion'
+        """
+        differences = [] if self.stages == STAGES else [f"stages {self.stages}"]
+        if not self.supervised_attention:
+            differences.append("without supervised attention")
+        if not self.cross_stage_fusion:
+            differences.append("without cross-stage fusion")
+        return ", ".join(differences)
 
     def stage_width(self, subnet: str) -> int:
         """Returns the number of channels of the features of a stage with this subnetwork."""

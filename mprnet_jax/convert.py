@@ -59,6 +59,8 @@ def main() -> None:
     size = f"{tensors} tensors, {output.stat().st_size / 1e6:.1f} MB"
     if name := weights.config.published_name:
         size += f", the sizes of the published network {name}"
+    if variant := weights.config.variant:
+        size += f", {variant}"
     print(f"{OUTPUT.value}: {size}")
 
 
