@@ -2,10 +2,12 @@
 
 import gc
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,9 @@ import pytest
 
 from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from mprnet_jax.devices import records
+
+ROOT = Path(__file__).parents[1]
+warm = runpy.run_path(str(ROOT / "tests/warm.py"))
 
 # Workers keep to a core each: thread pools of several on the same cores spend most of their time
 # waking each other up. What a test starts inherits it.
@@ -71,6 +76,50 @@ def pytest_collection_modifyitems(items):
 def exhaustive(request) -> bool:
     """Whether to try all cases of a kind, by hand, or a sample of them."""
     return request.config.getoption("--exhaustive")
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """Starts a Python: launch(arguments, environment, stdout=, stderr=, cwd=None).
+
+    Where it can, as a fork of a process that has the imports behind it; see tests/warm.py.
+    """
+    servers = {}
+
+    def begin(arguments, environment, **options):
+        arguments = [*map(str, arguments)]
+        if sys.platform != "linux":
+            command = [sys.executable, *arguments]
+            return subprocess.Popen(command, env=environment, **options)
+        preload = environment.get("LD_PRELOAD", "")
+        if preload not in servers:
+            servers[preload] = warm["Server"](LD_PRELOAD=preload)
+        return servers[preload].start(arguments, environment, **options)
+
+    yield begin
+    for server in servers.values():
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def run_python(launch):
+    """Runs a Python to its end: run_python(*arguments, cwd=None, **environment)."""
+
+    def run(*arguments, cwd=None, **environment):
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+            process = launch(arguments, variables, stdout=output, stderr=errors, cwd=cwd)
+            try:
+                process.wait(timeout=300)
+            finally:
+                process.kill()
+            output.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(
+                arguments, process.returncode, output.read(), errors.read()
+            )
+
+    return run
 
 
 @pytest.fixture(scope="session")

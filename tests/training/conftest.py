@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -41,18 +40,18 @@ if __name__ == "__main__":
 """
 
 
-class RunProcess(subprocess.Popen):
+class RunProcess:
     """A process that trains, and the folder it trains in."""
 
-    def __init__(self, command: list[str], workdir: Path, environment: dict[str, str]):
-        super().__init__(
-            command,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def __init__(self, process, output: Path, workdir: Path):
+        self._process, self._output = process, output
         self.workdir = workdir
+        self.pid, self.kill = process.pid, process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        """Of the process if it has ended."""
+        return self._process.poll()
 
     def saved_steps(self) -> list[int]:
         """Of the checkpoints that are there."""
@@ -67,19 +66,19 @@ class RunProcess(subprocess.Popen):
     def finish(self) -> str:
         """Waits for the end and returns all that was printed."""
         try:
-            return self.communicate(timeout=TIMEOUT)[0]
+            self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"no end after {TIMEOUT} s: {self.communicate()[0]}") from None
+            raise AssertionError(f"no end after {TIMEOUT} s: {self._output.read_text()}") from None
+        return self._output.read_text()
 
     def wait_for_step(self, step: int) -> None:
         """Waits until a checkpoint of this step or a later one is there."""
         deadline = time.monotonic() + TIMEOUT
         while self.last_step() < step:
-            assert self.poll() is None, self.finish()
+            assert self.returncode is None, self.finish()
             if time.monotonic() > deadline:
-                self.kill()
-                raise AssertionError(f"no step {step} after {TIMEOUT} s: {self.finish()}")
+                printed = self._output.read_text()
+                raise AssertionError(f"no step {step} after {TIMEOUT} s: {printed}")
             time.sleep(0.01)
 
 
@@ -102,21 +101,24 @@ def _nothing_is_left_running(started):
     yield
     for process in started:
         process.kill()
-        process.communicate()
+        process.finish()
     started.clear()
 
 
 @pytest.fixture(scope="session")
-def start(run_cache, started, tmp_path_factory):
+def start(launch, run_cache, started, tmp_path_factory):
     """Starts a process: start(config, workdir, setup="", **environment) -> RunProcess."""
     script = tmp_path_factory.mktemp("script") / "run.py"
     script.write_text(SCRIPT)
 
     def begin(config, workdir, setup="", **environment):
         settings = {"config": dataclasses.asdict(config), "setup": setup}
-        settled = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(run_cache)}
-        command = [sys.executable, str(script), json.dumps(settings), str(workdir)]
-        process = RunProcess(command, workdir, settled | environment)
+        settled = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(run_cache)}
+        arguments = [script, json.dumps(settings), workdir]
+        output = tmp_path_factory.mktemp("output") / "printed.txt"
+        with output.open("w") as file:
+            process = launch(arguments, settled | environment, stdout=file, stderr=file)
+        process = RunProcess(process, output, workdir)
         started.append(process)
         return process
 
