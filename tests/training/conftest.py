@@ -1,5 +1,6 @@
 """Runs in processes of their own, to be killed."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -9,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from mprnet_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
+from mprnet_jax.config import (
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    TrainConfig,
+    cosine_steps,
+    flatten,
+)
+from mprnet_jax.training import build, setup, validation
 from mprnet_jax.training.interrupts import Interrupts
 from mprnet_jax.training.loop import train_run
 
@@ -80,6 +89,39 @@ class RunProcess:
                 printed = self._output.read_text()
                 raise AssertionError(f"no step {step} after {TIMEOUT} s: {printed}")
             time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _steps_of_equal_configs_are_one():
+    """Else each test would trace the same step anew, which takes most of its time."""
+    steps = {}
+
+    def kept(step, kind, config, mesh):
+        fields = flatten(config, fixed_only=True)
+        length = cosine_steps(config.optim.decay_steps, fields.pop("total_steps"), 0)
+        key = (
+            kind,
+            str(fields),
+            length,
+            config.accumulate,
+            config.model.remat,
+            mesh,
+            build.uses_flat_params(mesh),
+        )
+        return steps.setdefault(key, step)
+
+    def train_step(config, mesh, params):
+        init_state, step = build.build_train_step(copy.deepcopy(config), mesh, params)
+        return init_state, kept(step, "train", config, mesh)
+
+    def validation_step(config, mesh):
+        step = build.build_validation_step(copy.deepcopy(config), mesh)
+        return kept(step, "validate", config, mesh)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "build_train_step", train_step)
+        patch.setattr(validation, "build_validation_step", validation_step)
+        yield
 
 
 @pytest.fixture(scope="session")
