@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import dataclasses
 import gc
 import os
 import runpy
@@ -177,6 +178,15 @@ def tiny_model(make_tiny_model) -> ModelConfig:
     return make_tiny_model()
 
 
+@pytest.fixture(scope="session")
+def make_short_model(make_tiny_model) -> Callable[[], ModelConfig]:
+    """Makes a network of one short stage: a tenth of the layers, for tests that need just any.
+
+    Most of what a process that trains takes here is tracing its network, layer by layer.
+    """
+    return lambda: dataclasses.replace(make_tiny_model(), stages="orsnet")
+
+
 @pytest.fixture
 def tiny_run(tiny_model) -> TrainConfig:
     """A run of a few seconds on the embedded sample."""
@@ -194,6 +204,12 @@ def tiny_run(tiny_model) -> TrainConfig:
         validate_every=3,
         log_every=1,
     )
+
+
+@pytest.fixture
+def short_run(tiny_run, make_short_model) -> TrainConfig:
+    """Such a run with a network of one stage."""
+    return dataclasses.replace(tiny_run, model=make_short_model())
 
 
 @pytest.fixture

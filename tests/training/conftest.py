@@ -190,7 +190,7 @@ def final_hash():
 
 
 @pytest.fixture(scope="session")
-def long_config(make_tiny_model):
+def long_config(make_short_model):
     """Makes runs that save after every other step, and draw random numbers on the device too."""
 
     def make(total_steps=12):
@@ -198,7 +198,7 @@ def long_config(make_tiny_model):
         optim = OptimConfig(learning_rate=1e-3, decay_steps=500, ema_decay=0.99, spike_factor=100.0)
         return TrainConfig(
             name="long",
-            model=make_tiny_model(),
+            model=make_short_model(),
             data=DataConfig(source="sample_rain", mixup_from_step=2),
             optim=optim,
             mesh=MeshConfig(data=1),
