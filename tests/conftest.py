@@ -1,11 +1,14 @@
 """Fixtures and settings that all tests share."""
 
+import dataclasses
 import gc
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,9 @@ import pytest
 
 from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from mprnet_jax.devices import records
+
+ROOT = Path(__file__).parents[1]
+warm = runpy.run_path(str(ROOT / "tests/warm.py"))
 
 # Workers keep to a core each: thread pools of several on the same cores spend most of their time
 # waking each other up. What a test starts inherits it.
@@ -74,6 +80,50 @@ def exhaustive(request) -> bool:
 
 
 @pytest.fixture(scope="session")
+def launch():
+    """Starts a Python: launch(arguments, environment, stdout=, stderr=, cwd=None).
+
+    Where it can, as a fork of a process that has the imports behind it; see tests/warm.py.
+    """
+    servers = {}
+
+    def begin(arguments, environment, **options):
+        arguments = [*map(str, arguments)]
+        if sys.platform != "linux":
+            command = [sys.executable, *arguments]
+            return subprocess.Popen(command, env=environment, **options)
+        preload = environment.get("LD_PRELOAD", "")
+        if preload not in servers:
+            servers[preload] = warm["Server"](LD_PRELOAD=preload)
+        return servers[preload].start(arguments, environment, **options)
+
+    yield begin
+    for server in servers.values():
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def run_python(launch):
+    """Runs a Python to its end: run_python(*arguments, cwd=None, **environment)."""
+
+    def run(*arguments, cwd=None, **environment):
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+            process = launch(arguments, variables, stdout=output, stderr=errors, cwd=cwd)
+            try:
+                process.wait(timeout=300)
+            finally:
+                process.kill()
+            output.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(
+                arguments, process.returncode, output.read(), errors.read()
+            )
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def faults(tmp_path_factory) -> Path:
     """The library that makes file operations fail (tests/faults/faults.c)."""
     library = tmp_path_factory.mktemp("faults") / "faults.so"
@@ -128,6 +178,15 @@ def tiny_model(make_tiny_model) -> ModelConfig:
     return make_tiny_model()
 
 
+@pytest.fixture(scope="session")
+def make_short_model(make_tiny_model) -> Callable[[], ModelConfig]:
+    """Makes a network of one short stage: a tenth of the layers, for tests that need just any.
+
+    Most of what a process that trains takes here is tracing its network, layer by layer.
+    """
+    return lambda: dataclasses.replace(make_tiny_model(), stages="orsnet")
+
+
 @pytest.fixture
 def tiny_run(tiny_model) -> TrainConfig:
     """A run of a few seconds on the embedded sample."""
@@ -145,6 +204,12 @@ def tiny_run(tiny_model) -> TrainConfig:
         validate_every=3,
         log_every=1,
     )
+
+
+@pytest.fixture
+def short_run(tiny_run, make_short_model) -> TrainConfig:
+    """Such a run with a network of one stage."""
+    return dataclasses.replace(tiny_run, model=make_short_model())
 
 
 @pytest.fixture

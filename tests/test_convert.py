@@ -1,8 +1,6 @@
 """The convert command, run as users run it."""
 
-import os
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +13,6 @@ from mprnet_jax.config import ModelConfig
 from mprnet_jax.weights import files, safetensors, torch_reference
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """Lets one run of the command use what another compiled; PyTorch's threads wait busily."""
-    cache = tmp_path_factory.mktemp("compiled")
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture
 def official_file(tmp_path) -> Path:
     """A small network saved as the authors' files are."""
@@ -31,14 +22,15 @@ def official_file(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture
-def convert(environment) -> Callable:
-    """Runs the command."""
+@pytest.fixture(scope="module")
+def convert(run_python, tmp_path_factory) -> Callable:
+    """Runs the command; one run of it uses what another compiled. PyTorch's threads wait busily."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    environment = {"JAX_COMPILATION_CACHE_DIR": cache, "OMP_NUM_THREADS": "1"}
 
     def run(source: Path, output: Path, *flags: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "mprnet_jax.convert", "--input", source]
-        command += ["--output", output, *flags]
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+        command = ("-m", "mprnet_jax.convert", "--input", source, "--output", output, *flags)
+        return run_python(*command, **environment)
 
     return run
 

@@ -1,5 +1,4 @@
-import os
-import subprocess
+import functools
 import sys
 
 import pytest
@@ -7,16 +6,12 @@ import pytest
 from mprnet_jax.data.corpus import INSTALLED, read_list
 
 
-def command(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "mprnet_jax.corpus", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-    )
+@pytest.fixture
+def command(run_python):
+    return functools.partial(run_python, "-m", "mprnet_jax.corpus")
 
 
-def test_without_apt_the_packages_to_unpack_are_named(tmp_path):
+def test_without_apt_the_packages_to_unpack_are_named(command, tmp_path):
     result = command(f"--output={tmp_path}/corpus", PATH=str(tmp_path))
     assert result.returncode == 2
     assert "there is no apt here" in result.stderr
@@ -27,7 +22,7 @@ def test_without_apt_the_packages_to_unpack_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["apt-get", "dpkg-deb"])
-def test_a_package_that_cannot_be_had_is_named(tmp_path, failing):
+def test_a_package_that_cannot_be_had_is_named(command, tmp_path, failing):
     tools = tmp_path / "tools"
     tools.mkdir()
     for tool in ("apt-get", "dpkg-deb"):
@@ -43,7 +38,7 @@ def test_a_package_that_cannot_be_had_is_named(tmp_path, failing):
     assert [path.name for path in tmp_path.iterdir()] == ["tools"]
 
 
-def test_an_empty_folder_of_packages_is_told(tmp_path):
+def test_an_empty_folder_of_packages_is_told(command, tmp_path):
     (tmp_path / "packages").mkdir()
     result = command(f"--output={tmp_path}/corpus", f"--packages={tmp_path}/packages")
     assert result.returncode == 2

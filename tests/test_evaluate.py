@@ -1,10 +1,8 @@
 """The command that scores networks and restored images: what users type, and what it prints."""
 
+import functools
 import json
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -27,14 +25,15 @@ def floats(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.float32 else np.float32(image / 255)
 
 
-def run(*flags: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mprnet_jax.evaluate", *map(str, flags)]
+@pytest.fixture
+def run(run_python, tmp_path):
+    """Runs the command in the temporary folder."""
     cache = jax.config.jax_compilation_cache_dir
-    environment = os.environ | {"COLUMNS": "80", "JAX_COMPILATION_CACHE_DIR": cache}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+    environment = {"COLUMNS": "80", "JAX_COMPILATION_CACHE_DIR": cache}
+    return functools.partial(run_python, "-m", "mprnet_jax.evaluate", cwd=tmp_path, **environment)
 
 
-def test_the_command_scores_restored_pictures(tmp_path):
+def test_the_command_scores_restored_pictures(run, tmp_path):
     mini["write_pairs"](tmp_path / "data/test/Rain100L")
     mini["write_pairs"](tmp_path / "data/GoPro/test")
     for name in ("Rain100L", "gopro"):
@@ -74,7 +73,7 @@ def test_the_command_scores_restored_pictures(tmp_path):
     assert "is 5x6" in entry["left_out"][1]
 
 
-def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
+def test_the_command_restores_with_a_network_and_compares_its_stages(run, tmp_path):
     config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
     params = pure_functions(config)[0](seed=0)
     files.write(tmp_path / "weights.safetensors", config, params)
@@ -120,9 +119,7 @@ def test_the_command_restores_with_a_network_and_compares_its_stages(tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_line(flags, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+def test_a_mistake_is_one_line(run, flags, message, tmp_path):
     result = run(*flags)
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()

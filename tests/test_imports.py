@@ -2,11 +2,15 @@
 
 import ast
 import graphlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "mprnet_jax"
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "mprnet_jax"
 TOP = ("config", "errors", "atomic", "command", "paths", "symmetries", "threads")
 # Folder -> the folders it may import from. Commands and the package itself may import any.
 ALLOWED = {
@@ -120,6 +124,16 @@ def test_importing_the_package_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["convert", "corpus", "evaluate", "prepare"])
+def test_a_command_imports_what_it_needs(name):
+    """From nothing, unlike those that start warm; other tests start the other commands so."""
+    command = [sys.executable, "-m", f"mprnet_jax.{name}", "--help"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"python -m mprnet_jax.{name} " in result.stdout
 
 
 def test_broad_handlers_have_a_reason():

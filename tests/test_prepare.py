@@ -1,7 +1,6 @@
-import os
+import functools
 import pickle
 import runpy
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -300,12 +299,13 @@ def test_incomplete_folders_are_removed_and_a_folder_that_cannot_be_written_is_n
         write_prepared(tmp_path / "file", "hide", {"test": source})
 
 
-def run(*flags: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mprnet_jax.prepare", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+@pytest.fixture
+def run(run_python, tmp_path):
+    """Runs the command in the temporary folder."""
+    return functools.partial(run_python, "-m", "mprnet_jax.prepare", cwd=tmp_path)
 
 
-def test_the_command_prepares_pieces(tmp_path):
+def test_the_command_prepares_pieces(run, tmp_path):
     mini["write_pairs"](tmp_path / "GoPro/train", size=(96, 130))
     data_dir = tmp_path / "prepared"
     flags = ["--benchmark=GoPro", f"--source={tmp_path}", f"--data_dir={data_dir}", "--cut=64"]
@@ -333,9 +333,7 @@ def test_the_command_prepares_pieces(tmp_path):
         (["--benchmark=sidd", "--source=.", "--data_dir=x", "--seed=-1"], "seed"),
     ],
 )
-def test_a_mistake_is_one_line(flags, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+def test_a_mistake_is_one_line(run, flags, message, tmp_path):
     result = run(*flags)
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()

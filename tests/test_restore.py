@@ -1,5 +1,6 @@
 """The command that restores photos and videos: what users type, and what it prints."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,26 +18,12 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_model):
+def run(tmp_path: Path, tiny_model, run_python):
     """Runs the command in a folder with `tiny.safetensors` in it."""
     files.write(tmp_path / "tiny.safetensors", tiny_model, pure_functions(tiny_model)[0](0))
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
-
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", "mprnet_jax.restore", *arguments],
-            cwd=tmp_path,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
+    command = ("-m", "mprnet_jax.restore")
+    cache = str(tmp_path / "cache")
+    return functools.partial(run_python, *command, cwd=tmp_path, XDG_CACHE_HOME=cache)
 
 
 def test_a_folder_with_a_bad_file(run, tmp_path: Path):
@@ -146,8 +133,10 @@ def test_a_mistake_is_one_line_and_status_2(run, tmp_path: Path, arguments, mess
     assert not (tmp_path / "out").exists()
 
 
-def test_help_shows_an_example(run):
-    result = run("--help")
+def test_help_shows_an_example():
+    command = [sys.executable, "-m", "mprnet_jax.restore", "--help"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0
     assert "python -m mprnet_jax.restore --weights runs/derain" in result.stdout
     assert "--[no]local_pooling" in result.stdout

@@ -1,5 +1,6 @@
 """The command: what users type and what they see."""
 
+import functools
 import os
 import runpy
 import subprocess
@@ -15,15 +16,9 @@ from mprnet_jax.training.optimizer import schedule
 ROOT = Path(__file__).parents[1]
 
 
-def command(*arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", "mprnet_jax.train", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def command(run_python, tmp_path):
+    return functools.partial(run_python, "-m", "mprnet_jax.train", cwd=tmp_path)
 
 
 SAMPLE = f"--config={ROOT}/configs/derain.py:sample"
@@ -52,8 +47,8 @@ TWO = ("--distributed", "--num_processes=2", "--process_id=0")
         ([SAMPLE, "--config.data.root=gs://bucket"], "root=gs://bucket: is no path"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
-    result = command(*arguments, cwd=tmp_path)
+def test_a_mistake_is_one_line_and_status_2(command, arguments, message, tmp_path):
+    result = command(*arguments)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -75,16 +70,16 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, tmp_path):
         ("def get_config(): return {'a': 1}", "mine.py: returns no TrainConfig"),
     ],
 )
-def test_a_mistake_in_a_config_file_is_one_line_and_status_2(text, message, tmp_path):
+def test_a_mistake_in_a_config_file_is_one_line_and_status_2(command, text, message, tmp_path):
     (tmp_path / "mine.py").write_text(text)
-    result = command("--config=mine.py", cwd=tmp_path)
+    result = command("--config=mine.py")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
 
 
-def test_debug_shows_the_traceback_of_a_mistake(tmp_path):
-    result = command(SAMPLE, "--config.patch_size=60", "--debug", cwd=tmp_path)
+def test_debug_shows_the_traceback_of_a_mistake(command):
+    result = command(SAMPLE, "--config.patch_size=60", "--debug")
     assert result.returncode == 2
     assert "Traceback" in result.stderr
     assert "patch_size=60" in result.stderr.splitlines()[-1]
@@ -95,7 +90,7 @@ def test_debug_shows_the_traceback_of_a_mistake(tmp_path):
     "place",
     ["mprnet_jax.config:ModelConfig.validate", "ml_collections.config_flags.config_path:get_type"],
 )
-def test_a_defect_while_flags_are_parsed_keeps_its_traceback(kind, place, tmp_path):
+def test_a_defect_while_flags_are_parsed_keeps_its_traceback(run_python, kind, place, tmp_path):
     module, name = place.split(":")
     code = (
         f"import runpy, {module} as module\n"
@@ -104,38 +99,26 @@ def test_a_defect_while_flags_are_parsed_keeps_its_traceback(kind, place, tmp_pa
         f"module.{name} = broken\n"
         "runpy.run_module('mprnet_jax.train', run_name='__main__', alter_sys=True)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, SAMPLE, "--config.batch_size=8"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python("-c", code, SAMPLE, "--config.batch_size=8", cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     assert "Traceback" in result.stderr
     assert "planted" in result.stderr
 
 
 @pytest.mark.parametrize(("flag", "level"), [([], "-1"), (["--verbosity=0"], "0"), (["-v=1"], "1")])
-def test_the_users_verbosity_is_kept(flag, level):
+def test_the_users_verbosity_is_kept(run_python, flag, level):
     code = (
         "from absl import logging\n"
         "from mprnet_jax import command\n"
         "command.run(lambda: print(logging.get_verbosity()))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, *flag],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.strip() == level
+    assert run_python("-c", code, *flag).stdout.strip() == level
 
 
 def test_help_shows_an_example():
-    result = command("--help")
+    command = [sys.executable, "-m", "mprnet_jax.train", "--help"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0
     assert "python -m mprnet_jax.train --config configs/derain.py:sample" in result.stdout
     assert "--workdir" in result.stdout
@@ -222,21 +205,12 @@ def compile_cache(tmp_path_factory):
 
 @pytest.mark.parametrize("error", ["TypeError", "AttributeError"])
 def test_a_defect_in_the_step_keeps_its_traceback_and_all_checkpoints(
-    error, tmp_path, compile_cache
+    error, tmp_path, run_python, compile_cache
 ):
-    result = subprocess.run(
-        [
-            *(sys.executable, "-c", PLANTED.format(error=error)),
-            *(SAMPLE, f"--workdir={tmp_path}/run", *(f"--config.{flag}" for flag in TINY)),
-        ],
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(compile_cache),
-        },
-        capture_output=True,
-        text=True,
+    result = run_python(
+        *("-c", PLANTED.format(error=error)),
+        *(SAMPLE, f"--workdir={tmp_path}/run", *(f"--config.{flag}" for flag in TINY)),
+        JAX_COMPILATION_CACHE_DIR=str(compile_cache),
     )
     assert result.returncode == 1, result.stderr
     assert "Traceback (most recent call last)" in result.stderr

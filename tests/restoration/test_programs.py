@@ -32,17 +32,17 @@ def some_sizes(count: int, low: int, high: int) -> list[tuple[int, int]]:
     ],
     ids=str,
 )
-def test_a_folder_of_many_sizes_takes_few_programs(model, photo, tmp_path, compiles, options):
+def test_a_folder_of_many_sizes_takes_few_programs(short, photo, tmp_path, compiles, options):
     sizes = some_sizes(12, 20, 180)
     for number, size in enumerate(sizes):
         photos.write(tmp_path / f"in/{number}.png", Photo(photo(*size)))
-    restorer = Restorer(model, **options)
+    restorer = Restorer(short, **options)
     jobs = list_jobs([tmp_path / "in"], tmp_path / "out")
     assert Pipeline(restorer).run(jobs) == Summary(12, 0, 0)
     assert len(compiles) <= 4
     for job in jobs[::5] if not options.get("ensemble") else jobs[:1]:  # two programs each
         before, after = (photos.read(path).pixels for path in job)
-        expected = Restorer(model, **options)(before)
+        expected = Restorer(short, **options)(before)
         # Rounding may go either way.
         assert np.abs(after.astype(int) - expected).max() <= 1
 
@@ -59,17 +59,17 @@ def test_floats_agree_with_those_of_exact_programs(model, photo, options):
         np.testing.assert_allclose(restorer(image), expected, atol=1e-5)
 
 
-def test_photos_of_several_sizes_spread_over_devices(model, photo):
+def test_photos_of_several_sizes_spread_over_devices(short, photo):
     sizes = some_sizes(4, 30, 100)
-    spread = Restorer(model, mesh=make_mesh(data=2, height=2))
+    spread = Restorer(short, mesh=make_mesh(data=2, height=2))
     spread.plan(sizes)
     photos = [photo(*size, np.float32) for size in sizes]
     for image, found in zip(photos, spread.batch(photos)):
-        np.testing.assert_allclose(found, Restorer(model)(image), atol=1e-5)  # as above
+        np.testing.assert_allclose(found, Restorer(short)(image), atol=1e-5)  # as above
 
 
-def test_sizes_that_nobody_announced(model, photo, compiles):
-    restorer = Restorer(model)
+def test_sizes_that_nobody_announced(short, photo, compiles):
+    restorer = Restorer(short)
     restorer._programs.costs.seconds_per_pixel = 1e-7  # pixels cost next to nothing
     # The first size gets a program of its own, the second one a canvas with some room.
     for size in ((64, 64), (50, 70), (40, 100), (60, 60), (30, 66)):
@@ -79,20 +79,20 @@ def test_sizes_that_nobody_announced(model, photo, compiles):
     assert restorer.program_for((30, 66)) == ProgramShape(64, 128, True)
 
 
-def test_programs_of_an_earlier_command_are_chosen_again(model, photo):
+def test_programs_of_an_earlier_command_are_chosen_again(short, photo):
     sizes = some_sizes(6, 20, 100)
-    restorer = Restorer(model)
+    restorer = Restorer(short)
     first = restorer.plan(sizes)
     for size in sizes:
         restorer(photo(*size))
-    assert Restorer(model).plan(sizes).order == first.order
+    assert Restorer(short).plan(sizes).order == first.order
     # Also for photos that nobody announced.
     (canvas,) = first.order
-    assert Restorer(model).program_for((20, 20)) == canvas
+    assert Restorer(short).program_for((20, 20)) == canvas
 
 
-def test_a_large_photo_takes_at_most_two_compiles(model, compiles, monkeypatch):
-    restorer = Restorer(model)
+def test_a_large_photo_takes_at_most_two_compiles(short, compiles, monkeypatch):
+    restorer = Restorer(short)
     # Of which the photo's copies take 720 MB.
     monkeypatch.setattr(memory, "available_host_bytes", lambda: 1_000_000_000)
     grid = restorer.grid_of(np.broadcast_to(np.uint8(0), (3000, 4000, 3)))
@@ -107,14 +107,14 @@ def test_gpus_get_no_maps_of_more_than_2_31_elements():
     assert max_program_pixels(ModelConfig.derain(), 4) * 80 * 4 < 2**31
 
 
-def test_tiles_are_no_larger_than_allowed(model, monkeypatch):
-    restorer = Restorer(model)
+def test_tiles_are_no_larger_than_allowed(short, monkeypatch):
+    restorer = Restorer(short)
     monkeypatch.setattr(restorer._programs.chooser, "max_program_pixels", 128 * 128)
     assert max(restorer.grid_of(np.zeros((400, 400, 3), np.uint8)).tile) == 128
 
 
-def test_a_size_that_comes_often_gets_its_own_program_in_the_end(model, photo):
-    restorer = Restorer(model)
+def test_a_size_that_comes_often_gets_its_own_program_in_the_end(short, photo):
+    restorer = Restorer(short)
     restorer(photo(64, 64))
     restorer(photo(60, 120))
     costs = restorer._programs.costs
@@ -126,9 +126,9 @@ def test_a_size_that_comes_often_gets_its_own_program_in_the_end(model, photo):
     assert restorer.program_for((50, 70)) == ProgramShape(56, 72, False)
 
 
-def test_an_error_does_not_wait_for_what_is_planned(model, photo):
+def test_an_error_does_not_wait_for_what_is_planned(short, photo):
     """Python joins the compiling thread when it ends; it must not go on with the plan."""
-    restorer = Restorer(model)
+    restorer = Restorer(short)
     restorer._programs.costs.seconds_per_pixel = 1.0  # so that each size gets a program
     restorer.plan([(64, 64), (72, 72), (80, 80), (88, 88)])
     with restorer._programs._lock:

@@ -1,16 +1,24 @@
 """Runs in processes of their own, to be killed."""
 
+import copy
 import dataclasses
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from mprnet_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
+from mprnet_jax.config import (
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    TrainConfig,
+    cosine_steps,
+    flatten,
+)
+from mprnet_jax.training import build, setup, validation
 from mprnet_jax.training.interrupts import Interrupts
 from mprnet_jax.training.loop import train_run
 
@@ -41,18 +49,18 @@ if __name__ == "__main__":
 """
 
 
-class RunProcess(subprocess.Popen):
+class RunProcess:
     """A process that trains, and the folder it trains in."""
 
-    def __init__(self, command: list[str], workdir: Path, environment: dict[str, str]):
-        super().__init__(
-            command,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def __init__(self, process, output: Path, workdir: Path):
+        self._process, self._output = process, output
         self.workdir = workdir
+        self.pid, self.kill = process.pid, process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        """Of the process if it has ended."""
+        return self._process.poll()
 
     def saved_steps(self) -> list[int]:
         """Of the checkpoints that are there."""
@@ -67,20 +75,53 @@ class RunProcess(subprocess.Popen):
     def finish(self) -> str:
         """Waits for the end and returns all that was printed."""
         try:
-            return self.communicate(timeout=TIMEOUT)[0]
+            self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"no end after {TIMEOUT} s: {self.communicate()[0]}") from None
+            raise AssertionError(f"no end after {TIMEOUT} s: {self._output.read_text()}") from None
+        return self._output.read_text()
 
     def wait_for_step(self, step: int) -> None:
         """Waits until a checkpoint of this step or a later one is there."""
         deadline = time.monotonic() + TIMEOUT
         while self.last_step() < step:
-            assert self.poll() is None, self.finish()
+            assert self.returncode is None, self.finish()
             if time.monotonic() > deadline:
-                self.kill()
-                raise AssertionError(f"no step {step} after {TIMEOUT} s: {self.finish()}")
+                printed = self._output.read_text()
+                raise AssertionError(f"no step {step} after {TIMEOUT} s: {printed}")
             time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _steps_of_equal_configs_are_one():
+    """Else each test would trace the same step anew, which takes most of its time."""
+    steps = {}
+
+    def kept(step, kind, config, mesh):
+        fields = flatten(config, fixed_only=True)
+        length = cosine_steps(config.optim.decay_steps, fields.pop("total_steps"), 0)
+        key = (
+            kind,
+            str(fields),
+            length,
+            config.accumulate,
+            config.model.remat,
+            mesh,
+            build.uses_flat_params(mesh),
+        )
+        return steps.setdefault(key, step)
+
+    def train_step(config, mesh, params):
+        init_state, step = build.build_train_step(copy.deepcopy(config), mesh, params)
+        return init_state, kept(step, "train", config, mesh)
+
+    def validation_step(config, mesh):
+        step = build.build_validation_step(copy.deepcopy(config), mesh)
+        return kept(step, "validate", config, mesh)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "build_train_step", train_step)
+        patch.setattr(validation, "build_validation_step", validation_step)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -102,21 +143,24 @@ def _nothing_is_left_running(started):
     yield
     for process in started:
         process.kill()
-        process.communicate()
+        process.finish()
     started.clear()
 
 
 @pytest.fixture(scope="session")
-def start(run_cache, started, tmp_path_factory):
+def start(launch, run_cache, started, tmp_path_factory):
     """Starts a process: start(config, workdir, setup="", **environment) -> RunProcess."""
     script = tmp_path_factory.mktemp("script") / "run.py"
     script.write_text(SCRIPT)
 
     def begin(config, workdir, setup="", **environment):
         settings = {"config": dataclasses.asdict(config), "setup": setup}
-        settled = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(run_cache)}
-        command = [sys.executable, str(script), json.dumps(settings), str(workdir)]
-        process = RunProcess(command, workdir, settled | environment)
+        settled = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(run_cache)}
+        arguments = [script, json.dumps(settings), workdir]
+        output = tmp_path_factory.mktemp("output") / "printed.txt"
+        with output.open("w") as file:
+            process = launch(arguments, settled | environment, stdout=file, stderr=file)
+        process = RunProcess(process, output, workdir)
         started.append(process)
         return process
 
@@ -146,7 +190,7 @@ def final_hash():
 
 
 @pytest.fixture(scope="session")
-def long_config(make_tiny_model):
+def long_config(make_short_model):
     """Makes runs that save after every other step, and draw random numbers on the device too."""
 
     def make(total_steps=12):
@@ -154,7 +198,7 @@ def long_config(make_tiny_model):
         optim = OptimConfig(learning_rate=1e-3, decay_steps=500, ema_decay=0.99, spike_factor=100.0)
         return TrainConfig(
             name="long",
-            model=make_tiny_model(),
+            model=make_short_model(),
             data=DataConfig(source="sample_rain", mixup_from_step=2),
             optim=optim,
             mesh=MeshConfig(data=1),

@@ -83,19 +83,19 @@ def losses(workdir):
 
 
 def test_two_processes_train_as_one_and_read_each_others_checkpoints(
-    tiny_run, tmp_path, start, start_two
+    short_run, tmp_path, start, start_two
 ):
     # Images over all devices: bands of rows over two processes were seen to lock up on CPUs.
-    tiny_run.batch_size, tiny_run.total_steps = 8, 4
-    tiny_run.mesh = MeshConfig()
-    tiny_run.data.mixup_from_step = 2
+    short_run.batch_size, short_run.total_steps = 8, 4
+    short_run.mesh = MeshConfig()
+    short_run.data.mixup_from_step = 2
     devices = "jax.config.update('jax_num_cpu_devices', 4)"
     one, two, mixed = tmp_path / "one", tmp_path / "two", tmp_path / "mixed"
 
-    process = start(tiny_run, one, setup=devices)
+    process = start(short_run, one, setup=devices)
     output = process.finish()
     assert process.last_step() == 4, output
-    processes = start_two(tiny_run, two)
+    processes = start_two(short_run, two)
     outputs = [process.finish() for process in processes]
     assert processes[0].last_step() == 4, outputs
     expected, found = losses(one), losses(two)
@@ -107,8 +107,8 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(
     # Each layout goes on from the other's checkpoint.
     for first, rest in (
         # What one host cannot read, all pass over.
-        (one, lambda workdir: start_two(tiny_run, workdir, main=CANNOT_READ_4)),
-        (two, lambda workdir: [start(tiny_run, workdir, setup=devices)]),
+        (one, lambda workdir: start_two(short_run, workdir, main=CANNOT_READ_4)),
+        (two, lambda workdir: [start(short_run, workdir, setup=devices)]),
     ):
         workdir = mixed / first.name
         shutil.copytree(first, workdir)

@@ -131,15 +131,15 @@ def test_sigterm_to_the_whole_group_saves_and_ends_with_status_0(
     assert final_hash(tmp_path / "stopped", long_run) == whole(long_run.total_steps)
 
 
-def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tiny_run, tmp_path, start):
-    tiny_run.validate_every = 6
+def test_a_full_disk_ends_the_run_and_keeps_what_was_there(short_run, tmp_path, start):
+    short_run.validate_every = 6
     workdir = tmp_path / "run"
     # Files of 30 kB at most: enough for the config and curves, not for the arrays.
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))"
-    process = start(tiny_run, workdir)
+    process = start(short_run, workdir)
     kill_after_a_save(process, 0.0)
     before = process.last_step()
-    process = start(tiny_run, workdir, setup=limit)
+    process = start(short_run, workdir, setup=limit)
     output = process.finish()
     assert process.returncode == 2, output
     assert "a checkpoint cannot be written" in output.strip().splitlines()[-1]
@@ -150,15 +150,15 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tiny_run, tmp_path, s
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_each_write_that_fails_ends_the_run_with_one_line(
-    tiny_run, tmp_path, start, faults, exhaustive, error
+    short_run, tmp_path, start, faults, exhaustive, error
 ):
-    tiny_run.total_steps = 4
+    short_run.total_steps = 4
     # Config, event file, checkpoints, picture; the last operation depends on threads.
     number = ERRORS.index(error)
     for at in range(1 + number, 1000, 3) if exhaustive else ((1, 8), (4,), (60,))[number]:
         workdir = tmp_path / f"run{at}"
         arm = f"ctypes.CDLL(None).faults_arm(b'{workdir}', {at}, {error})"
-        process = start(tiny_run, workdir, setup=arm, LD_PRELOAD=str(faults))
+        process = start(short_run, workdir, setup=arm, LD_PRELOAD=str(faults))
         output = process.finish()
         if exhaustive and process.returncode == 0:
             break  # it has fewer operations
@@ -183,19 +183,19 @@ checkpoints.unpack = unpack
 """
 
 
-def test_a_defect_in_checkpoints_keeps_its_traceback_and_touches_none(tiny_run, tmp_path, start):
-    tiny_run.total_steps = tiny_run.validate_every = 4
-    process = start(tiny_run, tmp_path, setup=DEFECT_IN_SAVING)
+def test_a_defect_in_checkpoints_keeps_its_traceback_and_touches_none(short_run, tmp_path, start):
+    short_run.total_steps = short_run.validate_every = 4
+    process = start(short_run, tmp_path, setup=DEFECT_IN_SAVING)
     output = process.finish()
     assert process.returncode == 1, output
     assert "TypeError: a defect" in output
     assert "Traceback" in output
     assert process.saved_steps() == []
 
-    assert start(tiny_run, tmp_path).finish()
+    assert start(short_run, tmp_path).finish()
     steps = process.saved_steps()
     assert steps
-    process = start(tiny_run, tmp_path, setup=DEFECT_IN_LOADING)
+    process = start(short_run, tmp_path, setup=DEFECT_IN_LOADING)
     output = process.finish()
     assert process.returncode == 1, output
     assert "AttributeError: a defect" in output
@@ -204,7 +204,7 @@ def test_a_defect_in_checkpoints_keeps_its_traceback_and_touches_none(tiny_run, 
     assert not list(tmp_path.glob("damaged-*"))
 
 
-def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, tmp_path, go_on):
+def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(short_run, tmp_path, go_on):
     rng = np.random.default_rng(0)
     from PIL import Image
 
@@ -214,16 +214,16 @@ def test_pictures_that_cannot_be_read_end_the_run_when_they_are_many(tiny_run, t
                 path = tmp_path / "data" / part / role / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
-    tiny_run.data.source, tiny_run.data.root = "folders", str(tmp_path / "data")
-    tiny_run.data.train = "train:2,more"  # 8 and 4 of the 12 examples of the run
-    tiny_run.data.max_unreadable = 0.3
+    short_run.data.source, short_run.data.root = "folders", str(tmp_path / "data")
+    short_run.data.train = "train:2,more"  # 8 and 4 of the 12 examples of the run
+    short_run.data.max_unreadable = 0.3
     (tmp_path / "data/train/input/5.png").write_bytes(b"no picture")
-    run = setup.Run(tiny_run, tmp_path / "a")
+    run = setup.Run(short_run, tmp_path / "a")
     first = go_on(run)
     run.workdir = tmp_path / "b"
     again = go_on(run)
     np.testing.assert_array_equal(first.psnr, again.psnr)
     run.workdir = tmp_path / "c"
-    tiny_run.data.max_unreadable = 0.0
+    short_run.data.max_unreadable = 0.0
     with pytest.raises(UserError, match=r"1 reads of pictures failed, more than .* of \d+"):
         go_on(run)
