@@ -12,7 +12,8 @@ Any field of the recipe can be changed, as with mprnet_jax.train. The same comma
 each run the table is written to ablation.md in the workdir.
 
 A row is compared with the whole network seed by seed, since runs of one seed see the same data. Its
-difference counts as real only if the 95 % confidence interval of its mean (Student's t) excludes 0.
+difference counts as real only if it is larger than the spread of both over the seeds (the standard
+deviation), and if the 95 % confidence interval of its mean (Student's t) excludes 0.
 """
 
 import json
@@ -111,7 +112,7 @@ def compare(scores: list[float], whole: list[float]) -> tuple[float, float, bool
 
     Returns:
         The mean difference, half of its confidence interval (infinite for a single seed), and
-        whether the interval excludes 0.
+        whether it is larger than that and than the spread of either.
     """
     differences = np.subtract(scores, whole)
     if len(differences) < 2:
@@ -119,7 +120,8 @@ def compare(scores: list[float], whole: list[float]) -> tuple[float, float, bool
     error = differences.std(ddof=1) / math.sqrt(len(differences))
     half = float(error * scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
     mean = float(differences.mean())
-    return mean, half, abs(mean) > half
+    spread = max(np.std(scores, ddof=1), np.std(whole, ddof=1))
+    return mean, half, bool(abs(mean) > max(half, spread))
 
 
 def report(scores: Mapping[str, list[float]]) -> str:
