@@ -13,6 +13,8 @@ from typing import Any
 
 from mprnet_jax.errors import UserError
 
+__all__ = ["DataConfig", "LossConfig", "MeshConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
+
 SIZE_MULTIPLE = 8  # of an image's sides: the network downsamples halves of the image twice
 MAX_PATCH = 1024  # pixels a side; a training step on larger patches fits on no device
 REMATS = ("none", "elementwise", "cab", "orb")

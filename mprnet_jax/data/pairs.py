@@ -23,6 +23,8 @@ from mprnet_jax.imageio.pixels import to_dtype, to_uint8
 from mprnet_jax.imageio.rgb import EXTENSIONS, MAYBE_DEEP, decode, header_dtype, header_size
 from mprnet_jax.threads import parallel_map
 
+__all__ = ["PairFolder", "Source"]
+
 Example = dict[str, np.ndarray]
 
 

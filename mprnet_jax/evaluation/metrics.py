@@ -15,6 +15,8 @@ import numpy as np
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio.pixels import to_dtype, white_of
 
+__all__ = ["aligned_psnr_ssim", "luma", "psnr", "ssim", "volume_ssim"]
+
 Blur = Callable[[np.ndarray], np.ndarray]
 
 INTEGERS = (np.uint8, np.uint16)
@@ -67,7 +69,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Returns the peak signal-to-noise ratio over all values.
 
     Args:
-        a, b: [H, W] or [H, W, 3], same shape and kind.
+        a: [H, W] or [H, W, 3].
+        b: of the same shape and kind.
 
     Returns:
         10 log10(peak^2 / mean squared error) in dB; infinity for equal images.
@@ -85,7 +88,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Returns the SSIM of Wang et al. (TIP 2004): windows of 11x11 that lie inside the image.
 
     Args:
-        a, b: [H, W] of at least 11x11, same kind.
+        a: [H, W] of at least 11x11.
+        b: of the same shape and kind.
 
     Returns:
         The mean of the map, K = (0.01, 0.03), Gaussian window of sigma 1.5.
@@ -100,7 +104,8 @@ def volume_ssim(a: np.ndarray, b: np.ndarray) -> float:
     The window is a Gaussian of 11x11x11 (sigma 1.5), with borders replicated on all three axes.
 
     Args:
-        a, b: [H, W, 3], same kind.
+        a: [H, W, 3].
+        b: of the same shape and kind.
 
     Returns:
         The mean of the map of full size, K = (0.01, 0.03).
@@ -118,7 +123,8 @@ def aligned_psnr_ssim(prediction: np.ndarray, target: np.ndarray) -> tuple[float
     Pixels that the alignment takes from outside the prediction count in neither score.
 
     Args:
-        prediction, target: [H, W, 3] floats with white at 1, at least 11 pixels a side.
+        prediction: [H, W, 3] floats with white at 1, at least 11 pixels a side.
+        target: of the same shape.
 
     Returns:
         PSNR in dB, and SSIM per channel averaged over the channels.

@@ -14,6 +14,8 @@ from mprnet_jax.imageio.decoding import open_picture
 from mprnet_jax.imageio.photos import FORMATS
 from mprnet_jax.imageio.pixels import to_rgb
 
+__all__ = ["decode"]
+
 EXTENSIONS = tuple(FORMATS)
 MAX_PIXELS = 89_478_485  # as Pillow's own limit: 256 MiB in 8-bit RGB
 REMEDY = "crop or remove it"

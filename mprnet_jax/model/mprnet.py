@@ -28,6 +28,8 @@ from mprnet_jax.model.pooling import global_mean
 from mprnet_jax.model.stages import Stage, stages_of
 from mprnet_jax.model.subnets import Decoder, Encoder, Levels, ORSNet
 
+__all__ = ["MPRNet", "pure_functions", "with_params"]
+
 
 def unconstrained(maps: jax.Array, pieces: int) -> jax.Array:
     """Default of `constrain`: does nothing."""

@@ -24,6 +24,8 @@ from mprnet_jax.training.summaries import Summaries
 from mprnet_jax.training.validation import ValidationResult
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
 
+__all__ = ["train"]
+
 OUT_OF_MEMORY_REMEDY = (
     "each of --config.accumulate=2 (or more) and --config.model.remat=cab reduces memory; so does "
     "--config.model.dtype=bfloat16, which needs a new workdir"

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from mprnet_jax.config import LossConfig
 
+__all__ = ["charbonnier", "laplacian_operator", "laplacian_pyramid", "stage_loss", "stage_losses"]
+
 EPSILON = 1e-3  # of the Charbonnier penalty (paper, equation 2)
 GAUSSIAN = (0.05, 0.25, 0.4, 0.25, 0.05)  # of the pyramid of Burt and Adelson, 1983
 

@@ -4,6 +4,8 @@ import optax
 
 from mprnet_jax.config import OptimConfig, cosine_steps
 
+__all__ = ["make_optimizer", "schedule"]
+
 
 def schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
     """Returns the learning rate by step: a linear warm-up, then a cosine to the final rate."""

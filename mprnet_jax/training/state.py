@@ -9,6 +9,8 @@ import optax
 
 from mprnet_jax.config import OptimConfig
 
+__all__ = ["TrainState", "create_state"]
+
 SPIKE_WINDOW = 64  # number of gradient norms that spikes are compared with
 
 

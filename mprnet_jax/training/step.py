@@ -11,6 +11,8 @@ from mprnet_jax.config import LossConfig, OptimConfig
 from mprnet_jax.training.losses import stage_losses
 from mprnet_jax.training.state import TrainState
 
+__all__ = ["train_step", "validation_step"]
+
 # "degraded" and "target", [B, H, W, 3], uint8, uint16 or floats in [0, 1]; maybe more.
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

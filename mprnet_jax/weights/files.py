@@ -21,6 +21,8 @@ from mprnet_jax.model.mprnet import MPRNet, with_params
 from mprnet_jax.weights import names, pretrained, pth, safetensors
 from mprnet_jax.weights.names import Params
 
+__all__ = ["WeightFile", "load", "read", "read_official", "write"]
+
 WRITTEN = {".pth": pth, ".safetensors": safetensors}
 FORMATS = {**dict.fromkeys(pth.EXTENSIONS, pth), ".safetensors": safetensors}
 

@@ -23,6 +23,8 @@ from mprnet_jax.model.stages import stages_of
 from mprnet_jax.weights import files, torch_reference
 from mprnet_jax.weights.names import Params
 
+__all__ = ["Difference", "Report", "compare"]
+
 TINY = float(np.finfo(np.float32).tiny)  # avoids division by 0 for features that are all 0
 SIZES = ((2, 64, 96), (1, 136, 200))  # batch, height, width of the images to compare on
 
