@@ -246,7 +246,8 @@ class TrainConfig:
     patch_size: int = 256  # side of the training patches, in pixels
     validation_crop: int = 256  # side of the centre crops that validation restores, in pixels
     seed: int = 0
-    # Weights to start from: .pth, .safetensors, a run folder or a pretrained network; "": random.
+    # Weights to start from: .pth, .safetensors, a run folder, a pretrained network or an address
+    # hf://OWNER/NAME; "": random.
     init_from: str = ""
     checkpoint_every: int = changeable(1000)  # steps
     validate_every: int = changeable(1000)  # steps

@@ -1,11 +1,14 @@
 """Converts weights between PyTorch and JAX, and checks that both networks compute the same.
 
-Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth.
+Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth. Publishes the
+weights on the Hugging Face Hub, with a model card, if --output is hf://OWNER/NAME.
 
-Example:
+Examples:
     python -m mprnet_jax.convert --input model_deraining.pth --output derain.safetensors --validate
+    python -m mprnet_jax.convert --input runs/derain --output hf://OWNER/NAME --licence Apache-2.0
 """
 
+import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -13,12 +16,17 @@ from absl import flags
 from mprnet_jax import command, paths
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
-from mprnet_jax.weights import files, names, parity, pretrained
+from mprnet_jax.weights import card, files, hub, names, parity, pretrained
 
 INPUT = flags.DEFINE_string(
-    "input", "", f"A .pth or .safetensors file, a run folder, {pretrained.NAMES}."
+    "input", "", f"A .pth or .safetensors file, a run folder, hf://OWNER/NAME, {pretrained.NAMES}."
 )
-OUTPUT = flags.DEFINE_string("output", "", "The .safetensors or .pth file to write.")
+OUTPUT = flags.DEFINE_string(
+    "output",
+    "",
+    "The .safetensors or .pth file to write, or hf://OWNER/NAME to publish there, which implies "
+    "--validate.",
+)
 VALIDATE = flags.DEFINE_bool(
     "validate",
     False,
@@ -34,34 +42,69 @@ REFERENCE = flags.DEFINE_string(
 LICENCE = flags.DEFINE_string(
     "licence",
     None,
-    "Licence of the weights, such as Apache-2.0, for the metadata of a .safetensors file.",
+    "Licence of the weights, such as Apache-2.0, for the metadata of a .safetensors file and the "
+    "model card.",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
 
 
 def main() -> None:
     """Runs the command."""
+    if hub.is_address(OUTPUT.value):
+        publish()
+        return
     output = paths.absolute(OUTPUT.value)
     check_output(output)
     weights = files.read(INPUT.value)
     if VALIDATE.value or REFERENCE.value:
-        use_compile_cache()
-        official = files.read_official(INPUT.value)
-        report = parity.compare(weights, official, REFERENCE.value)
-        print(report)
-        try:
-            report.check_agreement()
-        except UserError as error:
-            raise UserError(f"{error}; nothing was written") from error
+        validate(weights)
     licence = {"licence": LICENCE.value} if LICENCE.value else {}
     files.write(output, weights.config, weights.params, weights.origin | licence)
-    tensors = len(names.name_table(weights.config))
-    size = f"{tensors} tensors, {output.stat().st_size / 1e6:.1f} MB"
+    print(f"{OUTPUT.value}: {describe(weights, output.stat().st_size)}")
+
+
+def publish() -> None:
+    """Publishes the weights on the Hugging Face Hub: they, sizes and recipe, and a model card."""
+    weights = files.read(INPUT.value)
+    licence = card.licence_of(weights, LICENCE.value)
+    hub.check_may_publish(OUTPUT.value, overwrite=OVERWRITE.value)
+    report = validate(weights)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, hub.WEIGHTS)
+        files.write(path, weights.config, weights.params, weights.origin | {"licence": licence})
+        content = path.read_bytes()
+    address = hub.publish(
+        OUTPUT.value,
+        {
+            hub.WEIGHTS: content,
+            "config.json": card.config_json(weights),
+            "README.md": card.model_card(OUTPUT.value, weights, licence, str(report)),
+        },
+    )
+    print(f"{address}: {describe(weights, len(content))}; licence: {licence}")
+
+
+def validate(weights: files.WeightFile) -> parity.Report:
+    """Compares with PyTorch and prints it; raises UserError if that fails or anything differs."""
+    use_compile_cache()
+    official = files.read_official(INPUT.value)
+    report = parity.compare(weights, official, REFERENCE.value)
+    print(report)
+    try:
+        report.check_agreement()
+    except UserError as error:
+        raise UserError(f"{error}; nothing was written") from error
+    return report
+
+
+def describe(weights: files.WeightFile, size: int) -> str:
+    """Returns what was written: the number of tensors, its size, given in bytes, and its name."""
+    text = f"{len(names.name_table(weights.config))} tensors, {size / 1e6:.1f} MB"
     if name := weights.config.published_name:
-        size += f", the sizes of the published network {name}"
+        text += f", the sizes of the published network {name}"
     if variant := weights.config.variant:
-        size += f", {variant}"
-    print(f"{OUTPUT.value}: {size}")
+        text += f", {variant}"
+    return text
 
 
 def check_output(output: Path) -> None:

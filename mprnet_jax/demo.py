@@ -31,12 +31,13 @@ from mprnet_jax.devices import compiling
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio import photos
 from mprnet_jax.restoration.pipeline import restore_photos, to_rgb8
-from mprnet_jax.weights import pretrained
+from mprnet_jax.weights import files, pretrained
 
 WEIGHTS = flags.DEFINE_string(
     "weights",
     pretrained.DEFAULT,
-    f"{pretrained.NAMES}, which come with the package, a run folder, .safetensors or .pth.",
+    f"{pretrained.NAMES}, which come with the package, a run folder, .safetensors, .pth or "
+    "hf://OWNER/NAME.",
 )
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen on; with 0.0.0.0 any other machine can use the page."
@@ -63,11 +64,12 @@ is named.
 
 def main() -> None:
     """Runs the command: serves the page until it is interrupted."""
+    weights = files.find(WEIGHTS.value)  # before the Hub is closed to all
     gradio = import_gradio()
     if not flags.FLAGS["weights"].present:
         print(pretrained.describe_default())
     compiling.use_compile_cache()
-    model = load(WEIGHTS.value)
+    model = load(weights)
     signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory(prefix="mprnet_jax-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -115,6 +117,9 @@ def import_gradio() -> ModuleType:
         import gradio
     except ImportError as error:
         raise UserError("the page needs Gradio: pip install 'mprnet-jax[demo]'") from error
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True  # --weights may have imported it already
     refuse_urls(gradio)
     return gradio
 

@@ -31,7 +31,9 @@ from mprnet_jax.weights import pretrained
 from mprnet_jax.weights.files import load
 
 WEIGHTS = flags.DEFINE_string(
-    "weights", "", f"A .pth or .safetensors file, a run folder, {pretrained.NAMES}."
+    "weights",
+    "",
+    f"A .pth or .safetensors file, a run folder, hf://OWNER/NAME, {pretrained.NAMES}.",
 )
 RESTORED = flags.DEFINE_string(
     "restored", "", "Folder of restored images to score in place of a network."

@@ -30,7 +30,8 @@ from mprnet_jax.weights import pretrained
 WEIGHTS = flags.DEFINE_string(
     "weights",
     pretrained.DEFAULT,
-    f"{pretrained.NAMES}, which come with the package, a run folder, .safetensors or .pth.",
+    f"{pretrained.NAMES}, which come with the package, a run folder, .safetensors, .pth or "
+    "hf://OWNER/NAME.",
 )
 INPUT = flags.DEFINE_multi_string(
     "input",

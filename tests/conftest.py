@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -223,3 +223,37 @@ def photo() -> Callable[..., np.ndarray]:
         return floats.astype(dtype)
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path_factory, monkeypatch) -> Iterator:
+    """A Hub of its own (tests/hub_server.py) with an empty cache, here and in started processes."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    serve = runpy.run_path(str(Path(__file__).parent / "hub_server.py"))["serve"]
+    home = tmp_path_factory.mktemp("hub")
+    running = serve()
+    server = next(running)
+    for name, value in {
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    # The library reads its variables when it is imported.
+    for name, value in {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_OFFLINE": False,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    yield server
+    huggingface_hub.close_session()
+    running.close()

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mprnet_jax"
-TOP = ("config", "errors", "atomic", "command", "paths", "symmetries", "threads")
+TOP = ("config", "errors", "atomic", "command", "paths", "symmetries", "threads", "version")
 # Folder -> the folders it may import from. Commands and the package itself may import any.
 ALLOWED = {
     "ops": (),
@@ -32,6 +32,7 @@ ONLY = {
     "tensorflow_datasets": ("data", "compat/tfds.py"),
     "gradio": ("demo.py", "compat/gradio.py"),
     "safehttpx": ("compat/gradio.py",),
+    "huggingface_hub": ("weights/hub.py", "weights/card.py", "demo.py"),
     "torch": ("weights", "evaluation/perceptual.py"),
 }
 # These run where nothing but jax, flax, optax and numpy is installed.
@@ -105,8 +106,8 @@ def test_heavy_packages_stay_in_their_place():
             package = module.split(".")[0]
             if package in ONLY:
                 assert name.startswith(ONLY[package]), f"{name} imports {module}"
-            if package == "torch":
-                assert not at_top, f"{name} imports torch at its top"
+            if package in ("torch", "huggingface_hub"):
+                assert not at_top, f"{name} imports {package} at its top"
 
 
 def test_the_core_needs_jax_flax_optax_and_numpy_only():
@@ -119,6 +120,7 @@ def test_the_core_needs_jax_flax_optax_and_numpy_only():
 
 def test_importing_the_package_is_light():
     heavy = ("torch", "orbax", "grain", "tensorflow_datasets", "cv2", "skimage", "PIL")
+    heavy += ("huggingface_hub",)
     code = f"import sys, mprnet_jax; print([m for m in {heavy} if m in sys.modules])"
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,18 +67,28 @@ class EventFile:
         # Called here so that, if tensorboardX has changed, `open_event_file` notices and warns.
         summary.scalar("", 0.0)
         summary.image("", np.zeros((1, 1, 3), np.uint8), dataformats="HWC")
+        summary.text("", "")
         # Without a suffix, two files created in the same second would have the same name.
         self._writer = EventsWriter(prefix, f".{time.time_ns()}")
         self._write(first_step, session_log=SessionLog(status=SessionLog.START))
         self.flush()
 
-    def scalar(self, step: int, name: str, value: float) -> None:
-        """Adds a point to a curve."""
-        self._write(step, summary=self._summary.scalar(name, value))
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds a point to each curve."""
+        for name, value in scalars.items():
+            self._write(step, summary=self._summary.scalar(name, value))
 
-    def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Adds an image, uint8 [H, W, 3]."""
-        self._write(step, summary=self._summary.image(name, image, dataformats="HWC"))
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Adds images, uint8 [N, H, W, 3] under each name."""
+        for name, batch in images.items():
+            for number, image in enumerate(batch):
+                title = f"{name}/{number}" if len(batch) > 1 else name
+                self._write(step, summary=self._summary.image(title, image, dataformats="HWC"))
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Adds texts, which are shown as Markdown."""
+        for name, text in texts.items():
+            self._write(step, summary=self._summary.text(name, text))
 
     def _write(self, step: int, **content: Any) -> None:
         self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))

@@ -5,6 +5,7 @@ always agree. The n-th step (n from 1) always uses the batch with index n - 1, e
 were skipped.
 """
 
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mprnet_jax.training.interrupts import Interrupts
 from mprnet_jax.training.monitor import Monitor
 from mprnet_jax.training.setup import Run
 from mprnet_jax.training.state import TrainState
-from mprnet_jax.training.summaries import Summaries
+from mprnet_jax.training.summaries import MetricWriter, Summaries
 from mprnet_jax.training.validation import ValidationResult
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
 
@@ -32,12 +33,20 @@ OUT_OF_MEMORY_REMEDY = (
 )
 
 
-def train(config: TrainConfig, workdir: Path | str) -> ValidationResult | None:
+def train(
+    config: TrainConfig, workdir: Path | str, writers: Sequence[MetricWriter] = ()
+) -> ValidationResult | None:
     """Trains until `config.total_steps`, from the newest checkpoint in `workdir` if there is one.
 
     SIGTERM and Ctrl-C save a checkpoint and end the run, if this is called in the main thread;
     elsewhere signals keep their effect. Limits the malloc arenas of this process and sets its
     compile cache.
+
+    Args:
+        config: of the run.
+        workdir: its folder.
+        writers: take scalars, images and texts beside the event file, in process 0; closed at the
+            end of the run.
 
     Returns:
         The last validation, or None if a signal ended the run.
@@ -53,7 +62,7 @@ def train(config: TrainConfig, workdir: Path | str) -> ValidationResult | None:
         hosts.report_lost_host(),
         memory.report_out_of_memory(OUT_OF_MEMORY_REMEDY),
     ):
-        return train_run(Run(config, paths.absolute(workdir)), interrupts)
+        return train_run(Run(config, paths.absolute(workdir), writers), interrupts)
 
 
 def train_run(run: Run, interrupts: Interrupts) -> ValidationResult | None:

@@ -1,5 +1,6 @@
 """Sets a training run up: its data, devices and functions, and its state at the start."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from mprnet_jax.training.build import (
 from mprnet_jax.training.interrupts import Interrupts
 from mprnet_jax.training.monitor import Monitor
 from mprnet_jax.training.state import TrainState
-from mprnet_jax.training.summaries import Summaries
+from mprnet_jax.training.summaries import MetricWriter, Summaries
 from mprnet_jax.training.validation import ValidationResult, Validator
 from mprnet_jax.weights import files, names
 from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, check_name
@@ -44,7 +45,7 @@ CHANGED_SET = {
 class Run:
     """A training run: its config, devices, data and compiled functions."""
 
-    def __init__(self, config: TrainConfig, workdir: Path):
+    def __init__(self, config: TrainConfig, workdir: Path, writers: Sequence[MetricWriter] = ()):
         """Checks the config and builds the run.
 
         Writes no run data. With several processes it creates the workdir, to check that it is
@@ -59,6 +60,7 @@ class Run:
         use_compile_cache(shared=workdir / "compiled")
         self.config = config
         self.workdir = workdir
+        self._writers = writers
         self.mesh = meshes.make_mesh(config.mesh.data, config.mesh.height)
         warn_of_idle_devices(self.mesh, config.mesh)
         meshes.check_divides(
@@ -119,17 +121,19 @@ class Run:
         )
 
     def summaries(self, step: int) -> Summaries:
-        """Opens an event file after `step` steps; process 0 alone writes one.
+        """Opens an event file after `step` steps, beside the run's writers; for process 0 alone.
 
         Raises:
             UserError: if it cannot be written.
         """
-        return Summaries(self.workdir, step, enabled=hosts.is_main_process())
+        return Summaries(self.workdir, step, hosts.is_main_process(), self._writers)
 
     def monitor(self, record: dict[str, Any], batches: TrainingBatches) -> Monitor:
         """Returns the monitor of the run that starts from a checkpoint's record."""
         step, counts = record["batches"], record["counts"]
-        return Monitor(self.config, step, len(self.source), batches, counts, self.summaries(step))
+        summaries = self.summaries(step)
+        summaries.write_config(step, self.config)
+        return Monitor(self.config, step, len(self.source), batches, counts, summaries)
 
     def announce_compiling(self) -> AbstractContextManager:
         """Prints a line if compiling the training step within this context takes long."""

@@ -1,23 +1,56 @@
-"""The event file of a run for TensorBoard: curves, and sheets of validation images."""
+"""Where a run's metrics go: its event file for TensorBoard, and writers of the user's own."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from mprnet_jax.compat import tensorboardx
+from mprnet_jax.config import TrainConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.training.validation import ValidationResult
 
 
-class Summaries:
-    """Writes an event file into a run folder; writes nothing if not `enabled`.
+class MetricWriter(Protocol):
+    """Takes the metrics of a run; the event file is one.
 
-    Everything is written at once: if the disk is full, that call raises UserError.
+    `clu.metric_writers.MetricWriter` has these methods among others, so clu's writers will do.
     """
 
-    def __init__(self, run_folder: Path, start_step: int, enabled: bool):
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Takes a point of each curve; they are finite."""
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Takes images, uint8 [N, H, W, 3] under each name."""
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Takes texts in Markdown."""
+
+    def flush(self) -> None:
+        """Is called whenever something was written."""
+
+    def close(self) -> None:
+        """Is called at the end of the run, also if that is an error."""
+
+
+class Summaries:
+    """Writes metrics to a run's event file and to other writers; nothing if not `enabled`.
+
+    Everything is written at once: if the disk is full, that call raises UserError. Errors of the
+    other writers are raised as they are.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        start_step: int,
+        enabled: bool,
+        others: Sequence[MetricWriter] = (),
+    ):
         self.folder = run_folder
         self._file = None
         if enabled:
@@ -25,24 +58,33 @@ class Summaries:
                 # Hides what the run logged after the checkpoint that it now resumes from.
                 prefix = str(run_folder / "events")
                 self._file = tensorboardx.open_event_file(prefix, start_step + 1)
+        self._others = others if enabled else ()
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one point to each curve; leaves out values that are not finite."""
-        if self._file:
-            with self._report_failures():
-                for name, value in values.items():
-                    if np.isfinite(value):
-                        self._file.scalar(step, name, value)
-                self._file.flush()
+        finite = {name: value for name, value in values.items() if np.isfinite(value)}
+        self._write(lambda writer: writer.write_scalars(step, finite))
 
     def write_validation(self, step: int, validation: ValidationResult) -> None:
         """Adds the PSNR of each stage, and the sheet of images."""
         curves = zip(validation.titles, validation.mean_psnr)
         self.write_scalars(step, {f"validation_psnr/{title}": score for title, score in curves})
+        sheet = {"validation": validation.sheet()[None]}
+        self._write(lambda writer: writer.write_images(step, sheet))
+
+    def write_config(self, step: int, config: TrainConfig) -> None:
+        """Adds the config as text."""
+        text = f"```json\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```"
+        self._write(lambda writer: writer.write_texts(step, {"config": text}))
+
+    def _write(self, write: Callable[[MetricWriter], None]) -> None:
         if self._file:
             with self._report_failures():
-                self._file.image(step, "validation", validation.sheet())
+                write(self._file)
                 self._file.flush()
+        for writer in self._others:
+            write(writer)
+            writer.flush()
 
     @contextlib.contextmanager
     def _report_failures(self) -> Iterator[None]:
@@ -56,7 +98,9 @@ class Summaries:
             ) from error
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes all writers."""
         if self._file:
             with contextlib.suppress(OSError):
                 self._file.close()
+        for writer in self._others:
+            writer.close()

@@ -2,14 +2,15 @@
 
 The extension, in upper or lower case, selects the format. `weights.wrapping` finds the network in
 what trainers save around it. A string that names a network of
-`weights.pretrained` selects that; "./denoise" or Path("denoise") is a folder of that name.
+`weights.pretrained` selects that; "./denoise" or Path("denoise") is a folder of that name. A string
+that begins with `hf://` is an address of `weights.hub`.
 """
 
 import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,13 @@ from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import MPRNet, with_params
-from mprnet_jax.weights import names, pretrained, pth, safetensors
+from mprnet_jax.weights import hub, names, pretrained, pth, safetensors
 from mprnet_jax.weights.names import Params
 
 __all__ = ["WeightFile", "load", "read", "read_official", "write"]
+
+if TYPE_CHECKING:
+    from mprnet_jax.weights.run_folder import Trained
 
 WRITTEN = {".pth": pth, ".safetensors": safetensors}
 FORMATS = {**dict.fromkeys(pth.EXTENSIONS, pth), ".safetensors": safetensors}
@@ -34,14 +38,16 @@ class WeightFile(NamedTuple):
     params: Params
     # `source`, the name of the file converted first; `task` and `licence` if known.
     origin: dict[str, str]
+    trained: "Trained | None" = None  # of a run folder
 
 
 def load(path: Path | str, dtype: str = "float32") -> MPRNet:
     """Returns the network of a PyTorch file, a `.safetensors` file, a run folder or a name.
 
     Args:
-        path: the file or folder, which also determines all sizes; or the name of a network that
-            comes with the package: "denoise" or "derain".
+        path: the file or folder, which also determines all sizes; the name of a network that comes
+            with the package, "denoise" or "derain"; or an address on the Hugging Face Hub,
+            "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION" (`weights.hub` has the rules).
         dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
@@ -54,19 +60,19 @@ def load(path: Path | str, dtype: str = "float32") -> MPRNet:
 
 
 def read(path: Path | str) -> WeightFile:
-    """Reads a PyTorch file, a `.safetensors` file, a run folder or a pretrained network by name.
+    """Reads what `load` takes.
 
     Warns of NaN and infinite weights by name. Logs in one line what was taken where the network is
     not at the file's top or under `state_dict`. Raises as `load`.
     """
-    path = find(path)
-    source = {"source": path.name}
+    named, path = path, find(path)
+    source = {"source": str(named) if hub.is_address(named) else path.name}
     if path.is_dir():
         from mprnet_jax.weights import run_folder  # Orbax takes seconds to import.
 
-        config, params = run_folder.read(path)
+        config, params, trained = run_folder.read(path)
         sizes = dataclasses.replace(config, dtype="float32", remat="none")
-        return WeightFile(sizes, params, source)
+        return WeightFile(sizes, params, source, trained)
     check_is_weight_file(path)
     config, params, origin = FORMATS[path.suffix.lower()].read(path)
     return WeightFile(config, params, source | origin)
@@ -76,8 +82,7 @@ def read_official(path: Path | str) -> dict[str, np.ndarray]:
     """Returns the weights by official name, with the dtypes they have in the file.
 
     Args:
-        path: a PyTorch file, a `.safetensors` file, a run folder or the name of a pretrained
-            network.
+        path: as of `load`.
 
     Raises:
         UserError: if the file cannot be read. The names and shapes are not checked.
@@ -114,11 +119,12 @@ def write(
 
 
 def find(path: Path | str) -> Path:
-    """Returns the absolute path of weights given by path or by name.
+    """Returns the absolute path of weights given by path, by name or by address.
 
     Raises:
-        TypeError: if it is neither.
-        UserError: if a network that comes with the package is damaged, or for no path at all.
+        TypeError: if it is none of them.
+        UserError: if a network that comes with the package is damaged, as `hub.fetch`, or for no
+            path at all.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
@@ -127,6 +133,8 @@ def find(path: Path | str) -> Path:
         )
     if isinstance(path, str) and path in pretrained.PRETRAINED:
         return pretrained.path_of(path)
+    if hub.is_address(path):
+        return hub.fetch(str(path))
     return paths.absolute(path)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,18 @@ from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig, cosine_steps, flatten
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.model.mprnet import abstract_model
-from mprnet_jax.weights.checkpoints import Checkpoints, as_first_host_sees
+from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints, as_first_host_sees
 from mprnet_jax.weights.names import Params, by_path, warn_of_non_finite
 
 LENGTHS = ("optim.decay_steps", "total_steps", "optim.warmup_steps")  # args of `cosine_steps`
+
+
+class Trained(NamedTuple):
+    """How the parameters that a run folder is read as were trained."""
+
+    config: dict[str, Any]  # of the run, as `read_config` returns it
+    step: int
+    score: float  # of the validation, in dB; minus infinity if there was none
 
 
 def write_config(run_folder: Path, config: Any) -> None:
@@ -115,8 +123,8 @@ def has_checkpoints(run_folder: Path) -> bool:
     )
 
 
-def read(run_folder: Path) -> tuple[ModelConfig, Params]:
-    """Reads the model config and the best parameters of a run folder.
+def read(run_folder: Path) -> tuple[ModelConfig, Params, Trained]:
+    """Reads the model config and the best parameters of a run folder, and how they were trained.
 
     Warns of NaN and infinite parameters by name.
 
@@ -138,7 +146,9 @@ def read(run_folder: Path) -> tuple[ModelConfig, Params]:
         on_host = jax.tree.map(lambda shape: np.empty(shape.shape, shape.dtype), shapes)
         with Checkpoints(run_folder, read_only=True) as checkpoints:
             checkpoint = checkpoints.load_best(on_host)
+            score = checkpoints.score(checkpoint.step) if checkpoint else UNSCORED
     if checkpoint is None:
         raise UserError(f"{run_folder}: holds no checkpoints yet; train first")
     warn_of_non_finite(run_folder, by_path(checkpoint.params))
-    return config, jax.tree.map(jnp.asarray, checkpoint.params)
+    trained = Trained(saved, checkpoint.step, score)
+    return config, jax.tree.map(jnp.asarray, checkpoint.params), trained

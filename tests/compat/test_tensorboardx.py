@@ -21,12 +21,14 @@ def _nothing_warned_yet(monkeypatch):
 
 def test_events_are_in_the_file_at_once(tmp_path):
     file = tensorboardx.open_event_file(str(tmp_path / "events"), first_step=1)
-    file.scalar(1, "loss", 0.5)
-    file.image(1, "sheet", np.zeros((4, 4, 3), np.uint8))
+    file.write_scalars(1, {"loss": 0.5})
+    file.write_images(1, {"sheet": np.zeros((1, 4, 4, 3), np.uint8)})
+    file.write_images(1, {"pair": np.zeros((2, 4, 4, 3), np.uint8)})
+    file.write_texts(1, {"config": "width: 40"})
     file.flush()
     (path,) = tmp_path.iterdir()
-    assert b"loss" in path.read_bytes()
-    assert b"sheet" in path.read_bytes()
+    for name in (b"loss", b"sheet", b"pair/0", b"pair/1", b"config", b"width: 40"):
+        assert name in path.read_bytes()
     file.close()
 
 

@@ -30,8 +30,10 @@ def test_a_run_leaves_checkpoints_curves_and_pictures(tiny_run, tmp_path, capsys
 
     steps = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     assert {4, 6} <= steps <= {3, 4, 6}  # the newest two and the best
-    model, params = run_folder.read(tmp_path)
+    model, params, trained = run_folder.read(tmp_path)
     assert model == tiny_run.model
+    assert trained.step in steps
+    assert np.isfinite(trained.score)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
     events = b"".join(path.read_bytes() for path in tmp_path.glob("events.out.tfevents.*"))
