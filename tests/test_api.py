@@ -4,6 +4,7 @@
 """
 
 import ast
+import dataclasses
 import functools
 import importlib
 import re
@@ -42,6 +43,15 @@ def signature(function: ast.FunctionDef) -> str:
     return f"({ast.unparse(function.args)})"
 
 
+def default_of(module: str, name: str, field: str) -> str:
+    """The default of a dataclass's field, as it is and not as it is written."""
+    owner = getattr(importlib.import_module(module), name)
+    for found in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
+        if found.name == field and found.default is not dataclasses.MISSING:
+            return f" = {found.default!r}"
+    return ""
+
+
 def described(module: str, name: str) -> Iterator[str]:
     """Lines for a name of a module: its parameters; of a class the fields and public methods."""
     for node in ast.parse(source_of(module).read_text()).body:
@@ -53,8 +63,8 @@ def described(module: str, name: str) -> Iterator[str]:
             yield name
             for part in node.body:
                 if isinstance(part, ast.AnnAssign):
-                    default = f" = {ast.unparse(part.value)}" if part.value else ""
-                    yield f"{name}.{ast.unparse(part.target)}{default}"
+                    field = ast.unparse(part.target)
+                    yield f"{name}.{field}{default_of(module, name, field)}"
                 if isinstance(part, ast.FunctionDef) and (
                     part.name in SPECIAL or not part.name.startswith("_")
                 ):
