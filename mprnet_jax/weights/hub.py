@@ -25,6 +25,7 @@ from mprnet_jax.version import __version__
 from mprnet_jax.weights.pth import EXTENSIONS
 
 PREFIX = "hf://"
+COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS = "model.safetensors"
 LOGIN = "`hf auth login`"
 LIBRARY = {"library_name": "mprnet_jax", "library_version": __version__}  # tells the Hub who asks
@@ -51,22 +52,34 @@ def fetch(address: str) -> Path:
     if not file.endswith(".safetensors"):
         raise UserError(f"{address}: is no .safetensors file; {convert(where.id, file)}")
     with reporting(address):
-        try:
-            path = Path(hub.hf_hub_download(where.id, file, revision=where.revision, **LIBRARY))
-        except hub.errors.RemoteEntryNotFoundError as error:
-            names = hub.HfApi(**LIBRARY).list_repo_files(where.id, revision=where.revision)
-            raise UserError(f"{address}: {missing(where.id, file, names)}") from error
-        except hub.errors.HTTPError as error:
-            # The library looks into the cache itself, but not for all errors of a connection.
-            cached = hub.try_to_load_from_cache(where.id, file, revision=where.revision)
-            if isinstance(error, hub.errors.HfHubHTTPError) or not isinstance(cached, str):
-                raise
-            path = Path(cached)
+        path = cached(hub, where, file) if COMMIT.fullmatch(where.revision or "") else None
+        path = path or download(hub, where, file, address)
         check_hash(path)
     commit = path.parents[len(PurePosixPath(file).parts) - 1].name
     if where.revision != commit:
         logging.warning("%s: is commit %s", address, commit)
     return path
+
+
+def cached(hub: ModuleType, where: Any, file: str) -> Path | None:
+    """Returns a file of the cache, or None if it is not there; makes no request."""
+    found = hub.try_to_load_from_cache(where.id, file, revision=where.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def download(hub: ModuleType, where: Any, file: str, address: str) -> Path:
+    """Returns a file as the Hub has it now, or as the cache has it if there is no answer."""
+    try:
+        return Path(hub.hf_hub_download(where.id, file, revision=where.revision, **LIBRARY))
+    except hub.errors.RemoteEntryNotFoundError as error:
+        names = hub.HfApi(**LIBRARY).list_repo_files(where.id, revision=where.revision)
+        raise UserError(f"{address}: {missing(where.id, file, names)}") from error
+    except hub.errors.HTTPError as error:
+        # The library looks into the cache itself, but not for all errors of a connection.
+        path = cached(hub, where, file)
+        if path is None or isinstance(error, hub.errors.HfHubHTTPError):
+            raise
+        return path
 
 
 def check_may_publish(address: str, *, overwrite: bool) -> None:
@@ -119,6 +132,8 @@ def publish(address: str, contents: Mapping[str, bytes]) -> str:
 
 def parse(address: str) -> tuple[ModuleType, Any]:
     """Returns the library, and an address as its `HfUri`; raises UserError if it is none."""
+    # Else each process makes a request of its own, to tell the Hub what has started it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import huggingface_hub
         import huggingface_hub.errors

@@ -48,3 +48,18 @@ def test_nor_where_gradio_fetches_through_another_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "safehttpx", None)
     with pytest.raises(UserError, match="cannot be kept from fetching"):
         refuse_urls(gradio)
+
+
+def test_the_hub_is_closed_when_the_page_starts(hub, monkeypatch):
+    """Also where --weights=hf://... was fetched before, so that its library is open."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import get_session
+
+    from mprnet_jax import demo
+
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    assert get_session().get(f"{hub.url}/a").status_code == 404
+    demo.import_gradio()
+    with pytest.raises(OfflineModeIsEnabled):
+        get_session().get(f"{hub.url}/a")

@@ -59,12 +59,15 @@ def test_weights_are_loaded_as_from_a_file(hub, contents, tmp_path):
     assert mprnet_jax.load(ADDRESS, dtype="bfloat16").config.subnets == ["orsnet"]
 
 
-def test_a_commit_in_the_cache_is_used_without_asking(hub, contents):
+def test_a_commit_in_the_cache_is_used_without_asking(hub, contents, monkeypatch):
+    """Not even for what the library wants to know about this process, once in each."""
     commit = hub.add(NAME, {"model.safetensors": contents[0]})
     assert same(f"{ADDRESS}@{commit}", contents[0])
     assert hub.requests
     hub.requests.clear()
     hub.add(NAME, {"model.safetensors": contents[1]})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", None, raising=False)
     assert same(f"{ADDRESS}@{commit}", contents[0])
     assert hub.requests == []
 
