@@ -24,21 +24,22 @@ blur, in a few minutes on two CPU cores. Deblurring learns slowly: expect a few 
     python -m mprnet_jax.train --config configs/deblur.py:sample
 
 The variant `safe` is the recipe with two guards against a loss that explodes. A lower rate comes
-first (docs/commands.md, "When the loss explodes"): on a narrow network at raised rates as many runs
-diverged with the guards as without (benchmarks/results/divergence.md).
+first (docs/commands.md, "When the loss explodes"). On a narrow network at raised rates no fewer
+runs diverged with both guards than without; with the clip alone fewer may
+(benchmarks/results/divergence.md).
 
     python -m mprnet_jax.train --config configs/deblur.py:safe
 
 optim.clip_norm=0.01 is the authors' advice. It does not make steps smaller: Adam divides by the
-running size of the gradients, and nearly all of them are longer than 0.01, so it sees gradients of
-one length. No batch counts for more than others, and growing gradients do not lengthen Adam's steps
-(otherwise up to 7 times the rate for a parameter). But falling gradients do not shorten them
-either, as they do at the start, where clipping therefore makes steps larger.
+running size of the gradients, and where nearly all are longer than 0.01, as in the sample, it sees
+gradients of one length. No batch counts for more than others, and growing gradients do not lengthen
+Adam's steps (otherwise up to 7 times the rate for a parameter). But falling gradients do not
+shorten them either, as they do at the start, where clipping therefore makes steps larger.
 
 optim.spike_factor=20 skips steps whose gradient norm is over 20 times the median of the last 64.
-Norms of sample runs that did not diverge stayed below 5 times, so 20 leaves sound steps alone; a
-factor that skips some could end the run, as optim.max_skipped skipped steps in a row do. A loss
-that grows slowly takes the median with it and is not stopped.
+Norms of sample runs that did not diverge stayed below 5 times, so 20 leaves sound steps alone. It
+guards against single bad batches: optim.max_skipped spikes in a row end the run, also one that
+clipping would have brought through; --config.optim.spike_factor=0 keeps the clip alone.
 """
 
 from dataclasses import replace
