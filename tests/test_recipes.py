@@ -7,6 +7,7 @@ import pytest
 from setuptools import find_packages
 
 from mprnet_jax import recipes
+from mprnet_jax.config import flatten
 from mprnet_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,17 @@ def test_recipes_are_found_by_name_and_by_path(tmp_path, monkeypatch):
     assert recipes.find("12:30/mine.py") == (mine, [])
     assert recipes.find("~/12:30/mine.py:a:b/c") == (mine, ["a:b/c"])
     assert recipes.find("12:30/mine.py:") == (mine, [""])
+
+
+def test_safe_deblurring_is_the_recipe_with_a_clip_and_a_limit_to_spikes():
+    plain, safe = recipes.load("deblur"), recipes.load("deblur:safe")
+    safe.validate()
+    before, after = flatten(plain), flatten(safe)
+    assert {name: (before[name], after[name]) for name in after if before[name] != after[name]} == {
+        "name": ("deblur", "deblur-safe"),
+        "optim.clip_norm": (0.0, 0.01),
+        "optim.spike_factor": (0.0, 20.0),
+    }
 
 
 @pytest.mark.parametrize("text", ["snow", "snow:sample", "configs/snow.py", "", ":sample"])
