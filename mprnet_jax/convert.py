@@ -1,6 +1,7 @@
 """Converts weights between PyTorch and JAX, and checks that both networks compute the same.
 
-Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth.
+Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth. Each may lie in
+a bucket: gs://BUCKET/deblur.safetensors.
 
 Example:
     python -m mprnet_jax.convert --input model_deraining.pth --output derain.safetensors --validate
@@ -11,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from mprnet_jax import command, paths
+from mprnet_jax.atomic import make_folder
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import files, names, parity, pretrained
@@ -41,7 +43,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exis
 
 def main() -> None:
     """Runs the command."""
-    output = paths.absolute(OUTPUT.value)
+    output = paths.anywhere(OUTPUT.value)
     check_output(output)
     weights = files.read(INPUT.value)
     if VALIDATE.value or REFERENCE.value:
@@ -54,9 +56,9 @@ def main() -> None:
         except UserError as error:
             raise UserError(f"{error}; nothing was written") from error
     licence = {"licence": LICENCE.value} if LICENCE.value else {}
-    files.write(output, weights.config, weights.params, weights.origin | licence)
+    written = files.write(output, weights.config, weights.params, weights.origin | licence)
     tensors = len(names.name_table(weights.config))
-    size = f"{tensors} tensors, {output.stat().st_size / 1e6:.1f} MB"
+    size = f"{tensors} tensors, {written / 1e6:.1f} MB"
     if name := weights.config.published_name:
         size += f", the sizes of the published network {name}"
     print(f"{OUTPUT.value}: {size}")
@@ -65,9 +67,11 @@ def main() -> None:
 def check_output(output: Path) -> None:
     """Raises UserError if the output cannot be written, before any work is done."""
     files.check_output(output)
-    if output.exists() and not OVERWRITE.value:
+    if paths.exists(output) and not OVERWRITE.value:
         raise UserError(f"--output={OUTPUT.value}: exists; use another name, or --overwrite")
-    if not output.parent.is_dir():
+    if paths.is_bucket(output):
+        make_folder(output.parent)  # which tells whether it can be written to
+    elif not output.parent.is_dir():
         raise UserError(
             f"--output={OUTPUT.value}: there is no folder {output.parent}; make it first"
         )

@@ -2,12 +2,13 @@
 
 import gc
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -85,6 +86,29 @@ def faults(tmp_path_factory) -> Path:
     flags = ("-shared", "-fPIC", "-O1", "-Wall", "-Werror")
     subprocess.run(["cc", *flags, "-o", library, source, "-ldl"], check=True)
     return library
+
+
+@pytest.fixture(scope="session")
+def emulator():
+    """The server of a bucket (tests/faults/emulator.py), which this and started processes use."""
+    server = runpy.run_path(str(Path(__file__).parent / "faults/emulator.py"))["Emulator"]()
+    before = {name: os.environ.get(name) for name in server.environment}
+    os.environ |= server.environment
+    yield server
+    server.shutdown()
+    server.server_close()
+    for name, value in before.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def bucket(emulator) -> Iterator[str]:
+    """The address of a folder in that bucket."""
+    emulator.clear()
+    yield f"gs://bucket/{uuid.uuid4().hex}"
+    emulator.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

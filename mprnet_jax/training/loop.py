@@ -51,7 +51,7 @@ def train(config: TrainConfig, workdir: Path | str) -> ValidationResult | None:
         hosts.report_lost_host(),
         memory.report_out_of_memory(OUT_OF_MEMORY_REMEDY),
     ):
-        return train_run(Run(config, paths.absolute(workdir)), interrupts)
+        return train_run(Run(config, paths.anywhere(workdir)), interrupts)
 
 
 def train_run(run: Run, interrupts: Interrupts) -> ValidationResult | None:

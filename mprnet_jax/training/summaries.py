@@ -1,4 +1,8 @@
-"""The event file of a run for TensorBoard: curves, and sheets of validation images."""
+"""The event files of a run for TensorBoard: curves, and sheets of validation images.
+
+An object in a bucket does not grow: it is replaced whenever something is added. So that objects
+stay small, a new one begins after each validation.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -6,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mprnet_jax import paths
 from mprnet_jax.compat import tensorboardx
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.training.validation import ValidationResult
 
 
@@ -19,12 +24,15 @@ class Summaries:
 
     def __init__(self, run_folder: Path, start_step: int, enabled: bool):
         self.folder = run_folder
-        self._file = None
+        self._file: tensorboardx.EventFile | None = None
         if enabled:
-            with self._report_failures():
-                # Hides what the run logged after the checkpoint that it now resumes from.
-                prefix = str(run_folder / "events")
-                self._file = tensorboardx.open_event_file(prefix, start_step + 1)
+            self._begin_file(start_step)
+
+    def _begin_file(self, step: int) -> None:
+        with self._report_failures():
+            # Hides what the run logged after the checkpoint that it now resumes from.
+            prefix = str(self.folder / "events")
+            self._file = tensorboardx.open_event_file(prefix, step + 1)
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one point to each curve; leaves out values that are not finite."""
@@ -43,6 +51,8 @@ class Summaries:
             with self._report_failures():
                 self._file.image(step, "validation", validation.sheet())
                 self._file.flush()
+            if paths.is_bucket(self.folder):
+                self._begin_file(step)
 
     @contextlib.contextmanager
     def _report_failures(self) -> Iterator[None]:
@@ -51,8 +61,8 @@ class Summaries:
         except OSError as error:
             raise UserError(
                 f"{self.folder}: its event file for TensorBoard cannot be written "
-                f"({error.strerror}); the checkpoints are kept. Repair that, then start the same "
-                "command again"
+                f"({error.strerror or one_line(error)}); the checkpoints are kept. Repair that, "
+                "then start the same command again"
             ) from error
 
     def close(self) -> None:

@@ -5,9 +5,11 @@ what trainers save around it. A string that names a network of
 `weights.pretrained` selects that; "./denoise" or Path("denoise") is a folder of that name.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ import numpy as np
 from mprnet_jax import paths
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.model.mprnet import MPRNet, with_params
 from mprnet_jax.weights import names, pretrained, pth, safetensors
 from mprnet_jax.weights.names import Params
@@ -57,17 +59,17 @@ def read(path: Path | str) -> WeightFile:
     Warns of NaN and infinite weights by name. Logs in one line what was taken where the network is
     not at the file's top or under `state_dict`. Raises as `load`.
     """
-    path = find(path)
-    source = {"source": path.name}
-    if path.is_dir():
-        from mprnet_jax.weights import run_folder  # Orbax takes seconds to import.
+    with on_disk(find(path)) as path:
+        source = {"source": path.name}
+        if path.is_dir():
+            from mprnet_jax.weights import run_folder  # Orbax takes seconds to import.
 
-        config, params = run_folder.read(path)
-        sizes = dataclasses.replace(config, dtype="float32", remat="none")
-        return WeightFile(sizes, params, source)
-    check_is_weight_file(path)
-    config, params, origin = FORMATS[path.suffix.lower()].read(path)
-    return WeightFile(config, params, source | origin)
+            config, params = run_folder.read(path)
+            sizes = dataclasses.replace(config, dtype="float32", remat="none")
+            return WeightFile(sizes, params, source)
+        check_is_weight_file(path)
+        config, params, origin = FORMATS[path.suffix.lower()].read(path)
+        return WeightFile(config, params, source | origin)
 
 
 def read_official(path: Path | str) -> dict[str, np.ndarray]:
@@ -80,11 +82,11 @@ def read_official(path: Path | str) -> dict[str, np.ndarray]:
     Raises:
         UserError: if the file cannot be read. The names and shapes are not checked.
     """
-    path = find(path)
-    if path.is_dir():
-        return names.to_official(*read(path)[:2])
-    check_is_weight_file(path)
-    return FORMATS[path.suffix.lower()].read_tensors(path)
+    with on_disk(find(path)) as path:
+        if path.is_dir():
+            return names.to_official(*read(path)[:2])
+        check_is_weight_file(path)
+        return FORMATS[path.suffix.lower()].read_tensors(path)
 
 
 def write(
@@ -92,7 +94,7 @@ def write(
     config: ModelConfig,
     params: Params,
     origin: Mapping[str, str] | None = None,
-) -> None:
+) -> int:
     """Writes a network's weights, complete or not at all; replaces a file that exists.
 
     Args:
@@ -101,14 +103,18 @@ def write(
         params: its parameters.
         origin: as of `WeightFile`; saved in the metadata of a `.safetensors` file.
 
+    Returns:
+        The file's size in bytes.
+
     Raises:
         UserError: for another extension, if the file cannot be written, or if a `.pth` file is to
             be written without PyTorch.
     """
-    path = paths.absolute(path)
+    path = paths.anywhere(path)
     check_output(path)
     with writing(path) as temporary:
         WRITTEN[path.suffix.lower()].write(temporary, config, params, origin or {})
+        return temporary.stat().st_size
 
 
 def find(path: Path | str) -> Path:
@@ -125,7 +131,33 @@ def find(path: Path | str) -> Path:
         )
     if isinstance(path, str) and path in pretrained.PRETRAINED:
         return pretrained.path_of(path)
-    return paths.absolute(path)
+    return paths.anywhere(path)
+
+
+@contextlib.contextmanager
+def on_disk(path: Path) -> Iterator[Path]:
+    """Yields a path; for a file in a bucket that of a copy, which is removed after the block.
+
+    Raises:
+        UserError: if it cannot be copied, and those of the block, which name the original.
+    """
+    if not paths.is_bucket(path):
+        yield path
+        return
+    from mprnet_jax.compat import gcsfs
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        try:
+            whole = path.is_file()
+            if whole:
+                gcsfs.download(path, copy)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+        try:
+            yield copy if whole else path
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), str(path))) from error
 
 
 def check_is_weight_file(path: Path) -> None:
