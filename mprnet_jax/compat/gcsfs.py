@@ -1,5 +1,6 @@
 """gcsfs as the file system of `gs://`, with the errors and the care of a disk."""
 
+import base64
 import contextlib
 import logging
 import os
@@ -10,6 +11,7 @@ from typing import Any
 import aiohttp
 import fsspec
 import gcsfs
+import google_crc32c
 from gcsfs.retry import ChecksumError, HttpError, NonRetryableError
 from google.auth.exceptions import GoogleAuthError
 
@@ -106,9 +108,25 @@ def report_missing_bucket(target: Any) -> Iterator[None]:
 
 
 def download(source: Any, target: Path) -> None:
-    """Copies an object's bytes, whose hash is checked, to a file; raises OSError."""
+    """Copies an object to a file, and checks it by the hash that the bucket has; raises OSError."""
     with report_errors():
-        fsspec.filesystem("gcs").get_file(os.fspath(source), os.fspath(target))
+        bucket = fsspec.filesystem("gcs")
+        # Objects that were put together of parts have no MD5, which gcsfs would check.
+        bucket.get_file(os.fspath(source), os.fspath(target), consistency="none")
+        digest = google_crc32c.Checksum()
+        with open(target, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        if base64.b64encode(digest.digest()).decode() != bucket.info(os.fspath(source))["crc32c"]:
+            raise OSError("its hash is not that in the bucket; try again")
+
+
+def hashes(folder: Any) -> dict[str, str]:
+    """Returns the hash of each object below an address, by the rest of its key; raises OSError."""
+    with report_errors():
+        found = fsspec.filesystem("gcs").find(os.fspath(folder), detail=True)
+    start = len(os.fspath(folder).removeprefix("gs://")) + 1
+    return {name[start:]: info["crc32c"] for name, info in found.items()}
 
 
 def move_folder(source: Any, target: Any) -> None:
