@@ -87,8 +87,6 @@ def check_flags(required: Sequence[flags.FlagHolder]) -> None:
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, float) and not math.isfinite(item):
                 exit_with(f"--{name}={item}: must be a finite number")
-            if isinstance(item, str) and item.startswith(paths.BUCKETS):
-                exit_with(f"--{name}={item}: is no path; mount the bucket and name its folder")
 
 
 def flag_error(error: Exception, config: str | None) -> str | None:

@@ -1,7 +1,8 @@
 """Converts weights between PyTorch and JAX, and checks that both networks compute the same.
 
-Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth. Publishes the
-weights on the Hugging Face Hub, with a model card, if --output is hf://OWNER/NAME.
+Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth. Each may lie in
+a bucket: gs://BUCKET/deblur.safetensors. Publishes the weights on the Hugging Face Hub, with a model
+card, if --output is hf://OWNER/NAME.
 
 Examples:
     python -m mprnet_jax.convert --input model_deraining.pth --output derain.safetensors --validate
@@ -14,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from mprnet_jax import command, paths
+from mprnet_jax.atomic import make_folder
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
 from mprnet_jax.weights import card, files, hub, names, parity, pretrained
@@ -53,14 +55,14 @@ def main() -> None:
     if hub.is_address(OUTPUT.value):
         publish()
         return
-    output = paths.absolute(OUTPUT.value)
+    output = paths.anywhere(OUTPUT.value)
     check_output(output)
     weights = files.read(INPUT.value)
     if VALIDATE.value or REFERENCE.value:
         validate(weights)
     licence = {"licence": LICENCE.value} if LICENCE.value else {}
-    files.write(output, weights.config, weights.params, weights.origin | licence)
-    print(f"{OUTPUT.value}: {describe(weights, output.stat().st_size)}")
+    size = files.write(output, weights.config, weights.params, weights.origin | licence)
+    print(f"{OUTPUT.value}: {describe(weights, size)}")
 
 
 def publish() -> None:
@@ -110,9 +112,11 @@ def describe(weights: files.WeightFile, size: int) -> str:
 def check_output(output: Path) -> None:
     """Raises UserError if the output cannot be written, before any work is done."""
     files.check_output(output)
-    if output.exists() and not OVERWRITE.value:
+    if paths.exists(output) and not OVERWRITE.value:
         raise UserError(f"--output={OUTPUT.value}: exists; use another name, or --overwrite")
-    if not output.parent.is_dir():
+    if paths.is_bucket(output):
+        make_folder(output.parent)  # which tells whether it can be written to
+    elif not output.parent.is_dir():
         raise UserError(
             f"--output={OUTPUT.value}: there is no folder {output.parent}; make it first"
         )

@@ -68,7 +68,7 @@ def main() -> None:
     entries = evaluate(
         sets,
         candidates,
-        paths.absolute(OUTPUT.value),
+        paths.anywhere(OUTPUT.value),
         restored_by=restored_by(),
         lpips=load_lpips() if LPIPS.value else None,
     )
@@ -91,8 +91,8 @@ def check_flags() -> None:
     """Raises UserError for flags that contradict each other."""
     if bool(WEIGHTS.value) == bool(RESTORED.value):
         raise UserError("--weights, --restored: give one of them")
-    scores = paths.absolute(OUTPUT.value) / "scores.json"
-    if scores.exists() and not OVERWRITE.value:
+    scores = paths.anywhere(OUTPUT.value) / "scores.json"
+    if paths.exists(scores) and not OVERWRITE.value:
         raise UserError(f"{scores}: exists; choose another --output, or add --overwrite")
     for flag in (STAGES, LOCAL_POOLING, ENSEMBLE):
         if flag.value and RESTORED.value:

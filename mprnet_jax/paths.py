@@ -1,4 +1,4 @@
-"""Paths that users type: here they become absolute, before any library sees them.
+"""Paths and addresses that users type: here they become absolute, before any library sees them.
 
 Libraries have rules of their own for what is not absolute: FFmpeg takes `12:30.mp4` for an address,
 and none of them expands `~`, which shells leave alone in `--flag=~/photos`.
@@ -7,10 +7,11 @@ and none of them expands `~`, which shells leave alone in `--flag=~/photos`.
 import os
 import re
 from pathlib import Path
+from typing import cast
 
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 
-BUCKETS = ("gs://", "s3://")
+BUCKET = re.compile(r"gs:/{1,2}(?P<name>[a-z0-9][a-z0-9._-]*)(?P<key>/[^][?#*\\\x00-\x1f]*)?")
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -29,7 +30,7 @@ def absolute(path: Path | str, *below: str) -> Path:
     """
     if ADDRESS.match(str(path)):
         raise UserError(
-            f"{path}: is an address, no path; download the file or mount the bucket, and name it"
+            f"{path}: is an address, and must be a path here; download it or mount the bucket"
         )
     try:
         whole = Path(*map(os.path.expanduser, (path, *below))).absolute()
@@ -43,6 +44,50 @@ def absolute(path: Path | str, *below: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be used as a path ({reason})") from error
     return whole
+
+
+def anywhere(path: Path | str, *below: str) -> Path:
+    """As `absolute`, but takes the address of a bucket too: gs://BUCKET/FOLDER.
+
+    Args:
+        path: a path, or an address. `pathlib.Path` drops one of its slashes, which is forgiven.
+        *below: as of `absolute`.
+
+    Returns:
+        For a path, a `pathlib.Path`; for an address, what has the methods of one: `epath.Path`.
+
+    Raises:
+        UserError: as `absolute`; for an address that is none of a bucket, and if gcsfs is missing.
+    """
+    if not is_bucket(path):
+        return absolute(path, *below)
+    match = BUCKET.fullmatch(str(path))
+    if not match:
+        raise UserError(
+            f"{path}: is no address in a bucket; write gs://BUCKET/FOLDER, without any of "
+            "[ ] ? # * \\"
+        )
+    try:
+        from mprnet_jax.compat import gcsfs
+    except ImportError as error:
+        raise UserError(f"{path}: needs gcsfs: pip install 'mprnet-jax[gcs]'") from error
+    from etils import epath
+
+    gcsfs.register()
+    return cast(Path, epath.Path(f"gs://{match['name']}{match['key'] or ''}", *below))
+
+
+def is_bucket(path: Path | str) -> bool:
+    """Whether a path is an address in a bucket."""
+    return str(path).startswith("gs:/")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; raises UserError where that cannot be known."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be looked up ({one_line(error)})") from error
 
 
 def check_is_text(path: Path, *refused: str) -> None:

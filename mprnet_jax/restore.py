@@ -102,7 +102,7 @@ def main() -> None:
     try:
         jobs = folders.list_jobs(INPUT.value, OUTPUT.value, extension, VIDEOS)
         sources = [paths.absolute(source) for source in INPUT.value]
-        others = folders.describe_left_out(sources, paths.absolute(OUTPUT.value))
+        others = folders.describe_left_out(sources, paths.anywhere(OUTPUT.value))
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     videos = [job for job in jobs if job.source.suffix.lower() in VIDEOS]
@@ -110,12 +110,12 @@ def main() -> None:
     if videos and (FORMAT.value or COMPARE.value):
         raise UserError("--format and --compare are for photos; leave them out for a video")
     restorer = make_restorer()
-    make_folder(paths.absolute(OUTPUT.value))  # now, as restoring may take hours
+    make_folder(paths.anywhere(OUTPUT.value))  # now, as restoring may take hours
     start = time.monotonic()
     summary = restore_photos(restorer, pictures) if pictures else Summary(0, 0, 0)
     skipped, failed = summary.skipped, summary.failed
     for job in videos:
-        if job.target.exists() and not OVERWRITE.value:
+        if paths.exists(job.target) and not OVERWRITE.value:
             skipped += 1
             continue
         try:

@@ -137,6 +137,29 @@ def faults(tmp_path_factory) -> Path:
     return library
 
 
+@pytest.fixture(scope="session")
+def emulator():
+    """The server of a bucket (tests/faults/emulator.py), which this and started processes use."""
+    server = runpy.run_path(str(Path(__file__).parent / "faults/emulator.py"))["Emulator"]()
+    before = {name: os.environ.get(name) for name in server.environment}
+    os.environ |= server.environment
+    yield server
+    server.shutdown()
+    server.server_close()
+    for name, value in before.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def bucket(emulator) -> Iterator[str]:
+    """The address of a folder in that bucket."""
+    emulator.clear()
+    yield f"gs://bucket/{uuid.uuid4().hex}"
+    emulator.clear()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compile_cache(tmp_path_factory):
     """What several tests compile is compiled once, and nothing is left in the user's cache."""

@@ -43,8 +43,8 @@ TWO = ("--distributed", "--num_processes=2", "--process_id=0")
         ([SAMPLE, "extra"], "extra"),
         ([SAMPLE, *TWO, "--coordinator=host"], "--coordinator=HOST:PORT"),
         ([SAMPLE, "--num_processes=2"], "need --distributed"),
-        ([SAMPLE, "--workdir=gs://bucket/run"], "--workdir=gs://bucket/run: is no path"),
-        ([SAMPLE, "--config.data.root=gs://bucket"], "root=gs://bucket: is no path"),
+        ([SAMPLE, "--workdir=s3://bucket/run"], "s3://bucket/run: is an address"),
+        ([SAMPLE, "--workdir=gs://bucket/run?"], "gs://bucket/run?: is no address in a bucket"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(command, arguments, message, tmp_path):

@@ -78,7 +78,7 @@ def _training_set(config: DataConfig, name: str) -> Source:
 def _pairs(config: DataConfig, name: str, split: str) -> Source:
     """Opens the folder of this name, or the split of the prepared set of this name."""
     if config.source == "prepared":
-        return open_prepared(paths.absolute(config.root), name, split)
+        return open_prepared(paths.anywhere(config.root), name, split)
     return open_folder(_folder(config, name))
 
 

@@ -31,11 +31,13 @@ def training_shares(config: DataConfig) -> dict[str, Fraction]:
     Raises:
         UserError: if a share is no number above 0, or a set has no name or is named twice.
     """
-    folder = paths.absolute(config.root, PREPARED if config.source == "prepared" else "")
-    # A mix may be longer than any path, which `isdir` does not mind.
-    if os.path.isdir(os.path.join(folder, os.path.expanduser(config.train))):
-        return {config.train: Fraction(1)}
-    return parse_shares(config.train)
+    if config.source == "prepared" and paths.is_bucket(config.root):
+        found = paths.exists(paths.anywhere(config.root, PREPARED) / config.train)
+    else:
+        folder = paths.absolute(config.root, PREPARED if config.source == "prepared" else "")
+        # A mix may be longer than any path, which `isdir` does not mind.
+        found = os.path.isdir(os.path.join(folder, os.path.expanduser(config.train)))
+    return {config.train: Fraction(1)} if found else parse_shares(config.train)
 
 
 def parse_shares(text: str) -> dict[str, Fraction]:

@@ -48,13 +48,16 @@ def open_benchmark(name: str, root: Path | str) -> Source:
 
     Args:
         name: of the set, in any spelling.
-        root: a folder that holds the set's own folders, or sets prepared from them.
+        root: a folder that holds the set's own folders, or sets prepared from them; the latter may
+            be in a bucket.
 
     Raises:
         UserError: if the name is unknown, the folder is missing, or it lacks what the set needs.
     """
-    benchmark, root = find_benchmark(name), paths.absolute(root)
-    key = normalized_name(name)
+    benchmark, key = find_benchmark(name), normalized_name(name)
+    if paths.is_bucket(root):  # where sets can only be prepared ones
+        return open_prepared(paths.anywhere(root), key, "test")
+    root = paths.absolute(root)
     if not (root / PREPARED / key).is_dir():
         return open_dataset(benchmark, root)
     from mprnet_jax.data.prepared import NotPrepared

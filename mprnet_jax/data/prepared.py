@@ -23,6 +23,7 @@ from mprnet_jax import paths
 from mprnet_jax.compat.tfds import local_info, remove_incomplete
 from mprnet_jax.data.cutting import Cut
 from mprnet_jax.data.datasets import PREPARED
+from mprnet_jax.data.fetching import on_disk
 from mprnet_jax.data.pairs import Example, PairFolder, Source, deepest_of, dtype_of
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.pixels import to_dtype
@@ -47,22 +48,22 @@ class Prepared:
         """Opens a split.
 
         Args:
-            folder: DATA_DIR/mprnet_pairs/NAME.
+            folder: DATA_DIR/mprnet_pairs/NAME; DATA_DIR may be the address of a bucket.
             split: "train" or "test".
 
         Raises:
             NotPrepared: if the folder holds no prepared set, or the set has no such split.
             UserError: if the set is damaged, or the folder's path is no UTF-8.
         """
-        folder = paths.absolute(folder, VERSION)
+        folder = paths.anywhere(folder, VERSION)
         paths.check_is_text(folder)
-        if not (folder / "dataset_info.json").is_file():
+        if not paths.exists(folder / "dataset_info.json"):
             raise NotPrepared(
                 f"{folder}: holds no prepared set; make it with python -m mprnet_jax.prepare, or "
                 "give --config.data.source=folders for folders of pairs"
             )
         try:
-            builder = tfds.builder_from_directory(folder)
+            builder = tfds.builder_from_directory(on_disk(folder, split))
         except DAMAGED_DESCRIPTION as error:
             raise UserError(
                 f"{folder}: its description is damaged ({one_line(error)}); prepare the set anew"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
-from mprnet_jax.paths import absolute
+from mprnet_jax.paths import absolute, anywhere, exists, is_bucket
 
 SHEET = ".compare.jpg"  # suffix of the names of sheets
 SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav")
@@ -44,10 +44,10 @@ def list_jobs(
             be overwritten.
         OSError: if a folder cannot be listed.
     """
-    folder = absolute(output)
-    if folder.exists() and not folder.is_dir():
+    folder = anywhere(output)
+    if exists(folder) and not folder.is_dir():
         raise UserError(f"--output={output}: is a file; name a folder")
-    if not folder.exists() and folder.suffix.lower() in (*photos.FORMATS, *videos):
+    if not exists(folder) and folder.suffix.lower() in (*photos.FORMATS, *videos):
         raise UserError(f"--output={output}: looks like a file; name a folder")
     found = [(file, root) for typed in inputs for file, root in _files(typed, folder, videos)]
 
@@ -57,7 +57,9 @@ def list_jobs(
         target = folder / file.relative_to(root)
         if extension and target.suffix.lower() not in videos:
             target = target.with_suffix(extension)
-        if target.resolve() in originals or (target.exists() and target.samefile(file)):
+        if not is_bucket(target) and (
+            target.resolve() in originals or (target.exists() and target.samefile(file))
+        ):
             raise UserError(f"--output={output}: would overwrite {target}; choose another folder")
         other = jobs.setdefault(target, Job(file, target)).source
         if other.resolve() != file.resolve():  # the same one twice is restored once

@@ -138,7 +138,7 @@ class Pipeline:
 
     def run(self, jobs: Sequence[Job]) -> Summary:
         """Restores all files that can be restored; prints why others failed."""
-        todo = [job for job in jobs if self._overwrite or not job.target.exists()]
+        todo = [job for job in jobs if self._overwrite or not paths.exists(job.target)]
         with (
             ThreadPoolExecutor(CODEC_THREADS) as pool,
             tqdm(total=len(todo), unit="photo", disable=None) as bar,

@@ -66,7 +66,7 @@ def restore_video(
         raise UserError(f"{source}: videos need PyAV: pip install 'mprnet-jax[video]'") from error
 
     # FFmpeg takes a relative path with a colon for an address, and may connect to it.
-    source, target = paths.absolute(source), paths.absolute(target)
+    source, target = paths.absolute(source), paths.anywhere(target)
     demuxer, encoder = VIDEOS[source.suffix.lower()]
     try:
         with open_video(source, demuxer) as reader:

@@ -62,7 +62,7 @@ def train(
         hosts.report_lost_host(),
         memory.report_out_of_memory(OUT_OF_MEMORY_REMEDY),
     ):
-        return train_run(Run(config, paths.absolute(workdir), writers), interrupts)
+        return train_run(Run(config, paths.anywhere(workdir), writers), interrupts)
 
 
 def train_run(run: Run, interrupts: Interrupts) -> ValidationResult | None:

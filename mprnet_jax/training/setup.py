@@ -11,6 +11,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from mprnet_jax import paths
+from mprnet_jax.atomic import make_folder
 from mprnet_jax.config import MeshConfig, TrainConfig, flatten
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
 from mprnet_jax.devices import hosts, records
@@ -93,10 +94,7 @@ class Run:
         Raises:
             UserError: if it belongs to another run, or cannot be written.
         """
-        try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"workdir {self.workdir}: cannot be made a folder ({error})") from error
+        make_folder(self.workdir)
         check_same_run(self.workdir, self.config)
         if hosts.is_main_process():
             write_config(self.workdir, self.config)

@@ -1,4 +1,8 @@
-"""Where a run's metrics go: its event file for TensorBoard, and writers of the user's own."""
+"""Where a run's metrics go: its event files for TensorBoard, and writers of the user's own.
+
+An object in a bucket does not grow: it is replaced whenever something is added. So that objects
+stay small, a new one begins after each validation.
+"""
 
 import contextlib
 import dataclasses
@@ -9,9 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
+from mprnet_jax import paths
 from mprnet_jax.compat import tensorboardx
 from mprnet_jax.config import TrainConfig
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.training.validation import ValidationResult
 
 
@@ -52,13 +57,16 @@ class Summaries:
         others: Sequence[MetricWriter] = (),
     ):
         self.folder = run_folder
-        self._file = None
+        self._file: tensorboardx.EventFile | None = None
         if enabled:
-            with self._report_failures():
-                # Hides what the run logged after the checkpoint that it now resumes from.
-                prefix = str(run_folder / "events")
-                self._file = tensorboardx.open_event_file(prefix, start_step + 1)
+            self._begin_file(start_step)
         self._others = others if enabled else ()
+
+    def _begin_file(self, step: int) -> None:
+        with self._report_failures():
+            # Hides what the run logged after the checkpoint that it now resumes from.
+            prefix = str(self.folder / "events")
+            self._file = tensorboardx.open_event_file(prefix, step + 1)
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one point to each curve; leaves out values that are not finite."""
@@ -71,6 +79,8 @@ class Summaries:
         self.write_scalars(step, {f"validation_psnr/{title}": score for title, score in curves})
         sheet = {"validation": validation.sheet()[None]}
         self._write(lambda writer: writer.write_images(step, sheet))
+        if self._file and paths.is_bucket(self.folder):
+            self._begin_file(step)
 
     def write_config(self, step: int, config: TrainConfig) -> None:
         """Adds the config as text."""
@@ -93,8 +103,8 @@ class Summaries:
         except OSError as error:
             raise UserError(
                 f"{self.folder}: its event file for TensorBoard cannot be written "
-                f"({error.strerror}); the checkpoints are kept. Repair that, then start the same "
-                "command again"
+                f"({error.strerror or one_line(error)}); the checkpoints are kept. Repair that, "
+                "then start the same command again"
             ) from error
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from mprnet_jax import paths
-from mprnet_jax.atomic import replacing
+from mprnet_jax.atomic import move_folder, replacing
 from mprnet_jax.devices.hosts import is_main_process
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.weights.packing import empty_pack, pack, unpack
@@ -80,7 +80,7 @@ class Checkpoints:
             UserError: if the folder or the scores cannot be read, or its name will not do.
         """
         check_name(run_folder)
-        self._folder = paths.absolute(run_folder) / "checkpoints"
+        self._folder = paths.anywhere(run_folder) / "checkpoints"
         self._scores_file = self._folder.parent / SCORES
         scores: dict[int, float] = {}
         if is_main_process():
@@ -213,7 +213,7 @@ class Checkpoints:
             for step in steps:
                 aside = self._folder.parent / f"damaged-{step}-{uuid.uuid4().hex[:8]}"
                 with self._report_failures("a damaged checkpoint cannot be set aside"):
-                    (self._folder / str(step)).rename(aside)
+                    move_folder(self._folder / str(step), aside)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         with self._report_failures("its checkpoints cannot be listed"):
             self._store.reload()
@@ -260,7 +260,7 @@ class Checkpoints:
 
 def check_name(run_folder: Path | str) -> None:
     """Raises UserError for a folder whose path TensorStore changes or cannot take."""
-    paths.check_is_text(paths.absolute(run_folder), "\\")  # it takes backslashes for slashes
+    paths.check_is_text(paths.anywhere(run_folder), "\\")  # it takes backslashes for slashes
 
 
 def structure(params: Any, training_state: Any) -> dict[str, list[str]]:

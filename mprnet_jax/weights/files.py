@@ -6,9 +6,11 @@ what trainers save around it. A string that names a network of
 that begins with `hf://` is an address of `weights.hub`.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +19,7 @@ import numpy as np
 from mprnet_jax import paths
 from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig
-from mprnet_jax.errors import UserError
+from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.model.mprnet import MPRNet, with_params
 from mprnet_jax.weights import hub, names, pretrained, pth, safetensors
 from mprnet_jax.weights.names import Params
@@ -65,17 +67,18 @@ def read(path: Path | str) -> WeightFile:
     Warns of NaN and infinite weights by name. Logs in one line what was taken where the network is
     not at the file's top or under `state_dict`. Raises as `load`.
     """
-    named, path = path, find(path)
-    source = {"source": str(named) if hub.is_address(named) else path.name}
-    if path.is_dir():
-        from mprnet_jax.weights import run_folder  # Orbax takes seconds to import.
+    named, found = path, find(path)
+    with on_disk(found) as path:
+        source = {"source": str(named) if hub.is_address(named) else found.name}
+        if path.is_dir():
+            from mprnet_jax.weights import run_folder  # Orbax takes seconds to import.
 
-        config, params, trained = run_folder.read(path)
-        sizes = dataclasses.replace(config, dtype="float32", remat="none")
-        return WeightFile(sizes, params, source, trained)
-    check_is_weight_file(path)
-    config, params, origin = FORMATS[path.suffix.lower()].read(path)
-    return WeightFile(config, params, source | origin)
+            config, params, trained = run_folder.read(path)
+            sizes = dataclasses.replace(config, dtype="float32", remat="none")
+            return WeightFile(sizes, params, source, trained)
+        check_is_weight_file(path)
+        config, params, origin = FORMATS[path.suffix.lower()].read(path)
+        return WeightFile(config, params, source | origin)
 
 
 def read_official(path: Path | str) -> dict[str, np.ndarray]:
@@ -87,11 +90,11 @@ def read_official(path: Path | str) -> dict[str, np.ndarray]:
     Raises:
         UserError: if the file cannot be read. The names and shapes are not checked.
     """
-    path = find(path)
-    if path.is_dir():
-        return names.to_official(*read(path)[:2])
-    check_is_weight_file(path)
-    return FORMATS[path.suffix.lower()].read_tensors(path)
+    with on_disk(find(path)) as path:
+        if path.is_dir():
+            return names.to_official(*read(path)[:2])
+        check_is_weight_file(path)
+        return FORMATS[path.suffix.lower()].read_tensors(path)
 
 
 def write(
@@ -99,7 +102,7 @@ def write(
     config: ModelConfig,
     params: Params,
     origin: Mapping[str, str] | None = None,
-) -> None:
+) -> int:
     """Writes a network's weights, complete or not at all; replaces a file that exists.
 
     Args:
@@ -108,14 +111,18 @@ def write(
         params: its parameters.
         origin: as of `WeightFile`; saved in the metadata of a `.safetensors` file.
 
+    Returns:
+        The file's size in bytes.
+
     Raises:
         UserError: for another extension, if the file cannot be written, or if a `.pth` file is to
             be written without PyTorch.
     """
-    path = paths.absolute(path)
+    path = paths.anywhere(path)
     check_output(path)
     with writing(path) as temporary:
         WRITTEN[path.suffix.lower()].write(temporary, config, params, origin or {})
+        return temporary.stat().st_size
 
 
 def find(path: Path | str) -> Path:
@@ -135,7 +142,33 @@ def find(path: Path | str) -> Path:
         return pretrained.path_of(path)
     if hub.is_address(path):
         return hub.fetch(str(path))
-    return paths.absolute(path)
+    return paths.anywhere(path)
+
+
+@contextlib.contextmanager
+def on_disk(path: Path) -> Iterator[Path]:
+    """Yields a path; for a file in a bucket that of a copy, which is removed after the block.
+
+    Raises:
+        UserError: if it cannot be copied, and those of the block, which name the original.
+    """
+    if not paths.is_bucket(path):
+        yield path
+        return
+    from mprnet_jax.compat import gcsfs
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        try:
+            whole = path.is_file()
+            if whole:
+                gcsfs.download(path, copy)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+        try:
+            yield copy if whole else path
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), str(path))) from error
 
 
 def check_is_weight_file(path: Path) -> None:

@@ -14,6 +14,7 @@ from mprnet_jax.atomic import writing
 from mprnet_jax.config import ModelConfig, cosine_steps, flatten
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.model.mprnet import abstract_model
+from mprnet_jax.paths import exists
 from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints, as_first_host_sees
 from mprnet_jax.weights.names import Params, by_path, warn_of_non_finite
 
@@ -72,7 +73,7 @@ def check_same_run(run_folder: Path, config: Any) -> None:
 
     A longer run with the same learning rates up to the end of the saved one is the same run.
     """
-    if not (run_folder / "config.json").exists():
+    if not exists(run_folder / "config.json"):
         return
     saved = read_config(run_folder)
     wanted = flatten(config, fixed_only=True)
@@ -117,10 +118,13 @@ def saved_value(saved: dict[str, Any], config: Any, name: str) -> Any:
 
 def has_checkpoints(run_folder: Path) -> bool:
     """Returns whether there is a checkpoint, damaged or not; all hosts must call it."""
-    folder = run_folder / "checkpoints"
-    return as_first_host_sees(
-        folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
-    )
+    try:
+        names = [path.name for path in (run_folder / "checkpoints").iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise UserError(f"{run_folder}: cannot be listed ({one_line(error)})") from error
+    return as_first_host_sees(any(name.isdigit() for name in names))
 
 
 def read(run_folder: Path) -> tuple[ModelConfig, Params, Trained]:

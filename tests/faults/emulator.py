@@ -1,0 +1,121 @@
+"""A bucket on this machine: an emulator of Google Cloud Storage that can be made to fail."""
+
+import logging
+import socket
+import threading
+import time
+from functools import partial
+from http.server import ThreadingHTTPServer
+
+from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.server import RequestHandler
+from gcp_storage_emulator.storage import Storage
+
+BUCKET = "bucket"
+
+
+class Emulator(ThreadingHTTPServer):
+    """The emulator's handlers behind a server that answers one request at a time.
+
+    Attributes:
+        fault: called with each request's number, from 0, its method and path; returns what becomes
+            of it: "" to answer it, a status such as "503", "cut" to answer it and send half the
+            answer, "late" to send the answer after `STALL` seconds, or "gone" for no answer.
+        requests: method and path of each request since the last `clear`.
+    """
+
+    daemon_threads = True
+    STALL = 3.0
+
+    def __init__(self):
+        logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+        logging.getLogger("api.object").setLevel(logging.CRITICAL)
+        self.storage = Storage(use_memory_fs=True)
+        buckets.create_bucket(BUCKET, self.storage)
+        self.lock = threading.Lock()
+        self.clear()
+        super().__init__(("127.0.0.1", 0), partial(Handler, self.storage))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The documented variables that lead gcsfs, Google's libraries and TensorStore here."""
+        return {
+            "STORAGE_EMULATOR_HOST": self.address,
+            "TENSORSTORE_GCS_HTTP_URL": self.address,
+            # Nobody listens on this port: there are no credentials to be had from there.
+            "GCE_METADATA_HOST": "127.0.0.1:1",
+            "GCE_METADATA_ROOT": "127.0.0.1:1",
+            "NO_GCE_CHECK": "true",
+        }
+
+    def clear(self) -> None:
+        """Answers everything from now on, and forgets what was asked."""
+        self.fault = lambda number, method, path: ""
+        self.requests: list[str] = []
+
+    def handle_error(self, *_) -> None:
+        """Clients that are killed, or have waited enough, close connections."""
+
+
+class Handler(RequestHandler):
+    """Answers a request, or fails as `Emulator.fault` says."""
+
+    def answer(self, method: str, router) -> None:
+        with self.server.lock:
+            number = len(self.server.requests)
+            self.server.requests.append(f"{method} {self.path}")
+            fault = self.server.fault(number, method, self.path)
+            if not fault or fault in ("cut", "late"):
+                if fault:
+                    self.wfile = Faulty(self.wfile, fault, self.connection)
+                router(self)
+                return
+        if fault == "gone":
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        length = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(length)
+        self.send_response(int(fault))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self):
+        self.answer("GET", RequestHandler.do_GET)
+
+    def do_POST(self):
+        self.answer("POST", RequestHandler.do_POST)
+
+    def do_PUT(self):
+        self.answer("PUT", RequestHandler.do_PUT)
+
+    def do_DELETE(self):
+        self.answer("DELETE", RequestHandler.do_DELETE)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+class Faulty:
+    """The file of an answer that is cut in half, or comes late."""
+
+    def __init__(self, file, fault: str, connection):
+        self.file, self.fault, self.connection = file, fault, connection
+
+    def write(self, data: bytes) -> int:
+        if self.fault == "late":
+            time.sleep(Emulator.STALL)
+            return self.file.write(data)
+        if b"\r\n\r\n" in data:  # the headers come in a call of their own
+            return self.file.write(data)
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        return len(data)
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
