@@ -1,8 +1,8 @@
 """Converts weights between PyTorch and JAX, and checks that both networks compute the same.
 
 Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth. Each may lie in
-a bucket: gs://BUCKET/deblur.safetensors. Publishes the weights on the Hugging Face Hub, with a model
-card, if --output is hf://OWNER/NAME.
+a bucket: gs://BUCKET/deblur.safetensors. Publishes the weights on the Hugging Face Hub, with a
+model card, if --output is hf://OWNER/NAME.
 
 Examples:
     python -m mprnet_jax.convert --input model_deraining.pth --output derain.safetensors --validate
