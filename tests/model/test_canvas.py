@@ -1,19 +1,23 @@
 """Images on larger arrays: the same results as on arrays of their own size."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mprnet_jax.config import ModelConfig
 from mprnet_jax.devices.mesh import image_sharding, make_mesh, sharding_constraint
 from mprnet_jax.model.canvas import COLUMNS, ROWS, Canvas
 from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.model.pooling import global_mean, local_mean
 
 HEIGHT, WIDTH = 48, 64
-SIZES = [(48, 64), (8, 8), (40, 64), (24, 40), (48, 8)]
+PAIRS_OF_SIZES = [((48, 64), (8, 8)), ((40, 24), (16, 64)), ((48, 8), (24, 40))]
 
 
 @pytest.fixture
@@ -65,19 +69,36 @@ def test_means_are_those_of_the_images(images, sizes):
         np.testing.assert_allclose(mean[0, 0], expected, rtol=1e-5)  # another order of summing
 
 
+class Network(NamedTuple):
+    """A network, its parameters, and its program for images on arrays of their own size."""
+
+    apply: Callable
+    params: dict
+    alone: Callable
+
+
+def make_network(config: ModelConfig, **options) -> Network:
+    init, apply = pure_functions(config)
+    return Network(apply, init(0), jax.jit(functools.partial(apply, **options)))
+
+
+@pytest.fixture(scope="module")
+def network(make_tiny_model):
+    """The whole network, with biases: only then is anything but zeros beside the images."""
+    return make_network(dataclasses.replace(make_tiny_model(), bias=True))
+
+
 @pytest.mark.parametrize("pool", [global_mean, local_mean])
-@pytest.mark.parametrize("bias", [False, True])
-def test_one_program_restores_images_of_all_sizes(tiny_model, images, pool, bias):
-    tiny_model.bias = bias
-    init, apply = pure_functions(tiny_model)
-    params = init(0)
-    shared = jax.jit(lambda images, sizes: apply(params, images, sizes=sizes, pool=pool))
-    alone = jax.jit(lambda images: apply(params, images, pool=pool))
-    for size in SIZES:
-        pair = [images[0, : size[0], : size[1]], images[1, :32, :48]]
-        found = shared(*on_canvas(pair, HEIGHT, WIDTH))
+def test_one_program_restores_images_of_all_sizes(network, images, pool):
+    apply, params, alone = network
+    shared = jax.jit(functools.partial(apply, pool=pool))
+    for sizes in PAIRS_OF_SIZES:
+        pair = [image[:height, :width] for image, (height, width) in zip(images, sizes)]
+        arrays, sizes = on_canvas(pair, HEIGHT, WIDTH)
+        found = shared(params, arrays, sizes=sizes)
         for index, image in enumerate(pair):
-            for stage, expected in zip(found, alone(image[None])):
+            # In images smaller than the window of local means, these are global means.
+            for stage, expected in zip(found, alone(params, image[None])):
                 stage = stage[index, : image.shape[0], : image.shape[1]]
                 # Rounding of float32 in other orders of summing.
                 np.testing.assert_allclose(stage, expected[0], atol=1e-5)
@@ -85,41 +106,42 @@ def test_one_program_restores_images_of_all_sizes(tiny_model, images, pool, bias
 
 
 def test_local_means_on_a_canvas_wider_than_their_window(tiny_model):
-    init, apply = pure_functions(tiny_model)
-    params, rng = init(0), np.random.default_rng(0)
-    shared = jax.jit(lambda images, sizes: apply(params, images, sizes=sizes, pool=local_mean))
+    config = dataclasses.replace(tiny_model, stages="unet+orsnet")
+    apply, params, alone = make_network(config, pool=local_mean)
+    rng, shared = np.random.default_rng(0), jax.jit(functools.partial(apply, pool=local_mean))
     for size in [(16, 440), (16, 392), (8, 384), (16, 200)]:
         image = rng.random((*size, 3), np.float32)
-        expected = jax.jit(lambda images: apply(params, images, pool=local_mean))(image[None])
-        for stage, other in zip(shared(*on_canvas([image], 16, 448)), expected):
+        arrays, sizes = on_canvas([image], 16, 448)
+        found = shared(params, arrays, sizes=sizes)
+        for stage, other in zip(found, alone(params, image[None])):
             np.testing.assert_allclose(stage[:, : size[0], : size[1]], other, atol=1e-5)
 
 
 def test_bfloat16_on_a_canvas(tiny_model, images):
-    init, apply = pure_functions(dataclasses.replace(tiny_model, dtype="bfloat16"))
-    params, image = init(0), images[0, :40, :48]
-    array, size = on_canvas([image], HEIGHT, WIDTH)
-    found = jax.jit(lambda x, s: apply(params, x, sizes=s))(array, size)[0][:, :40, :48]
-    expected = jax.jit(lambda x: apply(params, x))(image[None])[0]
-    # Sums in another order round another way in 8 bits of mantissa, through some 30 layers.
-    np.testing.assert_allclose(found, expected, atol=0.02)
+    config = dataclasses.replace(tiny_model, stages="unet+orsnet", dtype="bfloat16")
+    apply, params, alone = make_network(config)
+    image = images[0, :40, :48]
+    arrays, sizes = on_canvas([image], HEIGHT, WIDTH)
+    found = jax.jit(apply)(params, arrays, sizes=sizes)[0][:, :40, :48]
+    # Sums in another order round another way in 8 bits of mantissa, through some 20 layers.
+    np.testing.assert_allclose(found, alone(params, image[None])[0], atol=0.02)
 
 
-@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (2, 2)])
-def test_images_on_a_canvas_spread_over_devices(tiny_model, images, shape):
+# On two devices, whole images are constrained as well; on four, only their halves and quadrants.
+@pytest.mark.parametrize("shape", [(1, 2), (2, 2)])
+def test_images_on_a_canvas_spread_over_devices(network, images, shape):
     """Images over "data", rows over "height"."""
-    init, apply = pure_functions(tiny_model)
-    params, mesh = init(0), make_mesh(*shape)
+    apply, params, alone = network
+    mesh = make_mesh(*shape)
     pair = [images[0, :40, :24], images[1, :16, :]]
     arrays, sizes = on_canvas(pair, HEIGHT, WIDTH)
     restore = jax.jit(
-        lambda x, s: apply(params, x, sizes=s, constrain=sharding_constraint(mesh)),
+        functools.partial(apply, constrain=sharding_constraint(mesh)),
         out_shardings=image_sharding(mesh),
     )
-    found = restore(jax.device_put(arrays, image_sharding(mesh)), sizes)
+    found = restore(params, jax.device_put(arrays, image_sharding(mesh)), sizes=sizes)
     for index, image in enumerate(pair):
-        expected = jax.jit(lambda x: apply(params, x))(image[None])
-        for stage, other in zip(found, expected):
+        for stage, other in zip(found, alone(params, image[None])):
             stage = stage[index, : image.shape[0], : image.shape[1]]
             np.testing.assert_allclose(stage, other[0], atol=1e-5)  # other orders of summing
 
