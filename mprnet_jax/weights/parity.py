@@ -306,7 +306,7 @@ def blocks(config: ModelConfig) -> Iterator[Block]:
             ours_orb, theirs_orb = f"{ours}.orbs.{i}", f"{theirs}.orb{i + 1}"
             yield from cabs(f"{ours_orb}.body", f"{theirs_orb}.body", config.cabs_per_orb)
             yield Block(ours_orb, theirs_orb)
-            yield Block(ours, theirs, i)
+        yield Block(ours, theirs, 2)
 
     for stage in stages_of(config):
         i = stage.number
