@@ -135,20 +135,22 @@ def test_kills_at_random_moments_change_nothing(
         print(f" [{kills} kills]", end="")
 
 
-def test_two_hosts_share_a_bucket_and_nothing_else(run_config, bucket, start_two, saved_steps):
+def test_two_hosts_share_a_bucket_and_nothing_else(
+    run_config, bucket, start_two, saved_steps, exhaustive
+):
     config = run_config(6)
     config.mesh = MeshConfig()
     cache = {
         "JAX_COMPILATION_CACHE_DIR": f"{bucket}/compiled",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    for total in (4, 6):
+    for total in (4, 6) if exhaustive else (4,):
         config.total_steps = total
         processes = start_two(config, bucket, devices=1, **cache)
         outputs = [process.finish() for process in processes]
         assert [process.returncode for process in processes] == [0, 0], outputs[0][-1500:]
         assert max(saved_steps(bucket)) == total
-    assert "Resuming from step 4" in outputs[0]
+    assert "Resuming from step 4" in outputs[0] or not exhaustive
     folder = paths.anywhere(bucket)
     assert any(path.name.startswith("jit_step") for path in (folder / "compiled").iterdir())
     assert not list(folder.glob(".seen*"))
