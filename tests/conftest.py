@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import asyncio
 import dataclasses
 import gc
 import os
@@ -158,6 +159,19 @@ def bucket(emulator) -> Iterator[str]:
     emulator.clear()
     yield f"gs://bucket/{uuid.uuid4().hex}"
     emulator.clear()
+
+
+@pytest.fixture
+def _impatient(monkeypatch):
+    """Attempts to reach a bucket follow each other at once, and there are fewer."""
+    from mprnet_jax.compat import orbax
+
+    async def sleep(seconds, wait=asyncio.sleep):
+        await wait(min(seconds, 0.01))
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    for name, value in {"max_retries": 2, "initial_delay": "10ms", "max_delay": "20ms"}.items():
+        monkeypatch.setitem(orbax.RETRIES, name, value)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -96,10 +96,10 @@ def compile_in_background(function: jax.stages.Wrapped, *arguments: Any) -> Call
 def use_compile_cache(shared: Path | None = None) -> None:
     """Caches compiled programs on disk, so that a command compiles them only the first time.
 
-    The folder is JAX_COMPILATION_CACHE_DIR. If that is not set, it is mprnet_jax in XDG_CACHE_HOME,
-    by default ~/.cache, and is limited to `MAX_CACHE_BYTES`. JAX's own variables set which programs
-    are cached: by default those that took a second or more to compile
-    (JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
+    The folder is JAX_COMPILATION_CACHE_DIR, a path or the address of a bucket. If that is not set,
+    it is mprnet_jax in XDG_CACHE_HOME, by default ~/.cache, and limited to `MAX_CACHE_BYTES`.
+    JAX's own variables set which programs are cached: by default those that took a second or more
+    to compile (JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
 
     Several processes use `shared` unless JAX_COMPILATION_CACHE_DIR is set, as only process 0 writes
     programs. On GPUs they use `shared` in any case: there all processes tune kernels together, so a
@@ -109,6 +109,8 @@ def use_compile_cache(shared: Path | None = None) -> None:
         shared: a folder that is the same one for all processes.
     """
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if folder and paths.is_bucket(folder):
+        paths.anywhere(folder)  # sees to what JAX needs for that
     chosen = folder is not None and jax.default_backend() != "gpu"
     if shared and jax.process_count() > 1 and not chosen:
         jax.config.update("jax_compilation_cache_dir", str(shared))

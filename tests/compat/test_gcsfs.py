@@ -1,6 +1,5 @@
 """What gcsfs does with a bucket, to which the emulator answers."""
 
-import asyncio
 import os
 
 import fsspec
@@ -14,16 +13,6 @@ from mprnet_jax.errors import UserError
 @pytest.fixture
 def folder(bucket):
     return paths.anywhere(bucket)
-
-
-@pytest.fixture
-def _impatient(monkeypatch):
-    """Attempts follow each other at once."""
-
-    async def sleep(seconds, wait=asyncio.sleep):
-        await wait(min(seconds, 0.01))
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
 
 
 def test_etils_uses_it(folder):

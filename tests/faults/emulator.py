@@ -1,12 +1,16 @@
 """A bucket on this machine: an emulator of Google Cloud Storage that can be made to fail."""
 
+import contextlib
 import logging
+import re
 import socket
 import threading
 import time
 from functools import partial
 from http.server import ThreadingHTTPServer
+from urllib.parse import unquote
 
+from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
@@ -25,6 +29,7 @@ class Emulator(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # TensorStore opens many connections at once
     STALL = 3.0
 
     def __init__(self):
@@ -95,6 +100,15 @@ class Handler(RequestHandler):
 
     def do_DELETE(self):
         self.answer("DELETE", RequestHandler.do_DELETE)
+
+    def end_headers(self) -> None:
+        """Adds the object's generation, which the emulator leaves out and TensorStore wants."""
+        match = re.search(r"/b/([^/]+)/o/([^?]+)", self.path)
+        if self.command == "GET" and match:
+            with contextlib.suppress(NotFound):
+                found = self.storage.get_file_obj(match[1], unquote(match[2]))
+                self.send_header("x-goog-generation", found["generation"])
+        super().end_headers()
 
     def log_message(self, *_) -> None:
         pass

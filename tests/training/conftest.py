@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -163,6 +164,38 @@ def start(launch, run_cache, started, tmp_path_factory):
         process = RunProcess(process, output, workdir)
         started.append(process)
         return process
+
+    return begin
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def start_two(start, faults, tmp_path):
+    """start_two(config, workdir, devices=2, main="", everywhere="", **environment) starts two
+    processes with so many devices each, which take themselves for ones on two machines.
+
+    Both run the Python of `everywhere` before, the first one that of `main` too.
+    """
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("another machine's")
+
+    def begin(config, workdir, devices=2, main="", everywhere="", **environment):
+        port = free_port()
+        join = everywhere + f"jax.config.update('jax_num_cpu_devices', {devices})\n"
+        join += "from mprnet_jax.devices import hosts\n"
+        join += "hosts.HEARTBEAT_SECONDS = 5\n"  # waiting for lost ones is most of these tests
+        join += f"hosts.join('127.0.0.1:{port}', 2, {{}})\n"
+        join += "assert {{device.slice_index for device in jax.devices()}} == {{0, 1}}"
+        elsewhere = environment | {"LD_PRELOAD": str(faults), "BOOT_ID_FILE": str(boot_id)}
+        return [
+            start(config, workdir, setup=main + join.format(0), **environment),
+            start(config, workdir, setup=join.format(1), **elsewhere),
+        ]
 
     return begin
 

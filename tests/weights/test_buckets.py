@@ -143,3 +143,55 @@ def test_what_cannot_be_asked_is_not_taken_for_a_new_run(config, params, folder,
     with Checkpoints(bucket) as checkpoints:
         assert load(checkpoints, params).step == 1
     assert not list(folder.glob("damaged-*"))
+
+
+@pytest.mark.usefixtures("_impatient", "_orbax_leaves_coroutines_behind")
+@pytest.mark.parametrize("fault", ["503", "cut", "gone"])
+def test_a_save_goes_on_where_a_request_fails_once(
+    params, folder, bucket, emulator, fault, exhaustive
+):
+    with Checkpoints(bucket) as checkpoints:
+        save(checkpoints, params, 1)
+        emulator.requests.clear()
+        save(checkpoints, params, 2)
+        count, step = len(emulator.requests), 2
+        for at in range(count) if exhaustive else [count // 2]:
+            step += 1
+            emulator.clear()
+            emulator.fault = lambda number, *_, at=at: fault if number == at else ""
+            save(checkpoints, params, step)
+            emulator.clear()
+            if exhaustive or at == count // 2:
+                assert_equal(load(checkpoints, params).params, state(params, step))
+    assert not list(folder.glob("damaged-*"))
+
+
+@pytest.mark.usefixtures("_impatient", "_orbax_leaves_coroutines_behind")
+@pytest.mark.parametrize("fault", ["503", "cut", "gone"])
+def test_a_bucket_that_vanishes_in_a_save_ends_it_with_one_line(
+    params, folder, bucket, emulator, fault, exhaustive, keys
+):
+    with Checkpoints(bucket) as checkpoints:
+        save(checkpoints, params, 1)
+        emulator.requests.clear()
+        save(checkpoints, params, 2)
+    count, step = len(emulator.requests), 2
+    errors = []
+    for at in range(count) if exhaustive else [count // 3]:
+        step += 1
+        emulator.clear()
+        emulator.fault = lambda number, *_, at=at: fault if number >= at else ""
+        try:
+            with Checkpoints(bucket) as checkpoints:
+                save(checkpoints, params, step)
+        except UserError as error:
+            errors.append(str(error))
+        emulator.clear()
+        with Checkpoints(bucket) as checkpoints:
+            loaded = load(checkpoints, params)
+        assert loaded.step in (step - 1, step)
+        assert_equal(loaded.params, state(params, loaded.step))
+        step = loaded.step
+    assert errors
+    assert all(bucket in error and "\n" not in error for error in errors)
+    assert not list(folder.glob("damaged-*"))
