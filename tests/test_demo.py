@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from mprnet_jax import Restorer, load
+from mprnet_jax.config import ModelConfig
 from mprnet_jax.data.sample import photo
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
@@ -104,6 +105,7 @@ def restore(tab) -> None:
 
 def test_a_photo_is_restored_and_a_bad_file_is_refused(tiny_run, tab, tmp_path: Path):
     weights = tmp_path / "run"
+    tiny_run.model.stages = "orsnet+orsnet"
     train(tiny_run, weights)
     pixels = photo("chelsea.png")[:90, :130]
     photos.write(tmp_path / "cat.jpg", Photo(pixels))
@@ -149,9 +151,9 @@ def test_a_photo_is_restored_and_a_bad_file_is_refused(tiny_run, tab, tmp_path: 
     assert elsewhere == []
 
 
-def test_files_are_removed_kept_to_themselves_and_limited(tiny_model, tmp_path: Path):
+def test_files_are_removed_kept_to_themselves_and_limited(make_short_model, tmp_path: Path):
     weights, scratch = tmp_path / "tiny.safetensors", tmp_path / "scratch"
-    files.write(weights, tiny_model, pure_functions(tiny_model)[0](0))
+    write_weights(weights, make_short_model())
     limits = ["--keep_minutes=0.05", "--max_upload_mb=0.5"]
     with serving(weights, scratch, *limits) as address:
         (place,) = scratch.glob("mprnet_jax-*")
@@ -165,6 +167,10 @@ def test_files_are_removed_kept_to_themselves_and_limited(tiny_model, tmp_path: 
         while any(path.is_file() for path in place.rglob("*")):
             assert time.monotonic() < deadline
             time.sleep(0.2)
+
+
+def write_weights(path: Path, config: ModelConfig) -> None:
+    files.write(path, config, pure_functions(config)[0](0))
 
 
 def upload(address: str, data: bytes) -> int:
@@ -191,8 +197,8 @@ def status(url: str, body: bytes | None = None, headers: dict[str, str] | None =
         ("tiny.safetensors", "cannot listen there; another program may do so"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(tiny_model, tmp_path: Path, weights, message):
-    files.write(tmp_path / "tiny.safetensors", tiny_model, pure_functions(tiny_model)[0](0))
+def test_a_mistake_is_one_line_and_status_2(make_short_model, tmp_path: Path, weights, message):
+    write_weights(tmp_path / "tiny.safetensors", make_short_model())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

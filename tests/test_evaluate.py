@@ -74,7 +74,7 @@ def test_the_command_scores_restored_pictures(run, tmp_path):
 
 
 def test_the_command_restores_with_a_network_and_compares_its_stages(run, tmp_path):
-    config = ModelConfig(width=8, unet_growth=4, orsnet_growth=4, cabs_per_orb=1)
+    config = ModelConfig(8, orsnet_growth=4, cabs_per_orb=1, stages="orsnet+orsnet+orsnet")
     params = pure_functions(config)[0](seed=0)
     files.write(tmp_path / "weights.safetensors", config, params)
     mini["write_pairs"](tmp_path / "test/Rain100L", size=(18, 27))

@@ -193,7 +193,7 @@ setup.build_train_step = build_planted
 sys.argv = ["train", *sys.argv[1:]]
 runpy.run_module("mprnet_jax.train", run_name="__main__", alter_sys=True)
 """
-TINY = ("model.width=4", "model.unet_growth=2", "model.orsnet_growth=3", "model.cabs_per_orb=1")
+TINY = ("model.width=4", "model.orsnet_growth=3", "model.cabs_per_orb=1", "model.stages=orsnet")
 TINY += ("batch_size=1", "patch_size=16", "validation_crop=32", "checkpoint_every=1")
 
 

@@ -190,7 +190,7 @@ def test_stages_are_compared_in_one_table(tmp_path):
     assert written[1]["seconds_per_image"] > 0
 
 
-def test_a_set_of_many_sizes_takes_few_programs(tmp_path, tiny_model, compiles, capsys):
+def test_a_set_of_many_sizes_takes_few_programs(tmp_path, make_short_model, compiles, capsys):
     rng = np.random.default_rng(0)
     for number in range(40):
         (pair,) = mini["photos"](1, tuple(rng.integers(24, 200, 2)), seed=number)
@@ -199,7 +199,8 @@ def test_a_set_of_many_sizes_takes_few_programs(tmp_path, tiny_model, compiles, 
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{number}.png")
     source = open_benchmark("gopro", tmp_path)
-    model = with_params(tiny_model, pure_functions(tiny_model)[0](0))
+    config = make_short_model()
+    model = with_params(config, pure_functions(config)[0](0))
     restorer = Restorer(model, tile="off", precision="highest")
 
     def restore(example):

@@ -32,14 +32,15 @@ def stub() -> Stub:
 
 @pytest.fixture(scope="session")
 def short() -> MPRNet:
-    """An untrained network of two stages: half of the layers, for tests that need just any."""
+    """An untrained network of two short stages, for tests that need just any."""
     sizes = {"width": 4, "unet_growth": 2, "orsnet_growth": 3, "cabs_per_orb": 1}
-    config = ModelConfig(**sizes, stages="unet+orsnet")
+    config = ModelConfig(**sizes, stages="orsnet+orsnet")
     return with_params(config, pure_functions(config)[0](0))
 
 
 @pytest.fixture(scope="session")
 def model() -> MPRNet:
-    """A small network, untrained."""
-    config = ModelConfig(width=4, unet_growth=2, orsnet_growth=3, cabs_per_orb=1)
+    """A small network with all parts but a second U-Net, untrained."""
+    sizes = {"width": 4, "unet_growth": 2, "orsnet_growth": 3, "cabs_per_orb": 1}
+    config = ModelConfig(**sizes, stages="unet+orsnet")
     return with_params(config, pure_functions(config)[0](0))
