@@ -94,14 +94,13 @@ def test_every_set_comes_back_as_it_was(tmp_path, key, raw):
 VALIDATED_ON = {"rain13k": "rain100l", "gopro": "gopro", "sidd": "sidd"}
 
 
-def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, make_short_model):
+def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
     for key in SETS:
         write_miniature(tmp_path, key, size=(24, 32))
         cut = random_patches(3, 24, seed=0) if key == "sidd" else None
         write_prepared(tmp_path / "prepared", key, open_splits(key, tmp_path), cut=cut)
 
-    model = make_short_model()
-    init, apply = pure_functions(model)
+    init, apply = pure_functions(tiny_model)
     optim = OptimConfig()
     optimizer = make_optimizer(optim, total_steps=10)
     step = jit(
@@ -124,7 +123,7 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, make_short_model):
     sets = [name.split("/")[0] for name in batches.example_names(0)]
     assert sorted(sets) == ["gopro", "gopro", "sidd"]
 
-    restorer = Restorer(with_params(model, init(0)))
+    restorer = Restorer(with_params(tiny_model, init(0)))
 
     def restore(example):
         image = example["degraded"]

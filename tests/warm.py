@@ -143,7 +143,8 @@ def run(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
     os.chdir(cwd)
     for name, value in environment.items():
         if name.startswith("JAX_") and value != os.environ.get(name):
-            jax.config.update(name.lower(), value)  # read when it was imported
+            current = getattr(jax.config, name.lower())  # read when it was imported
+            jax.config.update(name.lower(), float(value) if isinstance(current, float) else value)
     for stream in (sys.stdout, sys.stderr):
         encoding = environment.get("PYTHONIOENCODING", stream.encoding)
         stream.reconfigure(encoding=encoding, errors=stream.errors)

@@ -71,10 +71,11 @@ class Manager(ocp.CheckpointManager):
         return False
 
 
-def apply_patches() -> None:
+def apply_patches(*, in_bucket: bool) -> None:
     """Applies the patches that are not subclasses; further calls change nothing."""
     cache_resolved_specs()
-    limit_retries()
+    if in_bucket:
+        limit_retries()
     take_folders_literally()
     hide_logs()
     hide_abandoned_writes()

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from mprnet_jax import paths
 from mprnet_jax.compat.orbax import Manager, apply_patches
 from mprnet_jax.errors import one_line
 
@@ -97,7 +98,7 @@ class Store:
             trees: names of the trees of a step.
             steps_to_keep: chooses which steps to keep, given all in order; None to only read.
         """
-        apply_patches()
+        apply_patches(in_bucket=paths.is_bucket(folder))
         self._folder = folder
         self._saving = False
         # All hosts use the first one's list: on a shared file system others may see an older state.

@@ -55,7 +55,7 @@ def wait_for_step(saved_steps):
     def wait(process, workdir, step):
         deadline = time.monotonic() + TIMEOUT
         while max(saved_steps(workdir), default=-1) < step:
-            assert process.poll() is None, process.finish()
+            assert process.returncode is None, process.finish()
             assert time.monotonic() < deadline, process.finish()
             time.sleep(0.01)
 
