@@ -67,8 +67,8 @@ def main() -> None:
 
 def publish() -> None:
     """Publishes the weights on the Hugging Face Hub: they, sizes and recipe, and a model card."""
-    weights = files.read(INPUT.value)
-    licence = card.licence_of(weights, LICENCE.value)
+    weights, trained = files.read_with_training(INPUT.value)
+    licence = card.licence_of(weights, trained, LICENCE.value)
     hub.check_may_publish(OUTPUT.value, overwrite=OVERWRITE.value)
     report = validate(weights)
     with tempfile.TemporaryDirectory() as folder:
@@ -79,8 +79,8 @@ def publish() -> None:
         OUTPUT.value,
         {
             hub.WEIGHTS: content,
-            "config.json": card.config_json(weights),
-            "README.md": card.model_card(OUTPUT.value, weights, licence, str(report)),
+            "config.json": card.config_json(weights, trained),
+            "README.md": card.model_card(OUTPUT.value, weights, trained, licence, str(report)),
         },
     )
     print(f"{address}: {describe(weights, len(content))}; licence: {licence}")

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -19,6 +19,9 @@ from mprnet_jax.weights import pretrained, safetensors
 from mprnet_jax.weights.files import WeightFile
 from mprnet_jax.weights.hub import PREFIX
 from mprnet_jax.weights.pth import OFFICIAL_TASKS
+
+if TYPE_CHECKING:
+    from mprnet_jax.weights.run_folder import Trained  # imports Orbax
 
 NOT_STATED = "none stated; ask the owner of the repository before you use the weights"
 # Licences that the Hub knows by these names; it takes others as "other", with their own name.
@@ -36,7 +39,7 @@ FIELDS = (
 SIDE = 256  # pixels, of the image that multiply-adds are stated for
 
 
-def licence_of(weights: WeightFile, stated: str | None) -> str:
+def licence_of(weights: WeightFile, trained: "Trained | None", stated: str | None) -> str:
     """Returns the licence to publish weights under.
 
     Weights with a licence note keep it. What was trained here from scratch, or from a network that
@@ -44,7 +47,8 @@ def licence_of(weights: WeightFile, stated: str | None) -> str:
     say it.
 
     Args:
-        weights: as `files.read` returns them.
+        weights: as `files.read_with_training` returns them.
+        trained: how, as that returns it.
         stated: what the user says the licence is, if anything.
 
     Raises:
@@ -52,7 +56,7 @@ def licence_of(weights: WeightFile, stated: str | None) -> str:
             forbids it or is another than stated, or if no licence is known.
     """
     source, note = weights.origin["source"], weights.origin.get("licence")
-    start = str(weights.trained.config.get("init_from") or "") if weights.trained else ""
+    start = str(trained.config.get("init_from") or "") if trained else ""
     official = {PurePath(source).name, PurePath(start).name} & OFFICIAL_TASKS.keys()
     if official:
         raise UserError(
@@ -70,7 +74,7 @@ def licence_of(weights: WeightFile, stated: str | None) -> str:
         return note
     if stated:
         return stated
-    if weights.trained and (not start or start in pretrained.PRETRAINED):
+    if trained and (not start or start in pretrained.PRETRAINED):
         return NOT_STATED
     whose = f"was trained from {name_only(start)}" if start else "has no licence note"
     raise UserError(
@@ -104,23 +108,26 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def config_json(weights: WeightFile) -> bytes:
+def config_json(weights: WeightFile, trained: "Trained | None") -> bytes:
     """Returns a JSON file with a network's sizes, and the recipe if it was trained here."""
     content: dict[str, Any] = {
         "library": f"mprnet_jax {__version__}",
         "model": dataclasses.asdict(weights.config),
     }
-    if weights.trained:
-        content["recipe"] = recipe(weights.trained.config)
+    if trained:
+        content["recipe"] = recipe(trained.config)
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def model_card(address: str, weights: WeightFile, licence: str, report: str) -> bytes:
+def model_card(
+    address: str, weights: WeightFile, trained: "Trained | None", licence: str, report: str
+) -> bytes:
     """Returns the README.md of a repository.
 
     Args:
         address: of the repository, `hf://OWNER/NAME`.
         weights: what it holds.
+        trained: as of `licence_of`.
         licence: as of `licence_of`.
         report: of `weights.parity`, as text.
     """
@@ -145,7 +152,7 @@ def model_card(address: str, weights: WeightFile, licence: str, report: str) -> 
         f'```python\nimport mprnet_jax\n\nmodel = mprnet_jax.load("{address}")\n```',
         f"## Licence\n\n{licence}",
         f"## Network\n\n{sizes(weights)}",
-        f"## Training\n\n{training(weights)}",
+        f"## Training\n\n{training(weights, trained)}",
         f"## Agreement with PyTorch\n\n```\n{report}\n```",
     ]
     return ("\n\n".join(parts) + "\n").encode()
@@ -165,9 +172,8 @@ def sizes(weights: WeightFile) -> str:
     return table(values, "size")
 
 
-def training(weights: WeightFile) -> str:
+def training(weights: WeightFile, trained: "Trained | None") -> str:
     """Returns the recipe and the held-out score of a network."""
-    trained = weights.trained
     if trained is None:
         return f"Not known here: the weights were converted from `{weights.origin['source']}`."
     found = recipe(trained.config)

@@ -40,7 +40,6 @@ class WeightFile(NamedTuple):
     params: Params
     # `source`, the name of the file converted first; `task` and `licence` if known.
     origin: dict[str, str]
-    trained: "Trained | None" = None  # of a run folder
 
 
 def load(path: Path | str, dtype: str = "float32") -> MPRNet:
@@ -67,6 +66,11 @@ def read(path: Path | str) -> WeightFile:
     Warns of NaN and infinite weights by name. Logs in one line what was taken where the network is
     not at the file's top or under `state_dict`. Raises as `load`.
     """
+    return read_with_training(path)[0]
+
+
+def read_with_training(path: Path | str) -> "tuple[WeightFile, Trained | None]":
+    """As `read`; also returns how the weights of a run folder were trained."""
     named, found = path, find(path)
     with on_disk(found) as path:
         source = {"source": str(named) if hub.is_address(named) else found.name}
@@ -75,10 +79,10 @@ def read(path: Path | str) -> WeightFile:
 
             config, params, trained = run_folder.read(path)
             sizes = dataclasses.replace(config, dtype="float32", remat="none")
-            return WeightFile(sizes, params, source, trained)
+            return WeightFile(sizes, params, source), trained
         check_is_weight_file(path)
         config, params, origin = FORMATS[path.suffix.lower()].read(path)
-        return WeightFile(config, params, source | origin)
+        return WeightFile(config, params, source | origin), None
 
 
 def read_official(path: Path | str) -> dict[str, np.ndarray]:

@@ -23,11 +23,11 @@ TINY = ModelConfig(width=4, unet_growth=0, orsnet_growth=2, cabs_per_orb=1, stag
 ADDRESS = "hf://someone/derain"
 
 
-def weights(source="w.pth", licence=None, init_from=None) -> WeightFile:
+def weights(source="w.pth", licence=None, init_from=None) -> tuple[WeightFile, Trained | None]:
     """Weights with a licence note, if any, and of a run if it says what that started from."""
     origin = {"source": source} | ({"licence": licence} if licence else {})
     trained = None if init_from is None else Trained({"init_from": init_from}, 6, 30.0)
-    return WeightFile(TINY, {}, origin, trained)
+    return WeightFile(TINY, {}, origin), trained
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def weights(source="w.pth", licence=None, init_from=None) -> WeightFile:
     ],
 )
 def test_what_may_be_published_and_how(found, stated, licence):
-    assert licence_of(found, stated) == licence
+    assert licence_of(*found, stated) == licence
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_may_be_published_and_how(found, stated, licence):
 )
 def test_what_may_not(found, stated, message):
     with pytest.raises(UserError, match=message) as caught:
-        licence_of(found, stated)
+        licence_of(*found, stated)
     assert "secret" not in str(caught.value)
 
 
@@ -73,7 +73,7 @@ def test_official_weights_stay_official_when_they_are_converted(tmp_path):
     origin = {"source": "model_deraining.pth", "licence": "MIT"}
     files.write(path, TINY, pure_functions(TINY)[0](0), origin)
     with pytest.raises(UserError, match="the authors' model_deraining"):
-        licence_of(files.read(path), "MIT")
+        licence_of(*files.read_with_training(path), "MIT")
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def run(tmp_path):
 
 
 def test_the_card_of_a_run(run):
-    found = files.read(run)
-    text = card.model_card(ADDRESS, found, "Apache-2.0", "stage 1 agrees").decode()
+    found = files.read_with_training(run)
+    text = card.model_card(ADDRESS, *found, "Apache-2.0", "stage 1 agrees").decode()
     assert text.startswith("---\nlibrary_name: mprnet_jax\nlicense: apache-2.0\n")
     for part in (
         f'mprnet_jax.load("{ADDRESS}")',
@@ -118,7 +118,7 @@ def test_the_card_of_a_run(run):
         "stage 1 agrees",
     ):
         assert part in text
-    config = json.loads(card.config_json(found))
+    config = json.loads(card.config_json(*found))
     assert ModelConfig(**config["model"]) == TINY
     assert config["recipe"]["optim.learning_rate"] == 3e-4
     assert config["recipe"]["loss.edge_weight"] == 0.05
@@ -126,18 +126,19 @@ def test_the_card_of_a_run(run):
 
 
 def test_the_card_of_a_file_and_of_a_run_without_a_score():
-    text = card.model_card(ADDRESS, weights("old.pth"), NOT_STATED, "").decode()
+    text = card.model_card(ADDRESS, *weights("old.pth"), NOT_STATED, "").decode()
     assert "converted from `old.pth`" in text
     assert "license" not in text.split("---")[1]
     assert f"## Licence\n\n{NOT_STATED}" in text
-    unscored = weights(init_from="")._replace(trained=Trained({}, 3, -math.inf))
-    text = card.model_card(ADDRESS, unscored, "My own 2.0", "").decode()
+    unscored, _ = weights(init_from="")
+    trained = Trained({}, 3, -math.inf)
+    text = card.model_card(ADDRESS, unscored, trained, "My own 2.0", "").decode()
     assert "step 3. The weights were not validated." in text
     assert "license: other\nlicense_name: my-own-2.0\n" in text
 
 
 def test_all_sizes_are_told():
-    sizes = card.sizes(weights())
+    sizes = card.sizes(weights()[0])
     names = {field.name for field in dataclasses.fields(ModelConfig)} - {"dtype", "remat"}
     assert all(f"| {name} " in sizes for name in names)
     count = sum(leaf.size for leaf in jax.tree.leaves(pure_functions(TINY)[0](0)))
