@@ -24,6 +24,7 @@ from mprnet_jax.devices.memory import OutOfMemory
 from mprnet_jax.devices.mesh import image_sharding, replicated, sharding_constraint
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.model.pooling import global_mean, local_mean
+from mprnet_jax.model.stages import stages_of
 from mprnet_jax.restoration.costs import Costs, ProgramShape
 from mprnet_jax.restoration.planning import Plan, ProgramChooser
 from mprnet_jax.restoration.sizes import Size
@@ -247,7 +248,8 @@ def max_program_pixels(config: ModelConfig, images: float) -> int:
         config: the network's configuration.
         images: how many images each device restores at once; less than 1 where devices share one.
     """
-    # The widest arrays are the inputs of a stage that has one before it, or a stage's features.
-    inputs = [config.width + config.stage_width(subnet) for subnet in config.subnets[:-1]]
-    channels = max(*inputs, *map(config.stage_width, config.subnets))
+    # The widest arrays are the features of a stage, or its own and those of the stage before.
+    channels = max(
+        max(stage.channels, config.width + stage.previous_channels) for stage in stages_of(config)
+    )
     return int(MAX_ELEMENTS / (images * channels))
