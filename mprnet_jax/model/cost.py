@@ -4,6 +4,7 @@ Sizes come from the network's own parameters. The level at which the paper has e
 cannot be derived from them and is a table below.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -57,8 +58,8 @@ def shapes_used(
     `gate` belong to the next stage.
     """
     unused: list[str] = []
-    for stage in stages_of(config)[stages:] if stages else []:
-        sam = f"sam{stage.number - 1}{stage.number}"
+    for previous, stage in [*itertools.pairwise(stages_of(config))][stages - 1 :] if stages else []:
+        sam = previous.head
         unused += [f"{name}." for name in (*stage.modules, f"{sam}.features", f"{sam}.gate")]
     for path, shape in named_shapes(abstract_model(config)[1]):
         if not path.startswith(tuple(unused)):
