@@ -12,13 +12,21 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from mprnet_jax.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from mprnet_jax.config import (
+    DataConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from mprnet_jax.devices import records
 
 ROOT = Path(__file__).parents[1]
@@ -247,6 +255,27 @@ def tiny_run(tiny_model) -> TrainConfig:
 def short_run(tiny_run, make_short_model) -> TrainConfig:
     """Such a run with a network of one stage."""
     return dataclasses.replace(tiny_run, model=make_short_model())
+
+
+@pytest.fixture
+def make_step() -> Callable[[ModelConfig], tuple]:
+    """Makes a training step: make_step(config) -> the jitted step and the state at its start."""
+    from mprnet_jax.devices.compiling import jit
+    from mprnet_jax.model.mprnet import pure_functions
+    from mprnet_jax.training.optimizer import make_optimizer
+    from mprnet_jax.training.state import create_state
+    from mprnet_jax.training.step import train_step
+
+    def make(config):
+        init, apply = pure_functions(config)
+        optim = OptimConfig()
+        optimizer = make_optimizer(optim, total_steps=10)
+        step = jit(
+            partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig(), optim=optim)
+        )
+        return step, create_state(init(0), optimizer, optim)
+
+    return make
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import functools
 import pickle
 import runpy
 import sys
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,22 +12,18 @@ import tensorflow_datasets as tfds
 import tifffile
 from PIL import Image
 
-from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
+from mprnet_jax.config import DataConfig
 from mprnet_jax.data.batches import TrainingBatches, training_source, validation_source
 from mprnet_jax.data.cutting import overlapping_pieces, random_patches
 from mprnet_jax.data.datasets import BENCHMARKS, TRAINING_SETS
 from mprnet_jax.data.opening import open_benchmark, open_splits
 from mprnet_jax.data.prepared import Prepared, write_prepared
-from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.imageio import photos
 from mprnet_jax.model.mprnet import pure_functions, with_params
 from mprnet_jax.restoration.restorer import Restorer
-from mprnet_jax.training.optimizer import make_optimizer
-from mprnet_jax.training.state import create_state
-from mprnet_jax.training.step import train_step
 
 mini = runpy.run_path(str(Path(__file__).parent / "data" / "miniatures.py"))
 SETS = sorted(BENCHMARKS.keys() | TRAINING_SETS.keys())
@@ -94,19 +89,13 @@ def test_every_set_comes_back_as_it_was(tmp_path, key, raw):
 VALIDATED_ON = {"rain13k": "rain100l", "gopro": "gopro", "sidd": "sidd"}
 
 
-def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
+def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model, make_step):
     for key in SETS:
         write_miniature(tmp_path, key, size=(24, 32))
         cut = random_patches(3, 24, seed=0) if key == "sidd" else None
         write_prepared(tmp_path / "prepared", key, open_splits(key, tmp_path), cut=cut)
 
-    init, apply = pure_functions(tiny_model)
-    optim = OptimConfig()
-    optimizer = make_optimizer(optim, total_steps=10)
-    step = jit(
-        partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig(), optim=optim)
-    )
-    state = create_state(init(0), optimizer, optim)
+    step, state = make_step(tiny_model)
     for train, validation in VALIDATED_ON.items():
         config = DataConfig("prepared", str(tmp_path / "prepared"), train, validation)
         batches = TrainingBatches(*training_source(config), batch_size=2, patch_size=16, seed=0)
@@ -123,7 +112,7 @@ def test_prepared_sets_are_trained_on_and_evaluated(tmp_path, tiny_model):
     sets = [name.split("/")[0] for name in batches.example_names(0)]
     assert sorted(sets) == ["gopro", "gopro", "sidd"]
 
-    restorer = Restorer(with_params(tiny_model, init(0)))
+    restorer = Restorer(with_params(tiny_model, pure_functions(tiny_model)[0](0)))
 
     def restore(example):
         image = example["degraded"]

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,15 @@ from absl import flags
 from absl.testing import flagsaver
 
 from mprnet_jax import prepare
-from mprnet_jax.config import DataConfig, LossConfig, OptimConfig
+from mprnet_jax.config import DataConfig
 from mprnet_jax.data.batches import TrainingBatches, training_source
 from mprnet_jax.data.opening import open_benchmark, open_splits
 from mprnet_jax.data.prepared import Prepared
-from mprnet_jax.devices.compiling import jit
 from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.evaluator import Candidate, evaluate
 from mprnet_jax.model.mprnet import pure_functions, with_params
 from mprnet_jax.restoration.restorer import Restorer
-from mprnet_jax.training.optimizer import make_optimizer
-from mprnet_jax.training.state import create_state
-from mprnet_jax.training.step import train_step
 
 mini = runpy.run_path(str(Path(__file__).parent / "data" / "miniatures.py"))
 OWN, write_own = mini["OWN"], mini["write_own"]
@@ -102,16 +97,10 @@ def test_a_folder_and_its_archive_are_prepared_alike(tmp_path, key, capsys):
         assert re.search(rf"{split} \({len(OWN[key, split][1])}(\)| of \d+\))", printed[-1])
 
 
-def a_network(config):
+def a_network(config, make_step):
     """A training step, which checks its loss, and a way to restore examples."""
-    init, apply = pure_functions(config)
-    optim = OptimConfig()
-    optimizer = make_optimizer(optim, total_steps=10)
-    step = jit(
-        partial(train_step, apply=apply, optimizer=optimizer, loss=LossConfig(), optim=optim)
-    )
-    state = create_state(init(0), optimizer, optim)
-    restorer = Restorer(with_params(config, init(0)))
+    step, state = make_step(config)
+    restorer = Restorer(with_params(config, pure_functions(config)[0](0)))
 
     def train(batch):
         _, metrics = step(state, batch)
@@ -133,7 +122,7 @@ def no_network():
     return train, lambda example: np.float32(example["degraded"] / 255)
 
 
-def test_they_are_trained_on_and_evaluated(tmp_path, tiny_model, exhaustive):
+def test_they_are_trained_on_and_evaluated(tmp_path, tiny_model, make_step, exhaustive):
     """With a network only if --exhaustive is given."""
     data_dir = tmp_path / "prepared"
     for key in SPLITS:
@@ -141,7 +130,7 @@ def test_they_are_trained_on_and_evaluated(tmp_path, tiny_model, exhaustive):
         shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
         run(folder.with_suffix(".zip"), key, data_dir)
 
-    train, restore = a_network(tiny_model) if exhaustive else no_network()
+    train, restore = a_network(tiny_model, make_step) if exhaustive else no_network()
     assert len(TRAINED) == 5
     for key in TRAINED:
         config = DataConfig("prepared", str(data_dir), key)
