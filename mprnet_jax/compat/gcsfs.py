@@ -16,6 +16,7 @@ from gcsfs.retry import ChecksumError, HttpError, NonRetryableError
 from google.auth.exceptions import GoogleAuthError
 
 ERRORS = (aiohttp.ClientError, GoogleAuthError, ChecksumError, HttpError, NonRetryableError)
+LAST_LINE = b"--==0==--"  # of what gcsfs sends as multipart/related (RFC 2046, section 5.1.1)
 STALLED = 30  # seconds without a byte, after which a request is sent again
 
 
@@ -33,8 +34,9 @@ class FileSystem(gcsfs.GCSFileSystem):
 
     Reason: gcsfs takes an answer like "no permission" for "does not exist", with which a run would
         begin anew; makes a bucket that is missing; keeps lists of folders that other hosts change;
-        does not check what it has written; waits five minutes for an answer, and only once; and
-        raises errors that are no OSError.
+        does not check what it has written; waits five minutes for an answer, and only once; ends a
+        small object with a bare line feed, with which servers take a carriage return before it for
+        the end of the line; and raises errors that are no OSError.
     Tried with: gcsfs 2026.10.
     Upstream: none known.
     Remove when: each of these is an option. All but `_request`, `_exists`, `_isdir` and `_mkdir`
@@ -47,6 +49,9 @@ class FileSystem(gcsfs.GCSFileSystem):
         super().__init__(*args, **settings | kwargs)
 
     async def _request(self, method: str, path: str, *args: Any, **kwargs: Any) -> Any:
+        content = kwargs.get("data")
+        if isinstance(content, bytes) and content.endswith(b"\n" + LAST_LINE):
+            kwargs["data"] = content.removesuffix(b"\n" + LAST_LINE) + b"\r\n" + LAST_LINE
         with report_errors():
             return await super()._request(method, path, *args, **kwargs)
 

@@ -34,6 +34,17 @@ def test_what_others_write_and_remove_is_seen_at_once(folder, emulator):
     assert not (folder / "b").exists()
 
 
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\0"])
+def test_last_bytes_that_look_like_the_end_of_a_line_are_kept(folder, tmp_path, end):
+    content = b"some" + end
+    gcsfs.write(folder / "written", content)
+    (tmp_path / "file").write_bytes(content)
+    gcsfs.upload(tmp_path / "file", folder / "uploaded")
+    (folder / "by_etils").write_bytes(content)
+    for name in ("written", "uploaded", "by_etils"):
+        assert (folder / name).read_bytes() == content
+
+
 def test_a_missing_bucket_is_not_made(emulator, bucket):
     with pytest.raises(UserError, match=r"gs://other/run: .*there is no bucket other"):
         atomic.make_folder(paths.anywhere("gs://other/run"))
