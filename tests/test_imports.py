@@ -20,10 +20,11 @@ ALLOWED = {
     "model": ("ops",),
     "devices": (),
     "weights": ("model", "devices", "compat"),
+    "export": ("model", "weights", "compat"),
     "data": ("devices", "imageio", "compat"),
     "training": ("model", "devices", "weights", "data", "imageio", "compat"),
     "evaluation": ("model", "devices", "weights", "data", "imageio"),
-    "restoration": ("model", "devices", "weights", "imageio"),
+    "restoration": ("model", "devices", "weights", "imageio", "export"),
 }
 # Package -> the only places that may import it; "" stands for the top of the package.
 ONLY = {
@@ -33,6 +34,9 @@ ONLY = {
     "gradio": ("demo.py", "compat/gradio.py"),
     "safehttpx": ("compat/gradio.py",),
     "huggingface_hub": ("weights/hub.py", "weights/card.py", "demo.py"),
+    "onnx": ("export",),
+    "onnxruntime": ("export/runtimes.py",),
+    "openvino": ("export/runtimes.py",),
     "torch": ("weights", "evaluation/perceptual.py"),
 }
 # These run where nothing but jax, flax, optax and numpy is installed.

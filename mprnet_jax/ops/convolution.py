@@ -72,8 +72,9 @@ def _by_platform(x: jax.Array, kernel: jax.Array, arguments: tuple, options: tup
     narrow = uses_pairs(x.shape[2], max(kernel.shape[2:]))
     if narrow:
         branches["tpu"] = convolve_pairs
-    count = MIN_IMAGES // max(1, len(x))  # bands to cut each image into
-    if x.size and count > 1:
+    # Bands to cut each image into. Programs for symbolic sizes (`jax.export`) have no gradient.
+    count = MIN_IMAGES // max(1, len(x)) if isinstance(x.shape[0], int) else 1
+    if count > 1 and x.size:
         if narrow:
             branches["cpu"] = with_kernel_gradient(convolve_plain, gradient_from_pairs)
         elif x.shape[1] % count == 0:

@@ -1,0 +1,1 @@
+"""Networks for other programs: as graphs of ONNX operators, and as compiled JAX functions."""
