@@ -2,11 +2,13 @@
 
 Reads a .pth file, a .safetensors file or a run folder; writes .safetensors or .pth. Each may lie in
 a bucket: gs://BUCKET/deblur.safetensors. Publishes the weights on the Hugging Face Hub, with a
-model card, if --output is hf://OWNER/NAME.
+model card, if --output is hf://OWNER/NAME. Exports the network, for photos of any size, if --output
+is an .onnx file, for ONNX Runtime, OpenVINO and others, or a .stablehlo file, for JAX.
 
 Examples:
     python -m mprnet_jax.convert --input model_deraining.pth --output derain.safetensors --validate
     python -m mprnet_jax.convert --input runs/derain --output hf://OWNER/NAME --licence Apache-2.0
+    python -m mprnet_jax.convert --input runs/derain --output derain.onnx --validate
 """
 
 import tempfile
@@ -15,9 +17,10 @@ from pathlib import Path
 from absl import flags
 
 from mprnet_jax import command, paths
-from mprnet_jax.atomic import make_folder
+from mprnet_jax.atomic import make_folder, writing
 from mprnet_jax.devices.compiling import use_compile_cache
 from mprnet_jax.errors import UserError
+from mprnet_jax.export import formats, validation
 from mprnet_jax.weights import card, files, hub, names, parity, pretrained
 
 INPUT = flags.DEFINE_string(
@@ -26,13 +29,14 @@ INPUT = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string(
     "output",
     "",
-    "The .safetensors or .pth file to write, or hf://OWNER/NAME to publish there, which implies "
-    "--validate.",
+    "The .safetensors, .pth, .onnx or .stablehlo file to write, or hf://OWNER/NAME to publish "
+    "there, which implies --validate.",
 )
 VALIDATE = flags.DEFINE_bool(
     "validate",
     False,
-    "Compare with PyTorch's stages and blocks first; write nothing if one differs.",
+    "Compare with PyTorch's stages and blocks first, or an exported network's stages with ours; "
+    "write nothing if one differs.",
 )
 REFERENCE = flags.DEFINE_string(
     "reference",
@@ -44,8 +48,10 @@ REFERENCE = flags.DEFINE_string(
 LICENCE = flags.DEFINE_string(
     "licence",
     None,
-    "Licence of the weights, such as Apache-2.0, for the metadata of a .safetensors file and the "
-    "model card.",
+    "Licence of the weights, such as Apache-2.0, for the metadata of the file and the model card.",
+)
+STAGES = flags.DEFINE_integer(
+    "stages", None, "Number of stages that an .onnx or .stablehlo file computes, by default all.", 1
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
 
@@ -58,11 +64,36 @@ def main() -> None:
     output = paths.anywhere(OUTPUT.value)
     check_output(output)
     weights = files.read(INPUT.value)
+    if is_export(output):
+        export(weights, output)
+        return
     if VALIDATE.value or REFERENCE.value:
         validate(weights)
     licence = {"licence": LICENCE.value} if LICENCE.value else {}
     size = files.write(output, weights.config, weights.params, weights.origin | licence)
     print(f"{OUTPUT.value}: {describe(weights, size)}")
+
+
+def is_export(output: Path) -> bool:
+    """Returns whether the output holds the computation, not only the weights."""
+    return output.suffix.lower() in formats.EXTENSIONS
+
+
+def export(weights: files.WeightFile, output: Path) -> None:
+    """Writes the network for other programs."""
+    extension = output.suffix.lower()
+    if LICENCE.value:
+        weights = weights._replace(origin=weights.origin | {"licence": LICENCE.value})
+    content = formats.encode(extension, weights, STAGES.value)
+    if VALIDATE.value:
+        use_compile_cache()
+        report = validation.compare(extension, content, weights, STAGES.value)
+        print(report)
+        check_agreement(report)
+    with writing(output) as temporary:
+        temporary.write_bytes(content)
+    metadata = formats.metadata_of(weights, STAGES.value)
+    print(f"{OUTPUT.value}: {describe(weights, len(content))}; licence: {metadata['licence']}")
 
 
 def publish() -> None:
@@ -92,11 +123,16 @@ def validate(weights: files.WeightFile) -> parity.Report:
     official = files.read_official(INPUT.value)
     report = parity.compare(weights, official, REFERENCE.value)
     print(report)
+    check_agreement(report)
+    return report
+
+
+def check_agreement(report: parity.Report | validation.Report) -> None:
+    """Raises UserError if anything in the report differs."""
     try:
         report.check_agreement()
     except UserError as error:
         raise UserError(f"{error}; nothing was written") from error
-    return report
 
 
 def describe(weights: files.WeightFile, size: int) -> str:
@@ -111,7 +147,14 @@ def describe(weights: files.WeightFile, size: int) -> str:
 
 def check_output(output: Path) -> None:
     """Raises UserError if the output cannot be written, before any work is done."""
-    files.check_output(output)
+    if is_export(output):
+        formats.check_installed(output.suffix.lower())
+        if REFERENCE.value:
+            raise UserError("--reference is for .safetensors and .pth files; leave it out")
+    else:
+        files.check_output(output)
+        if STAGES.value:
+            raise UserError("--stages is for .onnx and .stablehlo files; leave it out")
     if paths.exists(output) and not OVERWRITE.value:
         raise UserError(f"--output={OUTPUT.value}: exists; use another name, or --overwrite")
     if paths.is_bucket(output):

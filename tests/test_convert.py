@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from absl import flags
+from absl.testing import flagsaver
 
+from mprnet_jax import convert as convert_command
 from mprnet_jax.config import ModelConfig
+from mprnet_jax.errors import UserError
 from mprnet_jax.weights import files, safetensors, torch_reference
 
 
@@ -76,6 +81,41 @@ def test_failed_validation_writes_nothing(tmp_path, official_file, convert):
     assert {path.name for path in tmp_path.iterdir()} == {"MPRNet.py", "model_denoising.pth"}
 
 
+def test_validated_export(tmp_path, official_file, convert):
+    output = tmp_path / "denoise.onnx"
+    done = convert(official_file, output, "--validate", "--stages", "2")
+    assert done.returncode == 0, done.stderr
+    for text in ("ONNX Runtime", "OpenVINO", "2x64x96, stage 1", "1x33x50, stage 2", "non-comm"):
+        assert text in done.stdout
+    assert "stage 3" not in done.stdout
+    model = onnx.load(output)
+    assert {entry.key for entry in model.metadata_props} == {
+        *("config", "computed_stages", "licence", "source", "task")
+    }
+    done = convert(output, tmp_path / "again.safetensors")
+    assert "denoise.onnx: is made for other programs and not read again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("x.onnx", {"reference": "MPRNet.py"}, "--reference is for .safetensors and .pth files"),
+        ("x.pth", {"stages": 1}, "--stages is for .onnx and .stablehlo files"),
+        ("x.stablehlo", {"stages": 4}, "stages=4: must be 1 to 3, the stages of this network"),
+    ],
+)
+def test_options_of_other_formats_are_refused(tmp_path, official_file, output, options, message):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["convert"])
+    output = tmp_path / output
+    with (
+        flagsaver.flagsaver(input=str(official_file), output=str(output), **options),
+        pytest.raises(UserError, match=message),
+    ):
+        convert_command.main()
+    assert not output.exists()
+
+
 def test_an_output_that_exists_is_replaced_only_on_demand(tmp_path, official_file, convert):
     output = tmp_path / "model.safetensors"
     output.write_text("precious")
@@ -92,7 +132,7 @@ def test_an_output_that_exists_is_replaced_only_on_demand(tmp_path, official_fil
     [
         ("absent.pth", "out.safetensors", "absent.pth: there is no such file"),
         ("broken.safetensors", "out.pth", "broken.safetensors: 1 missing: tail.weight"),
-        ("broken.safetensors", "out.onnx", "out.onnx: weights are written as"),
+        ("broken.safetensors", "out.npz", "out.npz: weights are written as"),
         ("broken.safetensors", "no/such/out.pth", "there is no folder"),
     ],
 )

@@ -20,7 +20,7 @@ ALLOWED = {
     "model": ("ops",),
     "devices": (),
     "weights": ("model", "devices", "compat"),
-    "export": ("model", "weights", "compat"),
+    "export": ("model", "devices", "weights", "compat"),
     "data": ("devices", "imageio", "compat"),
     "training": ("model", "devices", "weights", "data", "imageio", "compat"),
     "evaluation": ("model", "devices", "weights", "data", "imageio"),
@@ -36,7 +36,7 @@ ONLY = {
     "huggingface_hub": ("weights/hub.py", "weights/card.py", "demo.py"),
     "onnx": ("export",),
     "onnxruntime": ("export/runtimes.py",),
-    "openvino": ("export/runtimes.py",),
+    "openvino": ("compat/openvino.py",),
     "torch": ("weights", "evaluation/perceptual.py"),
 }
 # These run where nothing but jax, flax, optax and numpy is installed.

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from flax import traverse_util
 from onnx import helper, numpy_helper
 
 from mprnet_jax.config import SIZE_MULTIPLE, ModelConfig
 from mprnet_jax.model.stages import stages_of
-from mprnet_jax.weights.names import Params
+from mprnet_jax.weights.names import Params, by_path
 
 BATCH, CHANNELS, ROWS, COLUMNS = range(4)  # axes
 IMAGE, RESTORED = "image", "restored"  # names of the input and of the output
@@ -191,8 +190,7 @@ class Graph:
 
     def __init__(self, params: Params):
         """Begins an empty graph of a network with these parameters."""
-        flat = traverse_util.flatten_dict(params)
-        self._params = {".".join(map(str, path)): np.asarray(v) for path, v in flat.items()}
+        self._params = {path: np.asarray(array) for path, array in by_path(params).items()}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self.slope = float(self._params["slope"][0])

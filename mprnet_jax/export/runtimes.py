@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
+from mprnet_jax.compat.openvino import import_openvino
 from mprnet_jax.errors import UserError
 from mprnet_jax.threads import CORES
 
@@ -56,9 +57,7 @@ def import_runtime(runtime: str) -> ModuleType:
     """Returns the package of a runtime, or raises UserError."""
     try:
         if runtime == "openvino":
-            import openvino
-
-            return openvino
+            return import_openvino()
         import onnxruntime
 
         return onnxruntime

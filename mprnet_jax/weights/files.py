@@ -183,6 +183,11 @@ def check_is_weight_file(path: Path) -> None:
             f"{path}: there is no such file or folder; give a path, or one of the names of the "
             f"networks that come with the package ({known})"
         )
+    if path.suffix.lower() in (".onnx", ".stablehlo"):
+        raise UserError(
+            f"{path}: is made for other programs and not read again; use the file or run folder "
+            "that it was made from"
+        )
     if path.suffix.lower() not in FORMATS:
         raise UserError(
             f"{path}: not a weight file: use .pth, .safetensors or a run folder; what ends in "
@@ -193,6 +198,9 @@ def check_is_weight_file(path: Path) -> None:
 def check_output(path: Path) -> None:
     """Raises UserError unless weights can be written in the format that the name asks for."""
     if path.suffix.lower() not in WRITTEN:
-        raise UserError(f"{path}: weights are written as .safetensors or .pth")
+        raise UserError(
+            f"{path}: weights are written as .safetensors or .pth; `mprnet_jax.convert` exports "
+            "networks as .onnx or .stablehlo"
+        )
     if WRITTEN[path.suffix.lower()] is pth:
         pth.import_torch(path)

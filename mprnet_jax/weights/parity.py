@@ -84,16 +84,11 @@ class Report(NamedTuple):
         import torch
 
         worst = max(self.blocks, key=lambda block: block.relative)
-        rows = [
-            f"{d.name:28}{d.max_abs:10.1e}{d.mean_abs:10.1e}{d.psnr:7.1f} dB" for d in self.stages
-        ]
         return "\n".join(
             [
                 f"jax {jax.__version__}, {jax.default_backend()}; torch {torch.__version__}, cpu",
                 f"Stages, against {self.reference or 'the PyTorch network in this package'}",
-                f"{'':28}{'max abs':>10}{'mean abs':>10}{'PSNR':>10}",
-                *rows,
-                f"{'tolerance':28}{STAGE_TOLERANCE:10.1e}",
+                table(self.stages),
                 f"{len(self.blocks)} blocks, against the PyTorch network in this package: at most "
                 f"{worst.relative:.1e} of the largest value ({worst.name}), "
                 f"tolerance {BLOCK_TOLERANCE:.1e}",
@@ -114,6 +109,14 @@ class Report(NamedTuple):
                     f"{stage.name}: differs from PyTorch's by {stage.max_abs:.1e}, though all "
                     "blocks agree with the PyTorch network in this package"
                 )
+
+
+def table(stages: list[Difference]) -> str:
+    """Returns a table of the differences of stages, with their tolerance."""
+    names = max(len(stage.name) for stage in stages) + 2
+    rows = [f"{d.name:{names}}{d.max_abs:10.1e}{d.mean_abs:10.1e}{d.psnr:7.1f} dB" for d in stages]
+    header = f"{'':{names}}{'max abs':>10}{'mean abs':>10}{'PSNR':>10}"
+    return "\n".join([header, *rows, f"{'tolerance':{names}}{STAGE_TOLERANCE:10.1e}"])
 
 
 def compare(
