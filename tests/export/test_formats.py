@@ -46,9 +46,7 @@ def test_onnx_files_are_valid_and_say_what_they_are(weights):
     assert parse(weights, metadata) == expected_metadata(weights)
     assert [node.name for node in model.graph.input] == ["image"]
     assert [node.name for node in model.graph.output] == ["restored"]
-    (opset,) = model.opset_import
-    assert opset.version == onnx.defs.onnx_opset_version(), "that of the current release"
-    assert onnx.version_converter.convert_version(model, 18).opset_import[0].version == 18
+    assert [opset.version for opset in model.opset_import] == [18]
 
 
 def test_a_stablehlo_file_runs_without_this_package_at_any_size(weights, tmp_path):
