@@ -18,7 +18,7 @@ from mprnet_jax.weights.names import Params, by_path
 
 BATCH, CHANNELS, ROWS, COLUMNS = range(4)  # axes
 IMAGE, RESTORED = "image", "restored"  # names of the input and of the output
-# Of ONNX 1.13, of 2022. Newer ones would change nothing here, and shut out runtimes that are in use:
+# Of ONNX 1.13 (2022). Newer ones would change nothing here, and shut out runtimes that are in use:
 # onnxruntime-web 1.30, for one, takes opsets up to 26.
 OPSET, IR_VERSION = 18, 8
 
