@@ -19,6 +19,7 @@ from mprnet_jax.weights import files
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 TINY = {"width": 4, "unet_growth": 2, "orsnet_growth": 3, "cabs_per_orb": 1}
+TINY["stages"] = "orsnet+orsnet"
 RUN = {
     **{f"model.{name}": value for name, value in TINY.items()},
     "total_steps": 3,

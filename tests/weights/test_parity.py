@@ -168,8 +168,8 @@ def test_a_users_own_network_is_the_other_side(tmp_path, config):
     assert max(stage.max_abs for stage in stages) < 1e-5
 
 
-def test_a_reference_that_returns_fewer_stages_is_refused(tmp_path, monkeypatch, config):
-    monkeypatch.setattr(parity, "SIZES", ((1, 8, 8),))
+def test_a_reference_that_returns_fewer_stages_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parity, "SIZES", ((2, 16, 24),))
     clone = tmp_path / "MPRNet.py"
     patched = "            model = torch_reference.build(config)\n"
     patched += "            whole = model.forward\n"
@@ -177,8 +177,8 @@ def test_a_reference_that_returns_fewer_stages_is_refused(tmp_path, monkeypatch,
     patched += "            return model\n"
     built = "            return torch_reference.build(config)\n"
     clone.write_text(textwrap.dedent(CLONE.replace(built, patched)))
-    network = random_network(config)
-    weights = files.WeightFile(config, network.params, {})
+    network = random_network(TestBlocks.config)  # compiled by the test above
+    weights = files.WeightFile(network.config, network.params, {})
     with pytest.raises(UserError, match=r"reference network returns .* for each stage"):
         parity.compare(weights, network.official, str(clone))
 
