@@ -52,16 +52,20 @@ def serving(launch, weights: Path, scratch: Path, *arguments: str) -> Iterator[s
         "TMPDIR": str(scratch),
     }
     command = ["-m", "mprnet_jax.demo", f"--weights={weights}", f"--port={port}", *arguments]
-    ours, theirs = os.pipe()
-    with open(ours) as printed, open(scratch.parent / "errors.txt", "w") as errors:
-        with open(theirs, "w") as output:
-            server = launch(command, os.environ | variables, stdout=output, stderr=errors)
-        try:
-            assert f"http://127.0.0.1:{port} shows the page" in printed.readline()
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(timeout=PATIENCE) == 0
+    printed = scratch.parent / "printed.txt"
+    with printed.open("w") as output:
+        server = launch(command, os.environ | variables, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while f"http://127.0.0.1:{port} shows the page" not in printed.read_text():
+            assert server.poll() is None, printed.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        returncode = server.wait(timeout=PATIENCE)
+    assert returncode == 0, printed.read_text()
     assert not list(scratch.glob("mprnet_jax-*")), "files were left behind"
 
 
