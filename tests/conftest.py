@@ -74,7 +74,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--exhaustive",
         action="store_true",
-        help="kills, damages and interrupts runs hundreds of times where the suite takes samples",
+        help="hundreds of kills, damages and interruptions, and whole networks, where the suite "
+        "takes samples and short ones",
     )
 
 
