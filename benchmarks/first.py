@@ -68,10 +68,10 @@ def start_of(name: str, folder: Path, smoke: bool) -> Start:
         step = ["benchmarks.eager", "step", *map(str, sizes)]
         return Start(["benchmarks.first", "{new}", *flags], step)
     if name == VALIDATE:
-        weights = write_weights(folder / "derain.safetensors", "tiny" if smoke else "derain")
+        weights = write_weights(folder / "derain.safetensors", "short" if smoke else "derain")
         output = "--output={new}.safetensors"
         return Start(["mprnet_jax.convert", f"--input={weights}", output, "--validate"], None)
-    weights = write_weights(folder / "deblur.safetensors", "tiny" if smoke else "deblur")
+    weights = write_weights(folder / "deblur.safetensors", "short" if smoke else "deblur")
     if name == PHOTO:
         sizes = [(64, 48)] if smoke else [(4000, 3000)]
     else:

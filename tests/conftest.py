@@ -45,6 +45,8 @@ QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_cou
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 
+CACHED_FROM = 0.05  # seconds that compiling takes
+
 # A suite that runs in the background ignores Ctrl-C, and so would the processes that it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,7 +74,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--exhaustive",
         action="store_true",
-        help="kills, damages and interrupts runs hundreds of times where the suite takes samples",
+        help="hundreds of kills, damages and interruptions, and whole networks, where the suite "
+        "takes samples and short ones",
     )
 
 
@@ -184,8 +187,16 @@ def _impatient(monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_cache(tmp_path_factory):
-    """What several tests compile is compiled once, and nothing is left in the user's cache."""
+    """What several tests compile is compiled once, and nothing is left in the user's cache.
+
+    Programs that compile in less than JAX's second are most of what tests compile; started
+    processes keep them too.
+    """
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compile_cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_FROM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(CACHED_FROM))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,11 +21,9 @@ from mprnet_jax.data.sample import photo
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.model.mprnet import pure_functions
-from mprnet_jax.training.loop import train
 from mprnet_jax.weights import files
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-m", "mprnet_jax.demo"]
 # Chromium as it is for tests: no sandbox, for CI may be root, and no traffic of its own.
 SWITCHES = [
     "--no-sandbox",
@@ -43,7 +39,7 @@ PATIENCE = 120  # seconds; CI's machines may be busy
 
 
 @contextlib.contextmanager
-def serving(weights: Path, scratch: Path, *arguments: str) -> Iterator[str]:
+def serving(launch, weights: Path, scratch: Path, *arguments: str) -> Iterator[str]:
     """The page's address while the command runs; its files lie in `scratch`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -55,19 +51,21 @@ def serving(weights: Path, scratch: Path, *arguments: str) -> Iterator[str]:
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "TMPDIR": str(scratch),
     }
-    server = subprocess.Popen(
-        [*COMMAND, f"--weights={weights}", f"--port={port}", *arguments],
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = ["-m", "mprnet_jax.demo", f"--weights={weights}", f"--port={port}", *arguments]
+    printed = scratch.parent / "printed.txt"
+    with printed.open("w") as output:
+        server = launch(command, os.environ | variables, stdout=output, stderr=output)
     try:
-        assert f"http://127.0.0.1:{port} shows the page" in server.stdout.readline()
+        deadline = time.monotonic() + PATIENCE
+        while f"http://127.0.0.1:{port} shows the page" not in printed.read_text():
+            assert server.poll() is None, printed.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=PATIENCE)
-    assert server.returncode == 0
+        returncode = server.wait(timeout=PATIENCE)
+    assert returncode == 0, printed.read_text()
     assert not list(scratch.glob("mprnet_jax-*")), "files were left behind"
 
 
@@ -103,16 +101,16 @@ def restore(tab) -> None:
     tab.get_by_role("button", name="Restore", exact=True).click()
 
 
-def test_a_photo_is_restored_and_a_bad_file_is_refused(tiny_run, tab, tmp_path: Path):
-    weights = tmp_path / "run"
-    tiny_run.model.stages = "orsnet+orsnet"
-    train(tiny_run, weights)
+def test_a_photo_is_restored_and_a_bad_file_is_refused(launch, tiny_model, tab, tmp_path: Path):
+    weights = tmp_path / "tiny.safetensors"
+    tiny_model.stages = "orsnet+orsnet"
+    write_weights(weights, tiny_model)
     pixels = photo("chelsea.png")[:90, :130]
     photos.write(tmp_path / "cat.jpg", Photo(pixels))
     deep = np.random.default_rng(0).integers(0, 65536, (136, 200, 4), np.uint16)
     photos.write(tmp_path / "deep.png", Photo(deep))
     (tmp_path / "bad.png").write_text("no picture")
-    with serving(weights, tmp_path / "scratch") as address:
+    with serving(launch, weights, tmp_path / "scratch") as address:
         tab.goto(address)
 
         drop(tab, tmp_path / "cat.jpg")
@@ -151,11 +149,11 @@ def test_a_photo_is_restored_and_a_bad_file_is_refused(tiny_run, tab, tmp_path: 
     assert elsewhere == []
 
 
-def test_files_are_removed_kept_to_themselves_and_limited(make_short_model, tmp_path: Path):
+def test_files_are_removed_kept_to_themselves_and_limited(launch, make_short_model, tmp_path: Path):
     weights, scratch = tmp_path / "tiny.safetensors", tmp_path / "scratch"
     write_weights(weights, make_short_model())
     limits = ["--keep_minutes=0.05", "--max_upload_mb=0.5"]
-    with serving(weights, scratch, *limits) as address:
+    with serving(launch, weights, scratch, *limits) as address:
         (place,) = scratch.glob("mprnet_jax-*")
         assert upload(address, b"x" * 1000) == 200
         assert upload(address, b"x" * 2**20) == 413
@@ -197,19 +195,16 @@ def status(url: str, body: bytes | None = None, headers: dict[str, str] | None =
         ("tiny.safetensors", "cannot listen there; another program may do so"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(make_short_model, tmp_path: Path, weights, message):
+def test_a_mistake_is_one_line_and_status_2(
+    run_python, make_short_model, tmp_path: Path, weights, message
+):
     write_weights(tmp_path / "tiny.safetensors", make_short_model())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        result = subprocess.run(
-            [*COMMAND, f"--weights={weights}", f"--port={taken.getsockname()[1]}"],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        flags = (f"--weights={weights}", f"--port={taken.getsockname()[1]}")
+        cache = str(tmp_path / "cache")
+        result = run_python("-m", "mprnet_jax.demo", *flags, cwd=tmp_path, XDG_CACHE_HOME=cache)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
@@ -235,13 +230,14 @@ except StopIteration:
 """
 
 
-def test_an_old_file_that_cannot_be_removed_is_reported_and_the_next_is_removed(tmp_path):
+def test_an_old_file_that_cannot_be_removed_is_reported_and_the_next_is_removed(
+    run_python, tmp_path
+):
     for name in ("kept", "removed"):
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (0, 0))
     # In a process of its own: commands define flags of the same names.
-    command = [sys.executable, "-c", DELETING, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = run_python("-c", DELETING, tmp_path)
     assert result.stdout == "went on\n"
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert "kept: cannot be removed" in result.stderr

@@ -29,6 +29,7 @@ IMPORTED = (
     "mprnet_jax.restoration.pipeline",
     "mprnet_jax.evaluation.evaluator",
     "ml_collections.config_flags",
+    "google.cloud.storage",  # which tensorboardX imports where it is installed
 )
 NUMBER = struct.Struct("i")
 

@@ -64,16 +64,10 @@ def test_a_command_that_cannot_run_says_why(tmp_path):
         (["--h100=h100.txtpb"], "--h100=h100.txtpb: there is no such file"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(flags, message, tmp_path):
+def test_a_mistake_is_one_line_and_status_2(run_python, flags, message, tmp_path):
     (tmp_path / "old.md").write_text("measured for hours")
-    command = [sys.executable, "-m", "benchmarks", "--suite=cpu", "--output=report.md", *flags]
-    result = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    command = ["-m", "benchmarks", "--suite=cpu", "--output=report.md", *flags]
+    result = run_python(*command, cwd=tmp_path)
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -67,11 +67,11 @@ def test_a_library_that_has_changed_costs_the_event_file_and_one_warning(
     assert not list(tmp_path.iterdir())
 
 
-def test_training_goes_on_without(tiny_run, tmp_path, monkeypatch, caplog):
+def test_training_goes_on_without(short_run, tmp_path, monkeypatch, caplog):
     drop_writer(monkeypatch)
-    tiny_run.total_steps = 3
-    tiny_run.optim.decay_steps = 0
+    short_run.total_steps = 3
+    short_run.optim.decay_steps = 0
     with caplog.at_level(logging.WARNING, logger="absl"):
-        assert train(tiny_run, tmp_path) is not None
+        assert train(short_run, tmp_path) is not None
     assert caplog.text.count("no event files for TensorBoard are written") == 1
     assert not list(tmp_path.glob("events*"))

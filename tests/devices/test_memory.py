@@ -1,8 +1,6 @@
 """How much memory there is, under every kind of limit."""
 
 import math
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -35,7 +33,7 @@ def test_devices_that_report_no_memory_have_any_amount():
     assert memory.program_bytes(SimpleNamespace(memory_analysis=lambda: None)) == 0
 
 
-def test_a_limit_on_address_space_counts():
+def test_a_limit_on_address_space_counts(run_python):
     code = """
 import resource
 from mprnet_jax.devices import memory
@@ -43,6 +41,6 @@ limit = memory.this_process().memory_info().vms + 300_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 print(memory.available_host_bytes())
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    result = run_python("-c", code)
     # a third: programs reserve more than they use
     assert 0 < int(result.stdout) <= 100_000_000

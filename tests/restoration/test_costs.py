@@ -7,13 +7,16 @@ from mprnet_jax.config import ModelConfig
 from mprnet_jax.devices import records
 from mprnet_jax.restoration.costs import GUESSES, Costs, ProgramShape
 
+# Of networks that are traced quickly.
+SMALL, LARGER = (ModelConfig(width, 0, 2, cabs_per_orb=1, stages="orsnet") for width in (4, 8))
+
 
 def costs(cached=()) -> Costs:
     return Costs("test", {False: 10.0, True: 12.0}, 1e-5, 100.0, cached=tuple(cached))
 
 
 def test_what_was_measured_is_there_for_the_next_command():
-    device, config, program = jax.devices()[0], ModelConfig.derain(), ProgramShape(256, 256, True)
+    device, config, program = jax.devices()[0], SMALL, ProgramShape(256, 256, True)
     first = Costs.load(config, device, "variant")
     assert first.last_compile_seconds(program) is None
     first.record_compile(program, 17.0, 2.0**30)
@@ -28,7 +31,7 @@ def test_what_was_measured_is_there_for_the_next_command():
     )
     # The other kind's first guess is scaled alike.
     assert again.compile_seconds[False] / again.compile_seconds[True] == pytest.approx(2.5 / 3.5)
-    assert Costs.load(ModelConfig.deblur(), device, "variant").last_compile_seconds(program) is None
+    assert Costs.load(LARGER, device, "variant").last_compile_seconds(program) is None
 
 
 def test_a_program_that_is_in_the_cache_no_more_is_noticed():
@@ -53,7 +56,7 @@ def test_what_small_programs_take_says_nothing_of_pixels():
 
 def test_figures_that_cannot_be_are_ignored():
     device = jax.devices()[0]
-    guessed = Costs.load(ModelConfig.derain(), device, "variant")
+    guessed = Costs.load(SMALL, device, "variant")
     for wrong in (
         {"run": "fast"},
         {"run": 0.0, "memory": float("inf")},
@@ -62,7 +65,7 @@ def test_figures_that_cannot_be_are_ignored():
         {"programs": 3},
     ):
         records.update(guessed.key, **wrong)
-        assert Costs.load(ModelConfig.derain(), device, "variant") == guessed
+        assert Costs.load(SMALL, device, "variant") == guessed
 
 
 @pytest.mark.parametrize("platform", list(GUESSES))

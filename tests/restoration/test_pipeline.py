@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -229,18 +227,21 @@ while True:
 """
 
 
-def test_a_killed_run_leaves_whole_files_only(photo, folder: Path, tmp_path: Path):
+def test_a_killed_run_leaves_whole_files_only(launch, photo, folder: Path, tmp_path: Path):
     for i in range(8):
         photos.write(folder / f"{i}.png", Photo(photo(300, 300)))
     out = tmp_path / "out"
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", ENDLESS, folder, out])
+        with (tmp_path / "printed.txt").open("w") as printed:
+            process = launch(
+                ["-c", ENDLESS, folder, out], dict(os.environ), stdout=printed, stderr=printed
+            )
         deadline = time.monotonic() + 60
         while not (out / "7.png").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
         results = [p for p in out.iterdir() if p.name[0] != "."]
         assert results
         for path in results:

@@ -171,6 +171,8 @@ def test_a_save_goes_on_where_a_request_fails_once(
 def test_a_bucket_that_vanishes_in_a_save_ends_it_with_one_line(
     params, folder, bucket, emulator, fault, exhaustive, keys
 ):
+    if fault != "gone" and not exhaustive:
+        pytest.skip("fails once in the test above: --exhaustive")
     with Checkpoints(bucket) as checkpoints:
         save(checkpoints, params, 1)
         emulator.requests.clear()

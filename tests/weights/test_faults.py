@@ -2,11 +2,8 @@
 
 import errno
 import itertools
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -71,19 +68,12 @@ def assert_sound(loaded, step):
 
 
 @pytest.fixture(scope="module")
-def save(faults, tmp_path_factory):
+def save(faults, run_python, tmp_path_factory):
     """Runs the script in a new folder: (folder, finished process)."""
 
     def run(at, error):
         folder = tmp_path_factory.mktemp("run")
-        process = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(folder), str(at), str(error)],
-            env=os.environ | {"LD_PRELOAD": str(faults), "JAX_PLATFORMS": "cpu"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return folder, process
+        return folder, run_python("-c", SCRIPT, folder, at, error, LD_PRELOAD=str(faults))
 
     return run
 

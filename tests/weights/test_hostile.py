@@ -264,7 +264,7 @@ BOMBS = {
     "bytearray": lambda: pickle.dumps(Call(bytearray, 3 * 10**9), 2),
     "tensor": lambda: pickle.dumps(Call(torch.Tensor, 10**5, 10**4), 2),
     "storage": lambda: legacy_claim(10**9),
-    "tensors": lambda: legacy_tensors(10**5),
+    "tensors": lambda: legacy_tensors(5 * 10**4),
     "sets": lambda: legacy_start() + b"\x80\x02" + b"\x8f" * (4 * 2**20 - 1000) + b".",
     "memo": lambda: legacy_start() + b"\x80\x02Nr\xff\xff\xff\x7f.",
     "header": lambda: b"\xff\xff\xff\x7f\0\0\0\0" + b" " * 1000,

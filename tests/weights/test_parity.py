@@ -66,12 +66,15 @@ def test_fewer_stages_are_the_first_ones(stages, config):
         )
 
 
+SIZES = ((2, 16, 24), (3, 40, 48))  # the second one is that of the program for both
+
+
 class TestBlocks:
     """One network, compared block by block."""
 
     config = ModelConfig(8, 4, 4, cabs_per_orb=2)
 
-    def compare(self, spoil=lambda params: None, size=(2, 16, 24), canvas=None):
+    def compare(self, spoil=lambda params: None, size=SIZES[0], canvas=None):
         network = random_network(self.config)
         model = torch_reference.with_weights(self.config, network.official)
         spoil(network.params)
@@ -80,7 +83,7 @@ class TestBlocks:
         _, ours = parity.run_ours(self.config, network.params, images, compared, canvas)
         return parity.compare_blocks(self.config, ours, model, images)
 
-    @pytest.mark.parametrize("canvas", [None, (3, 40, 48)])
+    @pytest.mark.parametrize("canvas", [None, SIZES[1]])
     def test_all_blocks_agree_and_are_named_once(self, canvas):
         differences = self.compare(canvas=canvas)
         compared = [d.name for d in differences]
@@ -128,7 +131,7 @@ class TestBlocks:
 
 
 def test_disagreement_names_block_or_stage(monkeypatch):
-    monkeypatch.setattr(parity, "SIZES", ((2, 16, 24),))
+    monkeypatch.setattr(parity, "SIZES", SIZES)
     network = random_network(TestBlocks.config)
     report = network.report()
     report.check_agreement()
@@ -168,8 +171,8 @@ def test_a_users_own_network_is_the_other_side(tmp_path, config):
     assert max(stage.max_abs for stage in stages) < 1e-5
 
 
-def test_a_reference_that_returns_fewer_stages_is_refused(tmp_path, monkeypatch, config):
-    monkeypatch.setattr(parity, "SIZES", ((1, 8, 8),))
+def test_a_reference_that_returns_fewer_stages_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parity, "SIZES", SIZES)
     clone = tmp_path / "MPRNet.py"
     patched = "            model = torch_reference.build(config)\n"
     patched += "            whole = model.forward\n"
@@ -177,8 +180,8 @@ def test_a_reference_that_returns_fewer_stages_is_refused(tmp_path, monkeypatch,
     patched += "            return model\n"
     built = "            return torch_reference.build(config)\n"
     clone.write_text(textwrap.dedent(CLONE.replace(built, patched)))
-    network = random_network(config)
-    weights = files.WeightFile(config, network.params, {})
+    network = random_network(TestBlocks.config)  # compiled for the tests above
+    weights = files.WeightFile(network.config, network.params, {})
     with pytest.raises(UserError, match=r"reference network returns .* for each stage"):
         parity.compare(weights, network.official, str(clone))
 
