@@ -71,20 +71,21 @@ class Costs:
 
     @classmethod
     def load(
-        cls, config: ModelConfig, device: jax.Device, variant: str, pixels: float = 1
+        cls, config: ModelConfig, platform: str, where: str, variant: str, pixels: float = 1
     ) -> "Costs":
         """Returns the costs on record, with guesses for those that were not measured yet.
 
         Args:
             config: the network's configuration.
-            device: one of the devices that run it.
+            platform: what to guess for, a key of `GUESSES`.
+            where: the kind of device, and the library that makes programs for it, in words.
             variant: the other options that change programs, in words.
             pixels: how many pixels each device computes per pixel of one image: more than 1 in
                 batches, less where devices share images.
         """
-        guess = GUESSES.get(device.platform, GUESSES["gpu"])
+        guess = GUESSES.get(platform, GUESSES["gpu"])
         network = "-".join(map(str, astuple(config)))
-        key = f"{device.device_kind}, jax {jax.__version__}: {network}, {variant}"
+        key = f"{where}: {network}, {variant}"
         channels = max(map(config.stage_width, config.subnets))
         memory = guess.bytes_per_feature * pixels * channels
         if config.dtype != "float32":

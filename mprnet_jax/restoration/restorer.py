@@ -23,6 +23,7 @@ from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.restoration import tiles
 from mprnet_jax.restoration.arrays import as_array, check_values, from_floats, to_floats
 from mprnet_jax.restoration.costs import ProgramShape
+from mprnet_jax.restoration.jax_engine import JaxEngine
 from mprnet_jax.restoration.planning import Plan
 from mprnet_jax.restoration.programs import CanvasTooLarge, Programs
 from mprnet_jax.restoration.sizes import Size, padded_size
@@ -102,7 +103,7 @@ class Restorer:
         self.stages = stages
         self.batch_size = batch_size * mesh.shape["data"]  # of all devices together
         self._symmetries = ENSEMBLE if ensemble else (0,)
-        self._programs = Programs(
+        engine = JaxEngine(
             model,
             mesh,
             batch_size=self.batch_size,
@@ -110,9 +111,8 @@ class Restorer:
             local_pooling=local_pooling,
             precision=precision,
         )
-        self._tiling = Tiling(
-            self._programs, mesh, tile=tile, overlap=overlap, memory_limit=memory_limit
-        )
+        self._programs = Programs(engine, self.batch_size)
+        self._tiling = Tiling(self._programs, tile=tile, overlap=overlap, memory_limit=memory_limit)
 
     def plan(self, sizes: Mapping[Size, int] | Iterable[Size]) -> Plan:
         """Plans which programs restore photos of these sizes, and begins to compile them.
