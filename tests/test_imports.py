@@ -36,7 +36,7 @@ ONLY = {
     "huggingface_hub": ("weights/hub.py", "weights/card.py", "demo.py"),
     "onnx": ("export",),
     "onnxruntime": ("export/runtimes.py",),
-    "openvino": ("export/runtimes.py",),
+    "openvino": ("compat/openvino.py",),
     "torch": ("weights", "evaluation/perceptual.py"),
 }
 # These run where nothing but jax, flax, optax and numpy is installed.
