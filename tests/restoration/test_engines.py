@@ -138,9 +138,9 @@ assert (restorer(np.zeros((64, 64, 3), np.uint8)) == before).all()
 """
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_runtime_goes_on_after_it_had_too_little_memory(runtime, run_python):
-    done = run_python("-c", ADDRESS_SPACE, runtime)
+def test_a_runtime_goes_on_after_it_had_too_little_memory(run_python):
+    """Not OpenVINO, which under a limit on address space may end the process."""
+    done = run_python("-c", ADDRESS_SPACE, "onnxruntime")
     assert done.returncode == 0, done.stderr
     assert "the memory is too small (" in done.stdout
 
