@@ -8,14 +8,13 @@ import dataclasses
 import functools
 import math
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks.work import NEEDS_GPU, PRESETS, Contender, Program, Work
 from mprnet_jax.config import DataConfig, ModelConfig, TrainConfig
+from mprnet_jax.errors import UserError
 
 
 def build(contender: Contender, work: Work) -> Program:
@@ -24,7 +23,7 @@ def build(contender: Contender, work: Work) -> Program:
     Raises:
         ImportError: if the contender is not installed.
     """
-    return {"jax": build_ours, "torch": build_torch, "onnx": build_onnx}[contender.framework](
+    return {"jax": build_ours, "torch": build_torch, "onnx": build_runtime}[contender.framework](
         contender, work
     )
 
@@ -241,24 +240,26 @@ def torch_training(model, degraded, autocast: Callable) -> Callable:
     return call
 
 
-def build_onnx(contender: Contender, work: Work) -> Program:
-    """Builds the PyTorch reference exported to ONNX Runtime, on CPUs."""
-    import onnxruntime
-    import torch
+def build_runtime(contender: Contender, work: Work) -> Program:
+    """Builds this package's program for a runtime of ONNX models, on CPUs."""
+    from mprnet_jax.export import graph, runtimes
+    from mprnet_jax.model.mprnet import pure_functions
 
-    from mprnet_jax.weights import torch_reference
+    images = images_of(work)
+    load = functools.partial(runtimes.load, contender.runtime, dtype=contender.dtype)
+    try:
+        runtimes.import_runtime(contender.runtime)
+    except UserError as error:
+        raise error.__cause__ or error from None
 
-    model = torch_reference.build(PRESETS[work.preset]).eval()
-    images = np.ascontiguousarray(images_of(work).transpose(0, 3, 1, 2))
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "model.onnx")
-        torch.onnx.export(
-            model, (torch.from_numpy(images),), path, input_names=["images"], verbose=False
-        )
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    @functools.cache
+    def loaded() -> runtimes.Run:
+        config = PRESETS[work.preset]
+        model = graph.build(config, pure_functions(config)[0](0), pads=False)
+        return load(model.SerializeToString())
 
     def run(calls: int) -> None:
         for _ in range(calls):
-            session.run(None, {"images": images})
+            loaded()(images)
 
-    return Program(lambda: None, run, lambda: None, lambda: 0.0)
+    return Program(loaded, run, lambda: None, lambda: 0.0)

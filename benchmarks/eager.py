@@ -1,10 +1,10 @@
 """Eager PyTorch scripts that do the same as commands of this package.
 
-    python -m benchmarks.eager restore WEIGHTS.safetensors FOLDER_OF_PHOTOS OUTPUT
+    python -m benchmarks.eager restore WEIGHTS.safetensors FOLDER_OF_PHOTOS OUTPUT [DTYPE]
     python -m benchmarks.eager step WIDTH GROWTH_OF_UNET GROWTH_OF_ORSNET CABS BATCH PATCH
 
-`restore` restores photos as a whole, in bfloat16 (autocast, channels_last), and writes PNG. `step`
-takes one training step on random patches.
+`restore` restores photos as a whole, in bfloat16 (autocast) unless DTYPE is float32, channels_last,
+and writes PNG. `step` takes one training step on random patches.
 """
 
 import sys
@@ -17,7 +17,7 @@ from benchmarks.work import PRESETS, Contender, Work
 from mprnet_jax.config import SIZE_MULTIPLE, ModelConfig
 
 
-def restore(weights: str, photos: str, output: str) -> None:
+def restore(weights: str, photos: str, output: str, dtype: str = "bfloat16") -> None:
     """Restores all photos of a folder."""
     import cv2
     import torch
@@ -36,7 +36,8 @@ def restore(weights: str, photos: str, output: str) -> None:
         padded = np.pad(photo, margins, "reflect").transpose(2, 0, 1)[None]
         images = torch.from_numpy(np.ascontiguousarray(padded)).to(device).float() / 255
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+        with torch.inference_mode(), autocast:
             restored = model(images)[0][0].float()
         pixels = (restored.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         cv2.imwrite(str(Path(output) / path.name), pixels[:height, :width, ::-1])

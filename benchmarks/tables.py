@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-EXTRAS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "triton", "onnxruntime")
+EXTRAS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "triton", "onnxruntime", "openvino")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

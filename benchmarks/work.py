@@ -44,6 +44,7 @@ class Contender:
     remat: str = "none"  # of this package
     channels_last: bool = False  # in PyTorch
     compiled: str = ""  # mode of torch.compile; "" means eager
+    runtime: str = ""  # that runs this package's ONNX model
 
     def takes_part(self, work: Work) -> bool:
         """Whether it can do this kind of work."""
@@ -74,7 +75,9 @@ CPU_CONTENDERS = (
     Contender("PyTorch channels_last", "torch", channels_last=True),
     Contender("torch.compile", "torch", compiled="default"),
     Contender("PyTorch autocast bfloat16", "torch", dtype="bfloat16"),
-    Contender("ONNX Runtime", "onnx"),
+    Contender("ONNX Runtime, our graph", "onnx", runtime="onnxruntime"),
+    Contender("OpenVINO, our graph", "onnx", runtime="openvino"),
+    Contender("OpenVINO, our graph, bfloat16", "onnx", "bfloat16", runtime="openvino"),
 )
 BFLOAT16 = {"dtype": "bfloat16"}
 FAST = {"dtype": "bfloat16", "channels_last": True}

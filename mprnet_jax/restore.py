@@ -23,7 +23,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.imageio import photos
 from mprnet_jax.restoration import folders
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
-from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.restoration.restorer import ENGINES, Restorer
 from mprnet_jax.restoration.video import VIDEOS, restore_video
 from mprnet_jax.weights import pretrained
 
@@ -69,6 +69,9 @@ ENSEMBLE = flags.DEFINE_bool(
 )
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16"], "Type of feature maps; bfloat16 for accelerators."
+)
+ENGINE = flags.DEFINE_enum(
+    "engine", "jax", list(ENGINES), "What computes the network; all but jax use the CPU."
 )
 TILE = flags.DEFINE_string(
     "tile",
@@ -167,6 +170,7 @@ def make_restorer() -> Restorer:
     if not flags.FLAGS["weights"].present:
         print(pretrained.describe_default())
     compiling.use_compile_cache()
+    on_devices = ENGINE.value == "jax" or SHARD_HEIGHT.value > 1
     return Restorer(
         load(WEIGHTS.value, dtype=DTYPE.value),
         tile=int(TILE.value) if TILE.value.isdigit() else TILE.value,
@@ -174,7 +178,8 @@ def make_restorer() -> Restorer:
         ensemble=ENSEMBLE.value,
         stages=STAGES.value,
         batch_size=BATCH_SIZE.value,
-        mesh=make_mesh(height=SHARD_HEIGHT.value),
+        mesh=make_mesh(height=SHARD_HEIGHT.value) if on_devices else None,
+        engine=ENGINE.value,
         memory_limit=int(MEMORY_LIMIT.value * 2**30) if MEMORY_LIMIT.value else None,
     )
 

@@ -83,6 +83,17 @@ def test_all_switches_together(run, tmp_path: Path):
     assert not (tmp_path / "~").exists()
 
 
+def test_an_engine_that_compiles_nothing(run, tmp_path: Path):
+    for width in (24, 32):
+        photos.write(tmp_path / f"photos/{width}.png", Photo(np.zeros((16, width, 3), np.uint8)))
+    arguments = ["--weights=tiny.safetensors", "--input=photos", "--engine=onnxruntime"]
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "2 restored, 0 skipped" in result.stdout
+    assert "2 programs, 0 of them for several sizes" in result.stderr + result.stdout
+    assert "ompiling" not in result.stderr + result.stdout
+
+
 def test_a_video(run, tmp_path: Path):
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "12:30.mp4"), "w") as container:
@@ -104,6 +115,7 @@ def test_a_video(run, tmp_path: Path):
 
 
 INFINITE = ["--max_megapixels=inf"]
+LOCAL = ["--engine=openvino", "--local_pooling"]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +126,10 @@ INFINITE = ["--max_megapixels=inf"]
         (
             ["--weights=tiny.safetensors", "--input=photo.png", "--output=out", "--tile=100"],
             "tile=100: must be auto, off or a multiple of 8 above 64",
+        ),
+        (
+            ["--weights=tiny.safetensors", "--input=photo.png", "--output=out", *LOCAL],
+            "local_pooling=True: is not for engine=openvino; use engine=jax",
         ),
         (
             ["--weights=tiny.safetensors", f"--input={'x' * 300}.png", "--output=out"],

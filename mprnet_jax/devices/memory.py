@@ -44,18 +44,25 @@ def available_bytes(devices: Sequence[jax.Device], limit: int | None = None) -> 
         limit: the most bytes that this process may have in use on each device, or on all together
             if they are CPUs. Bytes in use by this process count, whatever it uses them for.
     """
-    on_cpu = devices[0].platform == "cpu"
-    available: float
-    if on_cpu:
-        available, used = available_host_bytes(), this_process().memory_info().rss
-    else:
-        stats = devices[0].memory_stats() or {}
-        used = stats.get("bytes_in_use", 0)
-        available = stats.get("bytes_limit", math.inf) - used
+    if devices[0].platform == "cpu":  # they share the machine's memory
+        return available_to_process(limit) // len(devices)
+    stats = devices[0].memory_stats() or {}
+    used = stats.get("bytes_in_use", 0)
+    available = stats.get("bytes_limit", math.inf) - used
     if limit is not None:
         available = min(available, limit - used)
-    if on_cpu:  # its devices share the machine's memory
-        available //= len(devices)
+    return max(0, available)
+
+
+def available_to_process(limit: int | None = None) -> int:
+    """Returns the bytes of the machine's memory that are free for this process.
+
+    Args:
+        limit: the most bytes that it may have in use.
+    """
+    available = available_host_bytes()
+    if limit is not None:
+        available = min(available, limit - this_process().memory_info().rss)
     return max(0, available)
 
 

@@ -17,7 +17,7 @@ from mprnet_jax.restoration.sizes import Size
 
 
 class Guess(NamedTuple):
-    """The costs that are assumed on a platform before any is measured."""
+    """The costs that are assumed on a platform, or of a runtime, before any is measured."""
 
     compile_exact: float  # seconds, of a program for one size
     compile_canvas: float  # seconds, of a program with a canvas
@@ -29,6 +29,10 @@ GUESSES = {
     "cpu": Guess(2.5, 3.5, 1.4e11, 36),
     "gpu": Guess(20.0, 25.0, 1.5e14, 36),
     "tpu": Guess(120.0, 150.0, 5e13, 36),
+    # These are never measured: they compile nothing, and do not tell what a program will take.
+    # Their memory is that of `python -m benchmarks.engines memory`.
+    "onnxruntime": Guess(0.0, 0.0, 1.4e11, 38),
+    "openvino": Guess(0.0, 0.0, 1.4e11, 82),
 }
 # Memory in bfloat16 as a share of that in float32. More than half, as some arrays stay float32.
 BFLOAT16_SHARE = 0.6
@@ -71,20 +75,21 @@ class Costs:
 
     @classmethod
     def load(
-        cls, config: ModelConfig, device: jax.Device, variant: str, pixels: float = 1
+        cls, config: ModelConfig, platform: str, where: str, variant: str, pixels: float = 1
     ) -> "Costs":
         """Returns the costs on record, with guesses for those that were not measured yet.
 
         Args:
             config: the network's configuration.
-            device: one of the devices that run it.
+            platform: what to guess for, a key of `GUESSES`: JAX's platform or a runtime.
+            where: the kind of device, and the library that makes programs for it, in words.
             variant: the other options that change programs, in words.
             pixels: how many pixels each device computes per pixel of one image: more than 1 in
                 batches, less where devices share images.
         """
-        guess = GUESSES.get(device.platform, GUESSES["gpu"])
+        guess = GUESSES.get(platform, GUESSES["gpu"])
         network = "-".join(map(str, astuple(config)))
-        key = f"{device.device_kind}, jax {jax.__version__}: {network}, {variant}"
+        key = f"{where}: {network}, {variant}"
         channels = max(map(config.stage_width, config.subnets))
         memory = guess.bytes_per_feature * pixels * channels
         if config.dtype != "float32":
@@ -100,7 +105,7 @@ class Costs:
         except (KeyError, TypeError, ValueError):  # none yet, or the file was edited
             cached = ()
         # If only one kind of program was measured, the guess for the other is scaled accordingly.
-        ratio = guess.compile_canvas / guess.compile_exact
+        ratio = guess.compile_canvas / guess.compile_exact if guess.compile_exact else 1
         exact = measured.get(
             "compile", measured.get("compile_canvas", guess.compile_canvas) / ratio
         )

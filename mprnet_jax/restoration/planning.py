@@ -84,7 +84,7 @@ class ProgramChooser:
             return self._planned[size]
         costs, exact, canvas = self._costs, ProgramShape(*size, False), ProgramShape(*size, True)
         wasted = self._wasted.get(size, 0)
-        if exact in compiled or wasted > costs.seconds_to_compile(exact):
+        if exact in compiled or wasted >= costs.seconds_to_compile(exact):
             return exact
         available = {*compiled, *(p for p in costs.cached if p.pixels <= self.max_program_pixels)}
         best = smallest(available - self._rejected, size)
@@ -127,15 +127,17 @@ def plan(
         batch_size: how many images are restored at once; programs always compute whole batches.
     """
     # Plan A ignores the compile cache. Plan B loads what fits from it, and compiles the rest.
+    # Plan C has a program for each size, also if there are very many.
     compiled = merge_sizes(counts, costs, max_canvas_pixels, batch_size)
     cached = [program for program in costs.cached if program.pixels <= max_canvas_pixels]
     fitting = {size: smallest(cached, size) for size in counts}
     loaded = {size: program for size, program in fitting.items() if program}
     missing = {size: counts[size] for size, program in fitting.items() if not program}
     loaded |= merge_sizes(missing, costs, max_canvas_pixels, batch_size)
+    exact = {size: ProgramShape(*size, False) for size in counts}
     plans = [
         Plan(programs, counts, total_seconds(programs, counts, costs, batch_size))
-        for programs in (compiled, loaded)
+        for programs in (compiled, loaded, exact)
     ]
     return min(plans, key=lambda each: each.seconds)
 

@@ -19,12 +19,16 @@ from mprnet_jax.config import SIZE_MULTIPLE
 from mprnet_jax.devices.memory import OutOfMemory
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
+from mprnet_jax.export import runtimes
 from mprnet_jax.model.mprnet import MPRNet
 from mprnet_jax.restoration import tiles
 from mprnet_jax.restoration.arrays import as_array, check_values, from_floats, to_floats
 from mprnet_jax.restoration.costs import ProgramShape
+from mprnet_jax.restoration.engine import Engine
+from mprnet_jax.restoration.jax_engine import JaxEngine
 from mprnet_jax.restoration.planning import Plan
 from mprnet_jax.restoration.programs import CanvasTooLarge, Programs
+from mprnet_jax.restoration.runtime_engine import RuntimeEngine
 from mprnet_jax.restoration.sizes import Size, padded_size
 from mprnet_jax.restoration.tiles import Grid
 from mprnet_jax.restoration.tiling import Tiling
@@ -33,6 +37,8 @@ from mprnet_jax.symmetries import apply_symmetry, invert_symmetry
 # The four rotations of the photo, then those of its mirror image, which are 4, 7, 6, 5: symmetry
 # 4 + k rotates before it mirrors. The last bits of the mean depend on the order.
 ENSEMBLE = (0, 1, 2, 3, 4, 7, 6, 5)
+
+ENGINES = ("jax", *runtimes.NAMES)
 
 Photo = np.ndarray | jax.Array
 Progress = Callable[[float], object]  # called with the share of the work that is done, in (0, 1]
@@ -58,6 +64,7 @@ class Restorer:
         mesh: Mesh | None = None,
         memory_limit: int | None = None,
         precision: str | None = None,
+        engine: str = "jax",
     ):
         """Makes a restorer. Programs are compiled at first use, or from `plan` on.
 
@@ -77,16 +84,21 @@ class Restorer:
                 device, or on all together if they are CPUs; see `memory.available_bytes`.
             precision: of float32 matmuls and convolutions, as in `jax.default_matmul_precision`;
                 "highest" is full precision on TPUs and GPUs too.
+            engine: what computes the network, one of `ENGINES`. The runtimes "onnxruntime" and
+                "openvino" use the CPU and compile nothing; they have no `local_pooling`, no
+                `precision`, and a mesh of one device.
 
         Raises:
             TypeError: if `model` is no network.
-            UserError: if an option has an impossible value, or rows cannot be sharded over the
-                mesh.
+            UserError: if an option has an impossible value, rows cannot be sharded over the mesh,
+                or the engine is not installed or does not have an option.
         """
         if not isinstance(model, nnx.Module):
             raise TypeError(
                 f"model is a {type(model).__name__}: must be a network; pass mprnet_jax.load(PATH)"
             )
+        if engine not in ENGINES:
+            raise UserError(f"engine={engine}: must be one of {', '.join(ENGINES)}")
         mesh = mesh or make_mesh(data=1)
         check_tile(tile, overlap)
         count = len(model.config.subnets)
@@ -102,17 +114,19 @@ class Restorer:
         self.stages = stages
         self.batch_size = batch_size * mesh.shape["data"]  # of all devices together
         self._symmetries = ENSEMBLE if ensemble else (0,)
-        self._programs = Programs(
-            model,
-            mesh,
-            batch_size=self.batch_size,
-            stages=stages,
-            local_pooling=local_pooling,
-            precision=precision,
-        )
-        self._tiling = Tiling(
-            self._programs, mesh, tile=tile, overlap=overlap, memory_limit=memory_limit
-        )
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "stages": stages,
+            "local_pooling": local_pooling,
+            "precision": precision,
+        }
+        makes: Engine
+        if engine == "jax":
+            makes = JaxEngine(model, mesh, **options)
+        else:
+            makes = RuntimeEngine(engine, model, mesh, **options)
+        self._programs = Programs(makes, self.batch_size)
+        self._tiling = Tiling(self._programs, tile=tile, overlap=overlap, memory_limit=memory_limit)
 
     def plan(self, sizes: Mapping[Size, int] | Iterable[Size]) -> Plan:
         """Plans which programs restore photos of these sizes, and begins to compile them.

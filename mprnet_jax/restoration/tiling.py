@@ -6,8 +6,6 @@ Sizes are (height, width) in pixels, multiples of 8.
 import functools
 import math
 
-from jax.sharding import Mesh
-
 from mprnet_jax.devices import memory
 from mprnet_jax.restoration import tiles
 from mprnet_jax.restoration.programs import Programs
@@ -30,7 +28,6 @@ class Tiling:
     def __init__(
         self,
         programs: Programs,
-        mesh: Mesh,
         *,
         tile: int | str,
         overlap: int,
@@ -38,7 +35,6 @@ class Tiling:
     ):
         """Makes a tiling; the arguments are those of `Restorer`."""
         self._programs = programs
-        self._devices = list(mesh.devices.flat)
         self._tile, self._overlap = tile, overlap
         self._memory_limit = memory_limit
         self._max_pixels = math.inf  # of a tile; lowered when a tile did not fit
@@ -128,7 +124,8 @@ class Tiling:
         Args:
             photo: pixels of the photo.
         """
-        available = memory.available_bytes(self._devices, self._memory_limit) - SCRATCH_BYTES
-        if self._devices[0].platform == "cpu":
-            available -= HOST_BYTES * photo * self._programs.batch_size // len(self._devices)
+        engine = self._programs.engine
+        available = engine.available_bytes(self._memory_limit) - SCRATCH_BYTES
+        if engine.cpu_devices:
+            available -= HOST_BYTES * photo * self._programs.batch_size // engine.cpu_devices
         return max(0, available)

@@ -11,7 +11,7 @@ from benchmarks.workers import Outcome, Worker, measure
 
 CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 MATMUL = Work("matmul", height=16)
-RUNTIME = Contender("ONNX Runtime", "onnx")
+RUNTIME = Contender("ONNX Runtime", "onnx", runtime="onnxruntime")
 
 
 def one_by_one(work, contenders, rounds, environment):

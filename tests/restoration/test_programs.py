@@ -10,8 +10,8 @@ from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.restoration.costs import Costs, ProgramShape
 from mprnet_jax.restoration.folders import list_jobs
+from mprnet_jax.restoration.jax_engine import max_program_pixels
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
-from mprnet_jax.restoration.programs import max_program_pixels
 from mprnet_jax.restoration.restorer import Restorer
 
 
@@ -151,8 +151,8 @@ def test_a_bug_keeps_its_type_and_the_program_is_tried_again(stub, photo):
             raise TypeError("a bug")
 
     restorer = Restorer(stub)
-    whole, restorer._programs._restore = restorer._programs._restore, Buggy()
+    whole, restorer._programs.engine._restore = restorer._programs.engine._restore, Buggy()
     with pytest.raises(TypeError, match="a bug"):
         restorer(photo(8, 8))
-    restorer._programs._restore = whole
+    restorer._programs.engine._restore = whole
     assert restorer(photo(8, 8)).shape == (8, 8, 3)

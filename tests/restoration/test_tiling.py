@@ -45,8 +45,8 @@ class Refusing:
 
     def __init__(self, restorer: Restorer, most_pixels: int):
         self.compiled: list[tuple[int, ...]] = []
-        self._most_pixels, self._restore = most_pixels, restorer._programs._restore
-        restorer._programs._restore = self
+        self._most_pixels, self._restore = most_pixels, restorer._programs.engine._restore
+        restorer._programs.engine._restore = self
 
     def lower(self, parameters, images, *sizes):
         self.compiled.append(images.shape)
