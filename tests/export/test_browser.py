@@ -117,6 +117,12 @@ def test_mistakes_are_one_line_and_can_be_made_good(page, tmp_path):
     page.locator("input").set_input_files(tmp_path / "bad.png")
     expect(status).to_have_text("bad.png: is no picture that this browser can read")
 
+    Image.new("L", (70_000, 1)).save(tmp_path / "wide.png")
+    page.locator("input").set_input_files(tmp_path / "wide.png")
+    expect(status).to_have_text(
+        "wide.png: 70000x1 pixels are more than this browser can hold; shrink it"
+    )
+
     network = page.folder / "denoise.onnx"
     network.rename(tmp_path / "denoise.onnx")
     page.locator("input").set_input_files(tmp_path / "black.png")
