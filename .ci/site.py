@@ -1,8 +1,10 @@
 """Hook of mkdocs: README is the first page, and what pages link to outside of docs/ joins the site.
 
 So each link is written once, as it works in the repository, and `mkdocs build --strict` checks it.
+The page that restores photos in the browser gets its network.
 """
 
+import functools
 import posixpath
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).parents[1]
+NETWORK = "browser/denoise.onnx"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 
@@ -29,8 +32,20 @@ def linked(path: str) -> list[str]:
     return [other for other in found if (ROOT / other).is_file()]
 
 
+@functools.cache
+def exported_network() -> bytes:
+    """Returns the network of the page in the browser, as an .onnx file."""
+    from mprnet_jax.export import formats
+    from mprnet_jax.weights import files
+
+    return formats.encode(".onnx", files.read("denoise"))
+
+
 def on_files(files, config):
-    """Adds README and all that is linked to, from page to page."""
+    """Adds the network, README and all that is linked to, from page to page."""
+    if by_hand := files.get_file_from_path(NETWORK):
+        files.remove(by_hand)
+    files.append(File.generated(config, NETWORK, content=exported_network()))
     waiting = ["README.md", *(f"docs/{f.src_uri}" for f in files.documentation_pages())]
     seen = set(waiting)
     while waiting:

@@ -30,6 +30,17 @@ from mprnet_jax.config import (
 from mprnet_jax.devices import records
 
 ROOT = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Chromium as it is for tests: no sandbox, for CI may be root, and no traffic of its own.
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 warm = runpy.run_path(str(ROOT / "tests/warm.py"))
 
 # Workers keep to a core each: thread pools of several on the same cores spend most of their time
@@ -300,6 +311,26 @@ def photo() -> Callable[..., np.ndarray]:
         return floats.astype(dtype)
 
     return make
+
+
+@pytest.fixture
+def tab():
+    """A tab of Chromium; all addresses that it asks for are in `tab.asked`."""
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if chromium is None:
+        reason = f"none of {', '.join(BROWSERS)} is here: apt-get install chromium"
+        assert os.environ.get("CI") != "true", reason
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
+        tab = browser.new_page()
+        tab.set_default_timeout(120_000)  # ms; CI's machines may be busy
+        tab.asked = []
+        tab.on("request", lambda request: tab.asked.append(request.url))
+        yield tab
+        browser.close()
 
 
 @pytest.fixture

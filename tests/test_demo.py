@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import time
@@ -24,17 +23,6 @@ from mprnet_jax.model.mprnet import pure_functions
 from mprnet_jax.weights import files
 
 ROOT = Path(__file__).parents[1]
-# Chromium as it is for tests: no sandbox, for CI may be root, and no traffic of its own.
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120  # seconds; CI's machines may be busy
 
 
@@ -67,26 +55,6 @@ def serving(launch, weights: Path, scratch: Path, *arguments: str) -> Iterator[s
         returncode = server.wait(timeout=PATIENCE)
     assert returncode == 0, printed.read_text()
     assert not list(scratch.glob("mprnet_jax-*")), "files were left behind"
-
-
-@pytest.fixture
-def tab(tmp_path: Path):
-    """A tab of Chromium; all addresses that it asks for are in `tab.asked`."""
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if chromium is None:
-        reason = f"none of {', '.join(BROWSERS)} is here: apt-get install chromium"
-        assert os.environ.get("CI") != "true", reason
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
-        tab = browser.new_page()
-        tab.set_default_timeout(PATIENCE * 1000)
-        tab.asked = []
-        tab.on("request", lambda request: tab.asked.append(request.url))
-        yield tab
-        browser.close()
 
 
 def drop(tab, file: Path) -> None:
