@@ -22,7 +22,6 @@ import psutil
 
 from benchmarks import sizes
 from benchmarks.contenders import build_runtime
-from benchmarks.first import write_weights
 from benchmarks.tables import heading, line, table
 from benchmarks.work import PRESETS, Contender, Work
 
@@ -31,10 +30,10 @@ ENGINES = ("jax", "onnxruntime", "openvino", EAGER)
 ROOT = Path(__file__).parents[1]
 
 
-def time_restore(engine: str, weights: Path, photos: Path, output: Path) -> tuple[float, float]:
+def time_restore(engine: str, weights: str, photos: Path, output: Path) -> tuple[float, float]:
     """Returns the seconds to the first photo in the output, and to the end."""
     if engine == EAGER:
-        command = ["benchmarks.eager", "restore", str(weights), str(photos), str(output), "float32"]
+        command = ["benchmarks.eager", "restore", weights, str(photos), str(output), "float32"]
     else:
         command = ["mprnet_jax.restore", f"--weights={weights}", f"--input={photos}"]
         command += [f"--output={output}", f"--engine={engine}"]
@@ -69,12 +68,11 @@ def restore(arguments: argparse.Namespace) -> None:
     print(table(head, []), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights = write_weights(folder / "weights.safetensors", arguments.preset)
         sizes.write_photos(folder / "photos", chosen)
         reference = None
         for number, engine in enumerate(arguments.only):
             output = folder / str(number)
-            first, total = time_restore(engine, weights, folder / "photos", output)
+            first, total = time_restore(engine, arguments.weights, folder / "photos", output)
             reference = reference or output
             difference = sizes.largest_difference(output, reference)
             print(line([engine, f"{first:.1f}", f"{total:.1f}", str(difference)]), flush=True)
@@ -107,15 +105,16 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=20)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=ENGINES, default=ENGINES)
-    parser.add_argument("--preset", default="derain", choices=PRESETS)
+    parser.add_argument("--weights", default="denoise", help="of restore: as its --weights")
+    parser.add_argument("--preset", default="derain", choices=PRESETS, help="of memory")
     arguments = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     if arguments.what == "memory":
         memory(arguments)
         return
     command = f"python -m benchmarks.engines restore --size {arguments.size}"
-    title = f"Photos by engine, {arguments.preset}, {arguments.photos} of {arguments.size}"
-    print(heading(title, f"{command} --photos {arguments.photos}"))
+    title = f"Photos by engine, {arguments.weights}, {arguments.photos} of {arguments.size}"
+    print(heading(title, f"{command} --photos {arguments.photos} --weights {arguments.weights}"))
     restore(arguments)
 
 
