@@ -171,6 +171,8 @@ class Validator:
                 result = self._step(params, on_devices)
             else:
                 with announced(f"the validation of {self._config.name}"):
+                    if not self._is_compiled:
+                        self._step = hosts.compile_together(self._step, params, on_devices)
                     result = self._step(params, on_devices)
                 self._is_compiled = True
             scores.append(np.asarray(result["psnr"])[:, : len(readable)])

@@ -1,6 +1,7 @@
 """A bucket on this machine: an emulator of Google Cloud Storage that can be made to fail."""
 
 import contextlib
+import io
 import logging
 import re
 import socket
@@ -24,13 +25,14 @@ class Emulator(ThreadingHTTPServer):
     Attributes:
         fault: called with each request's number, from 0, its method and path; returns what becomes
             of it: "" to answer it, a status such as "503", "cut" to answer it and send half the
-            answer, "late" to send the answer after `STALL` seconds, or "gone" for no answer.
+            answer, "late" to answer it after `LATE` seconds, or "gone" for no answer.
         requests: method and path of each request since the last `clear`.
     """
 
     daemon_threads = True
     request_queue_size = 128  # TensorStore opens many connections at once
-    STALL = 3.0
+    PATIENCE = 2  # seconds without a byte, after which TensorStore asks again
+    LATE = 5.0  # curl looks at its speed about once a second
 
     def __init__(self):
         logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
@@ -56,6 +58,8 @@ class Emulator(ThreadingHTTPServer):
             "GCE_METADATA_HOST": "127.0.0.1:1",
             "GCE_METADATA_ROOT": "127.0.0.1:1",
             "NO_GCE_CHECK": "true",
+            "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": str(self.PATIENCE),
+            "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
         }
 
     def clear(self) -> None:
@@ -75,11 +79,18 @@ class Handler(RequestHandler):
             number = len(self.server.requests)
             self.server.requests.append(f"{method} {self.path}")
             fault = self.server.fault(number, method, self.path)
-            if not fault or fault in ("cut", "late"):
-                if fault:
-                    self.wfile = Faulty(self.wfile, fault, self.connection)
+            if fault == "cut":
+                self.wfile = Cut(self.wfile, self.connection)
+            elif fault == "late":
+                self.wfile = io.BytesIO()
+            if fault in ("", "cut", "late"):
                 router(self)
-                return
+        if fault == "late":
+            time.sleep(Emulator.LATE)
+            self.connection.sendall(self.wfile.getvalue())
+        if fault in ("", "cut", "late"):
+            self.close_connection |= bool(fault)
+            return
         if fault == "gone":
             self.connection.shutdown(socket.SHUT_RDWR)
             return
@@ -114,16 +125,13 @@ class Handler(RequestHandler):
         pass
 
 
-class Faulty:
-    """The file of an answer that is cut in half, or comes late."""
+class Cut:
+    """The file of an answer that is cut in half."""
 
-    def __init__(self, file, fault: str, connection):
-        self.file, self.fault, self.connection = file, fault, connection
+    def __init__(self, file, connection):
+        self.file, self.connection = file, connection
 
     def write(self, data: bytes) -> int:
-        if self.fault == "late":
-            time.sleep(Emulator.STALL)
-            return self.file.write(data)
         if b"\r\n\r\n" in data:  # the headers come in a call of their own
             return self.file.write(data)
         self.file.write(data[: len(data) // 2])

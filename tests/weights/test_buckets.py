@@ -146,7 +146,7 @@ def test_what_cannot_be_asked_is_not_taken_for_a_new_run(config, params, folder,
 
 
 @pytest.mark.usefixtures("_impatient", "_orbax_leaves_coroutines_behind")
-@pytest.mark.parametrize("fault", ["503", "cut", "gone"])
+@pytest.mark.parametrize("fault", ["503", "cut", "gone", "late"])
 def test_a_save_goes_on_where_a_request_fails_once(
     params, folder, bucket, emulator, fault, exhaustive
 ):
@@ -167,7 +167,7 @@ def test_a_save_goes_on_where_a_request_fails_once(
 
 
 @pytest.mark.usefixtures("_impatient", "_orbax_leaves_coroutines_behind")
-@pytest.mark.parametrize("fault", ["503", "cut", "gone"])
+@pytest.mark.parametrize("fault", ["503", "cut", "gone", "late"])
 def test_a_bucket_that_vanishes_in_a_save_ends_it_with_one_line(
     params, folder, bucket, emulator, fault, exhaustive, keys
 ):
