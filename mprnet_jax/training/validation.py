@@ -184,9 +184,7 @@ class Validator:
 
     def _result(self, psnr: np.ndarray, read: np.ndarray, shown: list) -> ValidationResult:
         """Returns the result without the pairs that could not be read."""
-        names = self.held_out.names
         if not read.any():
             raise UserError("no held-out pair can be read: replace those named in the log")
-        if not read.all():
-            names, psnr = [names[int(i)] for i in np.flatnonzero(read)], psnr[:, read]
-        return ValidationResult(names, psnr, shown, complete=bool(read.all()))
+        names = [self.held_out.names[int(i)] for i in np.flatnonzero(read)]
+        return ValidationResult(names, psnr[:, read], shown, complete=bool(read.all()))

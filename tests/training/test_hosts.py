@@ -108,13 +108,13 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(
         assert losses(workdir)[4] == pytest.approx(expected[4], rel=1e-5)
 
 
-def test_rows_over_hosts_train_for_long(tiny_run, tmp_path, start_two, exhaustive, capsys):
+def test_rows_over_hosts_train_for_long(short_run, tmp_path, start_two, exhaustive, capsys):
     if not exhaustive:
-        pytest.skip("takes an hour")
-    tiny_run.total_steps = tiny_run.validate_every = tiny_run.checkpoint_every = 200
-    tiny_run.batch_size, tiny_run.mesh = 1, MeshConfig(data=1, height=4)
+        pytest.skip("takes half an hour")
+    short_run.total_steps = short_run.validate_every = short_run.checkpoint_every = 200
+    short_run.mesh = MeshConfig(data=1, height=4)
     for number in range(10):
-        processes = start_two(tiny_run, tmp_path / str(number))
+        processes = start_two(short_run, tmp_path / str(number))
         while processes[0].last_step() < 200 and processes[0].returncode is None:
             time.sleep(1)
         outputs = [process.finish() for process in processes]
