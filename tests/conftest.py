@@ -178,7 +178,7 @@ def _impatient(monkeypatch):
     from mprnet_jax.compat import gcsfs, orbax
 
     gcsfs.register()
-    timeout = aiohttp.ClientTimeout(sock_read=2)
+    timeout = aiohttp.ClientTimeout(sock_read=10)
     for options in ({}, {"finalize_on_close": True}):  # ours, and etils's
         monkeypatch.setattr(fsspec.filesystem("gcs", **options), "requests_timeout", timeout)
 

@@ -31,8 +31,8 @@ class Emulator(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 128  # TensorStore opens many connections at once
-    PATIENCE = 2  # seconds without a byte, after which TensorStore asks again
-    LATE = 5.0  # curl looks at its speed about once a second
+    PATIENCE = 10  # seconds without a byte, after which TensorStore asks again
+    LATE = 20.0
 
     def __init__(self):
         logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
