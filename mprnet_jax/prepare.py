@@ -43,6 +43,11 @@ def main() -> None:
     from mprnet_jax.data.cutting import overlapping_pieces, random_patches
     from mprnet_jax.data.prepared import write_prepared
 
+    if paths.is_bucket(DATA_DIR.value):
+        raise UserError(
+            f"--data_dir={DATA_DIR.value}: sets are prepared on a disk; give a folder, then copy "
+            f"them: gcloud storage cp -r FOLDER/* {DATA_DIR.value}/"
+        )
     find_dataset({**TRAINING_SETS, **BENCHMARKS}, BENCHMARK.value)  # raises if unknown
     key = normalized_name(BENCHMARK.value)
     name, cut = key, None

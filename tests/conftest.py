@@ -185,8 +185,16 @@ def bucket(emulator) -> Iterator[str]:
 
 @pytest.fixture
 def _impatient(monkeypatch):
-    """Attempts to reach a bucket follow each other at once, and there are fewer."""
-    from mprnet_jax.compat import orbax
+    """Attempts to reach a bucket follow each other at once, are fewer, and none takes long."""
+    import aiohttp
+    import fsspec
+
+    from mprnet_jax.compat import gcsfs, orbax
+
+    gcsfs.register()
+    timeout = aiohttp.ClientTimeout(sock_read=10)
+    for options in ({}, {"finalize_on_close": True}):  # ours, and etils's
+        monkeypatch.setattr(fsspec.filesystem("gcs", **options), "requests_timeout", timeout)
 
     async def sleep(seconds, wait=asyncio.sleep):
         await wait(min(seconds, 0.01))

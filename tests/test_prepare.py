@@ -324,6 +324,7 @@ def test_the_command_prepares_pieces(run, tmp_path):
         (["--benchmark=gopro", "--source=.", "--data_dir=x"], "GoPro/train"),
         (["--benchmark=hide", "--source=.", "--data_dir=x", "--cut=512"], "--cut=512"),
         (["--benchmark=sidd", "--source=.", "--data_dir=x", "--seed=-1"], "seed"),
+        (["--benchmark=hide", "--source=.", "--data_dir=gs://bucket/x"], "gcloud storage cp"),
     ],
 )
 def test_a_mistake_is_one_line(run, flags, message, tmp_path):

@@ -76,6 +76,7 @@ def apply_patches(*, in_bucket: bool) -> None:
     cache_resolved_specs()
     if in_bucket:
         limit_retries()
+        notice_stalls()
     take_folders_literally()
     hide_logs()
     hide_abandoned_writes()
@@ -149,6 +150,23 @@ def limit_retries() -> None:
         return
     for context in contexts:
         context["gcs_request_retries"] = RETRIES
+
+
+# Less than a byte a second, for so long.
+STALLED = {"LOW_SPEED_TIME_SECONDS": "30", "LOW_SPEED_LIMIT_BYTES": "1"}
+
+
+def notice_stalls() -> None:
+    """Makes TensorStore send a request again that stalls for 30 seconds.
+
+    Reason: it waits for an answer as long as the system keeps the connection. The variables are
+        documented; JAX sets them to 60 seconds on TPU VMs. They are read at the first request.
+    Tried with: tensorstore 0.1.86.
+    Upstream: google/tensorstore#291.
+    Remove when: TensorStore has a limit of its own.
+    """
+    for name, value in STALLED.items():
+        os.environ.setdefault(f"TENSORSTORE_CURL_{name}", value)
 
 
 def take_folders_literally() -> None:

@@ -4,8 +4,9 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -74,6 +75,23 @@ def all_processes(flags: np.ndarray) -> np.ndarray:
         flags: bool [N].
     """
     return multihost_utils.process_allgather(flags).reshape(-1, len(flags)).all(axis=0)
+
+
+def compile_together(function: Any, *arguments: Any) -> Callable:
+    """Compiles a jitted function for these arguments, and waits until all processes have.
+
+    On CPUs a process that comes to a program's first collective gives up if another one does not
+    come within 30 seconds (Gloo's limit). With a warm compile cache process 0 would be earlier by
+    all the time that compiling takes: on CPUs the others do not find their programs in it.
+
+    Returns:
+        The program; with one process, `function`, which compiles when it is called.
+    """
+    if jax.process_count() == 1:
+        return function
+    program = function.lower(*arguments).compile()
+    multihost_utils.sync_global_devices("all have compiled")
+    return program
 
 
 def check_same_folder(folder: Path) -> None:

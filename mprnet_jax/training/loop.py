@@ -127,6 +127,8 @@ def train_steps(
             if step == total:
                 return validation
             batch = run.shard_batch(monitor.log_unreadable(next(batches)))
+            if step == start_step:
+                run.compile_step(state, batch)
             # Raises on implicit transfers between host and devices. The batch was transferred
             # explicitly above; `report` fetches the metrics explicitly.
             with jax.transfer_guard("disallow"):

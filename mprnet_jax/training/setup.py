@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from absl import logging
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mprnet_jax import paths
@@ -71,6 +72,8 @@ class Run:
             patch_size=config.patch_size,
             validation_crop=config.validation_crop,
         )
+        # They connect while all of them have just begun: finding the data may take long.
+        multihost_utils.sync_global_devices("all have begun")
         self.source, self._degrade = training_source(config.data)
         held_out = validation_source(config.data)
         self._local_images = meshes.local_images(self.mesh, config.batch_size)
@@ -132,6 +135,11 @@ class Run:
         summaries = self.summaries(step)
         summaries.write_config(step, self.config)
         return Monitor(self.config, step, len(self.source), batches, counts, summaries)
+
+    def compile_step(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
+        """Compiles the training step, with several processes; one compiles it when it is called."""
+        with self.announce_compiling():
+            self.train_step = hosts.compile_together(self.train_step, state, batch)
 
     def announce_compiling(self) -> AbstractContextManager:
         """Prints a line if compiling the training step within this context takes long."""

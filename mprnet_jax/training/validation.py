@@ -171,6 +171,8 @@ class Validator:
                 result = self._step(params, on_devices)
             else:
                 with announced(f"the validation of {self._config.name}"):
+                    if not self._is_compiled:
+                        self._step = hosts.compile_together(self._step, params, on_devices)
                     result = self._step(params, on_devices)
                 self._is_compiled = True
             scores.append(np.asarray(result["psnr"])[:, : len(readable)])
@@ -182,9 +184,7 @@ class Validator:
 
     def _result(self, psnr: np.ndarray, read: np.ndarray, shown: list) -> ValidationResult:
         """Returns the result without the pairs that could not be read."""
-        names = self.held_out.names
         if not read.any():
             raise UserError("no held-out pair can be read: replace those named in the log")
-        if not read.all():
-            names, psnr = [names[int(i)] for i in np.flatnonzero(read)], psnr[:, read]
-        return ValidationResult(names, psnr, shown, complete=bool(read.all()))
+        names = [self.held_out.names[int(i)] for i in np.flatnonzero(read)]
+        return ValidationResult(names, psnr[:, read], shown, complete=bool(read.all()))

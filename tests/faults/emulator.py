@@ -1,6 +1,7 @@
 """A bucket on this machine: an emulator of Google Cloud Storage that can be made to fail."""
 
 import contextlib
+import io
 import logging
 import re
 import socket
@@ -24,13 +25,14 @@ class Emulator(ThreadingHTTPServer):
     Attributes:
         fault: called with each request's number, from 0, its method and path; returns what becomes
             of it: "" to answer it, a status such as "503", "cut" to answer it and send half the
-            answer, "late" to send the answer after `STALL` seconds, or "gone" for no answer.
+            answer, "late" to answer it after `LATE` seconds, or "gone" for no answer.
         requests: method and path of each request since the last `clear`.
     """
 
     daemon_threads = True
     request_queue_size = 128  # TensorStore opens many connections at once
-    STALL = 3.0
+    PATIENCE = 10  # seconds without a byte, after which TensorStore asks again
+    LATE = 20.0
 
     def __init__(self):
         logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
@@ -56,12 +58,15 @@ class Emulator(ThreadingHTTPServer):
             "GCE_METADATA_HOST": "127.0.0.1:1",
             "GCE_METADATA_ROOT": "127.0.0.1:1",
             "NO_GCE_CHECK": "true",
+            "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": str(self.PATIENCE),
+            "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
         }
 
     def clear(self) -> None:
         """Answers everything from now on, and forgets what was asked."""
         self.fault = lambda number, method, path: ""
         self.requests: list[str] = []
+        self.answers: dict[str, bytes] = {}  # lost ones, by path
 
     def handle_error(self, *_) -> None:
         """Clients that are killed, or have waited enough, close connections."""
@@ -75,11 +80,26 @@ class Handler(RequestHandler):
             number = len(self.server.requests)
             self.server.requests.append(f"{method} {self.path}")
             fault = self.server.fault(number, method, self.path)
-            if not fault or fault in ("cut", "late"):
-                if fault:
-                    self.wfile = Faulty(self.wfile, fault, self.connection)
-                router(self)
+            if fault in ("cut", "late"):
+                self.wfile = io.BytesIO()
+            # The last part of an upload that comes again gets the same answer again.
+            before = self.server.answers.get(self.path)
+            if before:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.wfile.write(before)
                 return
+            if fault in ("", "cut", "late"):
+                router(self)
+        if fault in ("cut", "late"):
+            answer = self.wfile.getvalue()
+            if "upload_id=" in self.path:
+                self.server.answers[self.path] = answer
+            time.sleep(Emulator.LATE if fault == "late" else 0)
+            head, end, body = answer.partition(b"\r\n\r\n")
+            self.connection.sendall(head + end + body[: len(body) // (2 if fault == "cut" else 1)])
+            self.close_connection = True
+        if fault in ("", "cut", "late"):
+            return
         if fault == "gone":
             self.connection.shutdown(socket.SHUT_RDWR)
             return
@@ -112,24 +132,3 @@ class Handler(RequestHandler):
 
     def log_message(self, *_) -> None:
         pass
-
-
-class Faulty:
-    """The file of an answer that is cut in half, or comes late."""
-
-    def __init__(self, file, fault: str, connection):
-        self.file, self.fault, self.connection = file, fault, connection
-
-    def write(self, data: bytes) -> int:
-        if self.fault == "late":
-            time.sleep(Emulator.STALL)
-            return self.file.write(data)
-        if b"\r\n\r\n" in data:  # the headers come in a call of their own
-            return self.file.write(data)
-        self.file.write(data[: len(data) // 2])
-        self.file.flush()
-        self.connection.shutdown(socket.SHUT_RDWR)
-        return len(data)
-
-    def __getattr__(self, name: str):
-        return getattr(self.file, name)

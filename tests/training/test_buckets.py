@@ -136,24 +136,31 @@ def test_kills_at_random_moments_change_nothing(
 
 
 def test_two_hosts_share_a_bucket_and_nothing_else(
-    run_config, bucket, start_two, saved_steps, exhaustive
+    run_config, tmp_path, bucket, start_two, saved_steps, final_hash, exhaustive
 ):
     config = run_config(6)
     config.mesh = MeshConfig()
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": f"{bucket}/compiled",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
-    }
-    for total in (4, 6) if exhaustive else (4,):
-        config.total_steps = total
-        processes = start_two(config, bucket, devices=1, **cache)
+
+    def train(workdir):
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": f"{workdir}/compiled",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        processes = start_two(config, workdir, devices=1, **cache)
         outputs = [process.finish() for process in processes]
         assert [process.returncode for process in processes] == [0, 0], outputs[0][-1500:]
+        return outputs[0]
+
+    for total in (4, 6) if exhaustive else (4,):
+        config.total_steps = total
+        output = train(bucket)
         assert max(saved_steps(bucket)) == total
-    assert "Resuming from step 4" in outputs[0] or not exhaustive
+    assert "Resuming from step 4" in output or not exhaustive
     folder = paths.anywhere(bucket)
     assert any(path.name.startswith("jit_step") for path in (folder / "compiled").iterdir())
     assert not list(folder.glob(".seen*"))
+    train(tmp_path)
+    assert final_hash(folder, config) == final_hash(tmp_path, config)
     run_folder.read(folder)
 
 

@@ -4,6 +4,7 @@ import errno
 import re
 import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -38,6 +39,22 @@ Guard.log_unreadable = log_slowly
 """
 
 
+# This process compiles the training step later than the other.
+LATE = """
+import time
+from mprnet_jax.training import setup
+compile_step = setup.Run.compile_step
+def compile_late(run, state, batch):
+    train_step = run.train_step
+    def lower(*arguments):
+        time.sleep({seconds})
+        return train_step.lower(*arguments)
+    run.train_step = type("Late", (), {{"lower": staticmethod(lower)}})
+    compile_step(run, state, batch)
+setup.Run.compile_step = compile_late
+"""
+
+
 def gone(output):
     """Whether a process has said that it lost another one."""
     return "another process of this run is gone" in output or "another task died" in output
@@ -49,11 +66,11 @@ def losses(workdir):
 
 
 def test_two_processes_train_as_one_and_read_each_others_checkpoints(
-    short_run, tmp_path, start, start_two
+    short_run, tmp_path, start, start_two, exhaustive
 ):
-    # Images over all devices: bands of rows over two processes were seen to lock up on CPUs.
-    short_run.batch_size, short_run.total_steps = 8, 4
-    short_run.mesh = MeshConfig()
+    # Each process has bands of rows of all images.
+    short_run.batch_size, short_run.total_steps = 2, 4
+    short_run.mesh = MeshConfig(data=1, height=4)
     short_run.data.mixup_from_step = 2
     devices = "jax.config.update('jax_num_cpu_devices', 4)"
     one, two, mixed = tmp_path / "one", tmp_path / "two", tmp_path / "mixed"
@@ -61,7 +78,8 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(
     process = start(short_run, one, setup=devices)
     output = process.finish()
     assert process.last_step() == 4, output
-    processes = start_two(short_run, two)
+    late = LATE.format(seconds=40 if exhaustive else 0)  # Gloo waits for 30
+    processes = start_two(short_run, two, main=late)
     outputs = [process.finish() for process in processes]
     assert processes[0].last_step() == 4, outputs
     expected, found = losses(one), losses(two)
@@ -88,6 +106,22 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(
         assert processes[0].last_step() == 4, outputs
         assert losses(workdir).keys() == {4}
         assert losses(workdir)[4] == pytest.approx(expected[4], rel=1e-5)
+
+
+def test_rows_over_hosts_train_for_long(short_run, tmp_path, start_two, exhaustive, capsys):
+    if not exhaustive:
+        pytest.skip("takes half an hour")
+    short_run.total_steps = short_run.validate_every = short_run.checkpoint_every = 200
+    short_run.mesh = MeshConfig(data=1, height=4)
+    for number in range(10):
+        processes = start_two(short_run, tmp_path / str(number))
+        while processes[0].last_step() < 200 and processes[0].returncode is None:
+            time.sleep(1)
+        outputs = [process.finish() for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], outputs
+        assert losses(tmp_path / str(number)) == losses(tmp_path / "0")
+        with capsys.disabled():
+            print(f" [{number + 1} times 200 steps]", end="", flush=True)
 
 
 @pytest.mark.parametrize("lost", [0, 1])

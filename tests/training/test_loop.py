@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from mprnet_jax.config import MeshConfig
+from mprnet_jax.data.prepared import Prepared, write_prepared
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
 from mprnet_jax.model.mprnet import pure_functions
@@ -360,6 +361,14 @@ def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(short_run, tmp_path
 def test_things_happen_when_due():
     happens = [step for step in range(10, 26) if loop.is_due(step, 6, start_step=12, last=25)]
     assert happens == [18, 24, 25]
+
+
+def test_held_out_pairs_of_a_prepared_set_are_named(short_run, tmp_path, go_on, capsys):
+    run = setup.Run(short_run, tmp_path / "run")
+    pairs = run.validator.held_out
+    run.validator.held_out = Prepared(write_prepared(tmp_path, "hide", {"test": pairs}), "test")
+    assert list(go_on(run).names) == list(pairs.names)
+    assert f"| {pairs.names[0]} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
