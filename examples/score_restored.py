@@ -2,7 +2,8 @@
 
     python examples/score_restored.py RESTORED TARGET
 
-Both folders hold pictures of the same names. mprnet_jax.evaluate scores the paper's sets.
+Pictures are paired as in training: by their names before the extension, or by one rule for all
+(docs/datasets.md). mprnet_jax.evaluate scores the paper's sets.
 """
 
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mprnet_jax.data.pairing import pair_folders
 from mprnet_jax.evaluation.metrics import luma, psnr, ssim, volume_ssim
 from mprnet_jax.imageio.rgb import decode
 
@@ -17,10 +19,10 @@ from mprnet_jax.imageio.rgb import decode
 def main(restored, target):
     print(f"{'':20}{'PSNR Y':>9}{'SSIM Y':>9}{'PSNR RGB':>10}{'SSIM RGB':>10}")
     rows = []
-    for path in sorted(Path(target).iterdir()):
-        a, b = decode(Path(restored) / path.name), decode(path)
+    for pair in pair_folders(Path(restored), Path(target)):
+        a, b = decode(pair.degraded), decode(pair.target)
         rows.append([psnr(luma(a), luma(b)), ssim(luma(a), luma(b)), psnr(a, b), volume_ssim(a, b)])
-        print(line(path.name, rows[-1]))
+        print(line(pair.name, rows[-1]))
     print(line("mean", np.mean(rows, axis=0)))
 
 

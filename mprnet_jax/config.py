@@ -295,7 +295,7 @@ class TrainConfig:
         if not 0 <= self.optim.warmup_steps < self.total_steps:
             raise UserError(
                 f"optim.warmup_steps={self.optim.warmup_steps}: must be below "
-                f"total_steps={self.total_steps}"
+                f"total_steps={self.total_steps}; pass a smaller --config.optim.warmup_steps"
             )
 
 

@@ -51,6 +51,12 @@ def test_senseless_values_are_reported_with_their_field(tiny_run, field, value):
         tiny_run.validate()
 
 
+def test_a_warmup_beyond_the_run_names_its_flag(tiny_run):
+    tiny_run.optim.warmup_steps = tiny_run.total_steps
+    with pytest.raises(UserError, match=r"pass a smaller --config\.optim\.warmup_steps"):
+        tiny_run.validate()
+
+
 def test_photos_need_a_degradation(tiny_run):
     tiny_run.data.source = "photos"
     with pytest.raises(UserError, match=r"data\.degradation='': for data.source=photos, use rain"):

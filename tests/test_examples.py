@@ -94,6 +94,16 @@ def test_score_restored(tmp_path: Path, capsys):
     assert capsys.readouterr().out.split()[-4:] == ["inf", "1.0000", "inf", "1.0000"]
 
 
+def test_score_restored_pairs_names_as_training_does(tmp_path: Path, capsys):
+    for number in (1, 2):
+        picture = Image.fromarray(np.full((16, 24, 3), 60 * number, np.uint8))
+        for folder, name in (("restored", "rainy"), ("target", "clean")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            picture.save(tmp_path / folder / f"{name}_{number}.png")
+    run("score_restored", tmp_path / "restored", tmp_path / "target")
+    assert capsys.readouterr().out.split()[-4:] == ["inf", "1.0000", "inf", "1.0000"]
+
+
 def test_restore_in_jax(weights: Path, tmp_path: Path):
     photo, output = tmp_path / "photo.png", tmp_path / "half.png"
     Image.fromarray(np.full((21, 34, 3), 128, np.uint8)).save(photo)

@@ -40,9 +40,10 @@ class Plan(NamedTuple):
         canvases = sum(program.canvas for program in self.order)
         pixels = sum(count * height * width for (height, width), count in self.counts.items())
         run = sum(count * self.programs[size].pixels for size, count in self.counts.items())
+        programs = f"{len(self.order)} program{'s' if len(self.order) != 1 else ''}"
         return (
             f"{sum(self.counts.values())} images of {len(self.counts)} sizes to compute: "
-            f"{len(self.order)} programs, {canvases} of them for several sizes, computing "
+            f"{programs}, {canvases} of them for several sizes, computing "
             f"{run / max(pixels, 1):.2f} times the photos' pixels; about {self.seconds:.0f} s"
         )
 

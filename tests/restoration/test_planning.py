@@ -140,6 +140,6 @@ def test_thousands_of_sizes_are_planned_in_no_time():
 def test_the_plan_is_one_line():
     line = str(plan({(64, 64): 3, (72, 64): 1}, costs(), 1e9))
     assert line.startswith(
-        "4 images of 2 sizes to compute: 1 programs, 1 of them for several sizes, "
+        "4 images of 2 sizes to compute: 1 program, 1 of them for several sizes, "
     )
     assert "\n" not in line
