@@ -64,7 +64,8 @@ def test_a_stablehlo_file_runs_without_this_package_at_any_size(weights, tmp_pat
         "np.savez('restored.npz', *(network.call(photos[p][None])[0] for p in photos))\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    restored = np.load(tmp_path / "restored.npz")
+    with np.load(tmp_path / "restored.npz") as file:
+        restored = dict(file)
     restorer = Restorer(with_params(weights.config, weights.params))
     for name, photo in zip(restored, photos, strict=True):
         # Float32 rounding of two programs; 1e-7 was measured.

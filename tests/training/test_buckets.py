@@ -144,7 +144,7 @@ def test_two_hosts_share_a_bucket_and_nothing_else(
     def train(workdir):
         cache = {
             "JAX_COMPILATION_CACHE_DIR": f"{workdir}/compiled",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
         }
         processes = start_two(config, workdir, devices=1, **cache)
         outputs = [process.finish() for process in processes]
@@ -159,9 +159,10 @@ def test_two_hosts_share_a_bucket_and_nothing_else(
     folder = paths.anywhere(bucket)
     assert any(path.name.startswith("jit_step") for path in (folder / "compiled").iterdir())
     assert not list(folder.glob(".seen*"))
-    train(tmp_path)
-    assert final_hash(folder, config) == final_hash(tmp_path, config)
     run_folder.read(folder)
+    if exhaustive:
+        train(tmp_path)
+        assert final_hash(folder, config) == final_hash(tmp_path, config)
 
 
 def test_a_bucket_that_vanishes_ends_the_run_with_one_line(
