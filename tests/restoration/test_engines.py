@@ -1,5 +1,6 @@
 """Runtimes for ONNX models restore what JAX restores, and compile nothing."""
 
+import gc
 import sys
 
 import numpy as np
@@ -17,6 +18,13 @@ RUNTIMES = ENGINES[1:]
 SIZES = ((24, 32), (33, 50), (7, 90))
 # Rounding of float32 in sums of another order; ten times what was measured.
 ROUNDING = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def _collected():
+    """OpenVINO's objects are freed here, not later by the thread of another library."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
