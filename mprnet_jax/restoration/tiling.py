@@ -3,7 +3,6 @@
 Sizes are (height, width) in pixels, multiples of 8.
 """
 
-import functools
 import math
 
 from mprnet_jax.devices import memory
@@ -39,7 +38,7 @@ class Tiling:
         self._memory_limit = memory_limit
         self._max_pixels = math.inf  # of a tile; lowered when a tile did not fit
         self._planned: dict[Size, Grid] = {}
-        self.choose = functools.lru_cache(maxsize=1024)(self._choose)
+        self._chosen: dict[Size, Grid] = {}
 
     def plan(self, size: Size) -> Grid:
         """Returns the grid that photos of this size are expected to get, and stores it."""
@@ -70,15 +69,20 @@ class Tiling:
             return False
         self._max_pixels = min(self._max_pixels, pixels / 2)
         self._planned.clear()
-        self.choose.cache_clear()
+        self._chosen.clear()
         return True
 
-    def _choose(self, size: Size) -> Grid:
+    def choose(self, size: Size) -> Grid:
         """Returns the grid for photos of this size; "auto" has compiled a program that fits.
 
         Raises:
             OutOfMemory: if not even the smallest tile fits into memory.
         """
+        if size not in self._chosen:
+            self._chosen[size] = self._choose(size)
+        return self._chosen[size]
+
+    def _choose(self, size: Size) -> Grid:
         grid, may_grow = self.expected(size), True
         while self._tile == "auto":
             available = self._available_bytes(math.prod(size))
