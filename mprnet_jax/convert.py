@@ -64,26 +64,25 @@ def main() -> None:
     output = paths.anywhere(OUTPUT.value)
     check_output(output)
     weights = files.read(INPUT.value)
+    if LICENCE.value:
+        weights = weights._replace(origin=weights.origin | {"licence": LICENCE.value})
     if is_export(output):
         export(weights, output)
         return
     if VALIDATE.value or REFERENCE.value:
         validate(weights)
-    licence = {"licence": LICENCE.value} if LICENCE.value else {}
-    size = files.write(output, weights.config, weights.params, weights.origin | licence)
+    size = files.write(output, *weights)
     print(f"{OUTPUT.value}: {describe(weights, size)}")
 
 
 def is_export(output: Path) -> bool:
     """Returns whether the output holds the computation, not only the weights."""
-    return output.suffix.lower() in formats.EXTENSIONS
+    return output.suffix.lower() in files.EXPORTED
 
 
 def export(weights: files.WeightFile, output: Path) -> None:
     """Writes the network for other programs."""
     extension = output.suffix.lower()
-    if LICENCE.value:
-        weights = weights._replace(origin=weights.origin | {"licence": LICENCE.value})
     content = formats.encode(extension, weights, STAGES.value)
     if VALIDATE.value:
         use_compile_cache()

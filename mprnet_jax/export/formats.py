@@ -12,14 +12,12 @@ from mprnet_jax.version import __version__
 from mprnet_jax.weights import safetensors
 from mprnet_jax.weights.files import WeightFile
 
-EXTENSIONS = (".onnx", ".stablehlo")
-
 
 def encode(extension: str, weights: WeightFile, stages: int | None = None) -> bytes:
     """Returns the content of a file with the network, float32.
 
     Args:
-        extension: one of `EXTENSIONS`.
+        extension: one of `files.EXPORTED`.
         weights: the network.
         stages: number of stages to compute; None computes all.
 

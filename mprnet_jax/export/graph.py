@@ -6,6 +6,7 @@ images, then the lower ones.
 """
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,15 @@ def build(
         graph.add("Identity", stage, output=stage_output(number))
     graph.add("Identity", computed[-1], output=RESTORED)
     return graph.model()
+
+
+def output_stages(model: onnx.ModelProto, numbers: Iterable[int]) -> None:
+    """Makes the images of these stages the outputs of a model of `build`, in place of its own."""
+    outputs = model.graph.output
+    restored = outputs.pop()
+    for number in numbers:
+        restored.name = stage_output(number)
+        outputs.append(restored)  # a copy
 
 
 def add_stages(graph: "Graph", config: ModelConfig, images: str, stages: int | None) -> list[str]:

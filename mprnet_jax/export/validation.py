@@ -94,15 +94,7 @@ def with_stage_outputs(content: bytes, count: int) -> bytes:
     from mprnet_jax.export import graph
 
     model = onnx.load_from_string(content)
-    (restored,) = model.graph.output
-    outputs = []
-    for number in range(1, count + 1):
-        output = onnx.ValueInfoProto()
-        output.CopyFrom(restored)
-        output.name = graph.stage_output(number)
-        outputs.append(output)
-    del model.graph.output[:]
-    model.graph.output.extend(outputs)
+    graph.output_stages(model, range(1, count + 1))
     return model.SerializeToString()
 
 

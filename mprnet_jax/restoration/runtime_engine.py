@@ -96,8 +96,5 @@ def model_bytes(runtime: str, model: MPRNet, stages: int) -> bytes:
         raise UserError(f"ONNX is not installed: pip install 'mprnet-jax[{runtime}]'") from error
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     onnx_model = graph.build(model.config, params, stages=stages, pads=False)
-    for number in range(stages - 1, 0, -1):
-        output = onnx_model.graph.output.add()
-        output.CopyFrom(onnx_model.graph.output[0])
-        output.name = graph.stage_output(number)
+    graph.output_stages(onnx_model, range(stages, 0, -1))
     return onnx_model.SerializeToString()

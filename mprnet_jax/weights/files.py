@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mprnet_jax.weights.run_folder import Trained
 
 WRITTEN = {".pth": pth, ".safetensors": safetensors}
+EXPORTED = (".onnx", ".stablehlo")  # by `mprnet_jax.export`; not read again
 FORMATS = {**dict.fromkeys(pth.EXTENSIONS, pth), ".safetensors": safetensors}
 
 
@@ -183,7 +184,7 @@ def check_is_weight_file(path: Path) -> None:
             f"{path}: there is no such file or folder; give a path, or one of the names of the "
             f"networks that come with the package ({known})"
         )
-    if path.suffix.lower() in (".onnx", ".stablehlo"):
+    if path.suffix.lower() in EXPORTED:
         raise UserError(
             f"{path}: is made for other programs and not read again; use the file or run folder "
             "that it was made from"

@@ -13,6 +13,7 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.export import formats
 from mprnet_jax.model.mprnet import pure_functions, with_params
 from mprnet_jax.restoration.restorer import Restorer
+from mprnet_jax.weights import files
 from mprnet_jax.weights.files import WeightFile
 
 
@@ -75,7 +76,7 @@ def test_a_stablehlo_file_runs_without_this_package_at_any_size(weights, tmp_pat
     assert parse(weights, json.loads(exported.fun_name)) == expected_metadata(weights)
 
 
-@pytest.mark.parametrize("extension", formats.EXTENSIONS)
+@pytest.mark.parametrize("extension", files.EXPORTED)
 def test_stages_that_there_are_not_are_refused(weights, extension):
     for stages in (0, 2):
         with pytest.raises(UserError, match=f"stages={stages}: must be 1 to 1"):

@@ -9,6 +9,7 @@ import pytest
 from mprnet_jax.errors import UserError
 from mprnet_jax.export import formats, validation
 from mprnet_jax.model.mprnet import pure_functions
+from mprnet_jax.weights import files
 from mprnet_jax.weights.files import WeightFile
 
 
@@ -18,7 +19,7 @@ def weights(make_short_model):
     return WeightFile(config, pure_functions(config)[0](0), {"source": "model.pth"})
 
 
-@pytest.mark.parametrize("extension", formats.EXTENSIONS)
+@pytest.mark.parametrize("extension", files.EXPORTED)
 def test_a_report_has_each_program_size_and_stage(weights, extension):
     report = validation.compare(extension, formats.encode(extension, weights), weights, None)
     report.check_agreement()
