@@ -253,7 +253,7 @@ def build_runtime(contender: Contender, work: Work) -> Program:
         raise error.__cause__ or error from None
 
     @functools.cache
-    def loaded() -> runtimes.Run:
+    def loaded() -> runtimes.Runtime:
         config = PRESETS[work.preset]
         model = graph.build(config, pure_functions(config)[0](0), pads=False)
         return load(model.SerializeToString())

@@ -126,6 +126,19 @@ class ModelConfig:
             differences.append("without cross-stage fusion")
         return ", ".join(differences)
 
+    def computed_stages(self, stages: int | None) -> int:
+        """Returns the number of stages to compute: `stages`, or all of them if it is None.
+
+        Raises:
+            UserError: if the network has fewer.
+        """
+        count = len(self.subnets)
+        if stages is None:
+            return count
+        if stages not in range(1, count + 1):
+            raise UserError(f"stages={stages}: must be 1 to {count}, the stages of this network")
+        return stages
+
     def stage_width(self, subnet: str) -> int:
         """Returns the number of channels of the features of a stage with this subnetwork."""
         return self.width + (self.orsnet_growth if subnet == "orsnet" else 0)

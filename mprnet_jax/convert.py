@@ -91,8 +91,8 @@ def export(weights: files.WeightFile, output: Path) -> None:
         check_agreement(report)
     with writing(output) as temporary:
         temporary.write_bytes(content)
-    metadata = formats.metadata_of(weights, STAGES.value)
-    print(f"{OUTPUT.value}: {describe(weights, len(content))}; licence: {metadata['licence']}")
+    licence = formats.licence_of(weights)
+    print(f"{OUTPUT.value}: {describe(weights, len(content))}; licence: {licence}")
 
 
 def publish() -> None:

@@ -92,11 +92,22 @@ def available_host_bytes() -> int:
     import psutil
 
     available = [psutil.virtual_memory().available, *cgroups.available_bytes()]
-    if psutil.LINUX:
-        limit, _ = this_process().rlimit(psutil.RLIMIT_AS)
-        if limit != psutil.RLIM_INFINITY:
-            available.append((limit - this_process().memory_info().vms) // ADDRESS_SPACE)
+    if limit := address_space_limit():
+        available.append((limit - this_process().memory_info().vms) // ADDRESS_SPACE)
     return min(available)
+
+
+def address_space_limit() -> int | None:
+    """Returns the most bytes of address space that this process may have; None if it has no limit.
+
+    Only Linux tells.
+    """
+    import psutil
+
+    if not psutil.LINUX:
+        return None
+    limit, _ = this_process().rlimit(psutil.RLIMIT_AS)
+    return None if limit == psutil.RLIM_INFINITY else limit
 
 
 def this_process() -> "psutil.Process":

@@ -6,7 +6,6 @@ They are made for other programs and are not read again.
 import dataclasses
 import json
 
-from mprnet_jax.config import ModelConfig
 from mprnet_jax.errors import UserError
 from mprnet_jax.version import __version__
 from mprnet_jax.weights import safetensors
@@ -25,11 +24,11 @@ def encode(extension: str, weights: WeightFile, stages: int | None = None) -> by
         UserError: if the network has fewer stages, or ONNX is not installed.
     """
     config, params, _ = weights
-    check_stages(config, stages)
+    count = config.computed_stages(stages)
     if extension == ".stablehlo":
         from mprnet_jax.export import stablehlo
 
-        return stablehlo.encode(config, params, stages, metadata_of(weights, stages))
+        return stablehlo.encode(config, params, stages, metadata_of(weights, count))
     check_installed(extension)
     import onnx
 
@@ -37,26 +36,24 @@ def encode(extension: str, weights: WeightFile, stages: int | None = None) -> by
 
     model = graph.build(config, params, stages=stages)
     model.producer_name, model.producer_version = "mprnet_jax", __version__
-    onnx.helper.set_model_props(model, metadata_of(weights, stages))
+    onnx.helper.set_model_props(model, metadata_of(weights, count))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
 
 
-def metadata_of(weights: WeightFile, stages: int | None) -> dict[str, str]:
+def metadata_of(weights: WeightFile, stages: int) -> dict[str, str]:
     """Returns what a file says of its network: config, stages, source, task, licence."""
     return {
         "config": json.dumps(dataclasses.asdict(weights.config)),
-        "computed_stages": str(stages or len(weights.config.subnets)),
-        "licence": safetensors.LICENCE,
+        "computed_stages": str(stages),
+        "licence": licence_of(weights),
         **weights.origin,
     }
 
 
-def check_stages(config: ModelConfig, stages: int | None) -> None:
-    """Raises UserError unless the network has so many stages."""
-    count = len(config.subnets)
-    if stages is not None and stages not in range(1, count + 1):
-        raise UserError(f"stages={stages}: must be 1 to {count}, the stages of this network")
+def licence_of(weights: WeightFile) -> str:
+    """Returns the licence that the weights came with, or else that of their training."""
+    return weights.origin.get("licence", safetensors.LICENCE)
 
 
 def check_installed(extension: str) -> None:

@@ -1,11 +1,12 @@
 """Runs ONNX models in ONNX Runtime and OpenVINO, on CPUs."""
 
 import contextlib
+import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,16 +14,29 @@ from mprnet_jax.compat.openvino import import_openvino
 from mprnet_jax.errors import UserError
 from mprnet_jax.threads import CORES
 
-# `run(images)` takes float32 [N, H, W, 3] and returns one such array for each output. It raises
-# MemoryError if there is too little memory, and keeps none between runs.
-Run = Callable[[np.ndarray], list[np.ndarray]]
+
+class Runtime(Protocol):
+    """A model that is loaded into a runtime; only one thread at a time may use it."""
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """Returns the model's outputs; they and `images` are float32 [N, H, W, 3].
+
+        It may keep memory, with which the next run is faster if its images have the same shape.
+
+        Raises:
+            MemoryError: if there is too little memory.
+        """
+
+    def release(self) -> None:
+        """Frees the memory that runs have kept."""
+
 
 OUT_OF_MEMORY = re.compile("(Failed to allocate|can't alloc|std::bad_alloc).*")
 
 NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # by package
 
 
-def load(runtime: str, model: bytes, *, dtype: str = "float32") -> Run:
+def load(runtime: str, model: bytes, *, dtype: str = "float32") -> Runtime:
     """Loads an ONNX model, whose input and outputs are float32 [N, 3, H, W], into a runtime.
 
     Args:
@@ -34,24 +48,29 @@ def load(runtime: str, model: bytes, *, dtype: str = "float32") -> Run:
         UserError: if the runtime is not installed, or does not compute in this type.
     """
     if runtime == "openvino":
-        return load_openvino(model, dtype)
+        return OpenVINO(model, dtype)
     if dtype != "float32":
         raise UserError(
             f"{NAMES[runtime]} computes in float32, not in {dtype}; use openvino or jax"
         )
-    return load_onnxruntime(model)
+    return ONNXRuntime(model)
 
 
-def installed() -> list[str]:
-    """Returns the runtimes that can be imported, by package."""
+def installed(among: Iterable[str] = NAMES) -> list[str]:
+    """Returns those of the runtimes that can be imported, by package."""
     found = []
-    for runtime in NAMES:
+    for runtime in among:
         try:
             import_runtime(runtime)
         except UserError:
             continue
         found.append(runtime)
     return found
+
+
+def can_run_networks(runtime: str) -> bool:
+    """Returns whether a runtime is installed, and ONNX, which its models are made with."""
+    return runtime in installed([runtime]) and importlib.util.find_spec("onnx") is not None
 
 
 def describe(runtime: str) -> str:
@@ -73,61 +92,70 @@ def import_runtime(runtime: str) -> ModuleType:
         ) from error
 
 
-def load_onnxruntime(model: bytes) -> Run:
-    """Loads a model into ONNX Runtime; see `load`."""
-    onnxruntime = import_runtime("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = CORES
-    options.log_severity_level = 4  # errors are raised
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    # Without its arena a run takes twice as long; with it, it would keep the memory of a run.
-    run_options = onnxruntime.RunOptions()
-    run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+class ONNXRuntime:
+    """A model in ONNX Runtime; see `Runtime`."""
 
-    state = onnxruntime.capi.onnxruntime_pybind11_state
+    def __init__(self, model: bytes):
+        onnxruntime = import_runtime("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = CORES
+        options.log_severity_level = 4  # errors are raised
+        providers = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(model, options, providers=providers)
+        self._name = self._session.get_inputs()[0].name
+        self._shrink_arena = onnxruntime.RunOptions()
+        self._shrink_arena.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        state = onnxruntime.capi.onnxruntime_pybind11_state
+        self._errors = state.Fail, state.RuntimeException
 
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        with as_memory_error(state.Fail, state.RuntimeException):
-            results = session.run(None, {name: channels_first(images)}, run_options)
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        # Without its arena a run takes twice as long. If it is kept, it grows from run to run.
+        with as_memory_error(*self._errors):
+            results = self._session.run(
+                None, {self._name: channels_first(images)}, self._shrink_arena
+            )
         return [channels_last(result) for result in results]
 
-    return run
+    def release(self) -> None:
+        """Does nothing, as runs keep no memory."""
 
 
-def load_openvino(model: bytes, dtype: str) -> Run:
-    """Loads a model into OpenVINO; see `load`."""
-    openvino = import_runtime("openvino")
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": CORES,
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
-    }
-    core = openvino.Core()
-    loaded = core.read_model(model)
+class OpenVINO:
+    """A model in OpenVINO; see `Runtime`."""
 
-    def compile_model() -> Any:
-        return core.compile_model(loaded, "CPU", settings).create_infer_request()
+    def __init__(self, model: bytes, dtype: str):
+        openvino = import_runtime("openvino")
+        self._core = openvino.Core()
+        self._model = self._core.read_model(model)
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": CORES,
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+        }
+        self._request = self._compile()
 
-    request = compile_model()
+    def _compile(self) -> Any:
+        compiled = self._core.compile_model(self._model, "CPU", self._settings)
+        return compiled.create_infer_request()
 
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        nonlocal request
-        request = request or compile_model()
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        self._request = self._request or self._compile()
         try:
             with as_memory_error(RuntimeError):
-                results = request.infer([channels_first(images)])
+                results = self._request.infer([channels_first(images)])
             shapes = {tuple(results[i].shape[2:]) for i in range(len(results))}
             if shapes != {images.shape[1:3]}:  # seen where memory was short
                 raise MemoryError("OpenVINO returned images of an earlier run")
         except MemoryError:
-            request = None  # a part of its layers has the shapes of this run, the others old ones
+            # A part of its layers has the shapes of this run, the others old ones.
+            self._request = None
             raise
-        compiled = request.get_compiled_model()
-        compiled.release_memory()  # results are copies
-        return [channels_last(results[output]) for output in compiled.outputs]
+        outputs = self._request.get_compiled_model().outputs
+        return [channels_last(results[output]) for output in outputs]  # copies
 
-    return run
+    def release(self) -> None:
+        if self._request:
+            self._request.get_compiled_model().release_memory()
 
 
 @contextlib.contextmanager

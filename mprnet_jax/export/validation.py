@@ -1,6 +1,6 @@
 """Compares exported networks with ours: the same weights on the same images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,9 @@ from mprnet_jax.weights.parity import Difference
 # Batch, height, width of the images to compare on; the last ones are padded by the network.
 SIZES = ((2, 64, 96), (1, 136, 200), (1, 256, 256), (1, 33, 50))
 CANVAS = (2, 256, 256)  # the largest of them; ours needs one program only
+
+
+Run = Callable[[np.ndarray], list[np.ndarray]]  # as in `runtimes.Runtime`
 
 
 class Report(NamedTuple):
@@ -71,7 +74,7 @@ def compare(extension: str, content: bytes, weights: WeightFile, stages: int | N
     return Report(found, list(programs))
 
 
-def load(extension: str, content: bytes, count: int) -> Iterator[tuple[str, runtimes.Run]]:
+def load(extension: str, content: bytes, count: int) -> Iterator[tuple[str, Run]]:
     """Yields the programs that can run a file, each by name; they return the stages in order."""
     if extension == ".stablehlo":
         function = jax.export.deserialize(bytearray(content))

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mprnet_jax.config import SIZE_MULTIPLE
+from mprnet_jax.devices import memory
 from mprnet_jax.devices.memory import OutOfMemory
 from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.errors import UserError
@@ -38,7 +39,7 @@ from mprnet_jax.symmetries import apply_symmetry, invert_symmetry
 # 4 + k rotates before it mirrors. The last bits of the mean depend on the order.
 ENSEMBLE = (0, 1, 2, 3, 4, 7, 6, 5)
 
-ENGINES = ("jax", *runtimes.NAMES)
+ENGINES = ("auto", "jax", *runtimes.NAMES)
 
 Photo = np.ndarray | jax.Array
 Progress = Callable[[float], object]  # called with the share of the work that is done, in (0, 1]
@@ -46,6 +47,20 @@ Progress = Callable[[float], object]  # called with the share of the work that i
 
 def no_progress(share: float) -> None:
     """A `Progress` that does nothing."""
+
+
+def fastest_engine(mesh: Mesh, *, local_pooling: bool, precision: str | None) -> str:
+    """Returns the engine that restores fastest: "openvino" if the mesh is one CPU, else "jax".
+
+    It is "jax", too, if OpenVINO is not installed, does not have an option, or might end the
+    process because the process has a limit on its address space. How fast each engine is:
+    benchmarks/results/engines.md.
+    """
+    on_one_cpu = [device.platform for device in mesh.devices.flat] == ["cpu"]
+    fits = on_one_cpu and not local_pooling and precision is None
+    if fits and not memory.address_space_limit() and runtimes.can_run_networks("openvino"):
+        return "openvino"
+    return "jax"
 
 
 class Restorer:
@@ -86,7 +101,7 @@ class Restorer:
                 "highest" is full precision on TPUs and GPUs too.
             engine: what computes the network, one of `ENGINES`. The runtimes "onnxruntime" and
                 "openvino" use the CPU and compile nothing; they have no `local_pooling`, no
-                `precision`, and a mesh of one device.
+                `precision`, and a mesh of one device. "auto": see `fastest_engine`.
 
         Raises:
             TypeError: if `model` is no network.
@@ -100,11 +115,10 @@ class Restorer:
         if engine not in ENGINES:
             raise UserError(f"engine={engine}: must be one of {', '.join(ENGINES)}")
         mesh = mesh or make_mesh(data=1)
+        if engine == "auto":
+            engine = fastest_engine(mesh, local_pooling=local_pooling, precision=precision)
         check_tile(tile, overlap)
-        count = len(model.config.subnets)
-        stages = count if stages is None else stages
-        if stages not in range(1, count + 1):
-            raise UserError(f"stages={stages}: must be 1 to {count}, the stages of this network")
+        stages = model.config.computed_stages(stages)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size={batch_size}: must be an integer of at least 1")
         if SIZE_MULTIPLE % mesh.shape["height"]:
@@ -112,6 +126,7 @@ class Restorer:
                 f"cannot spread rows over {mesh.shape['height']} devices: use 1, 2, 4 or 8"
             )
         self.stages = stages
+        self.engine = engine
         self.batch_size = batch_size * mesh.shape["data"]  # of all devices together
         self._symmetries = ENSEMBLE if ensemble else (0,)
         options: dict[str, Any] = {

@@ -61,14 +61,22 @@ class RuntimeEngine:
                 raise UserError(f"{option}: is not for engine={runtime}; use engine=jax")
         self._batch_size = batch_size
         dtype = model.config.dtype
-        self._run = runtimes.load(runtime, model_bytes(runtime, model, stages), dtype=dtype)
+        self._runtime = runtimes.load(runtime, model_bytes(runtime, model, stages), dtype=dtype)
+        self._last_shape: tuple[int, ...] = ()  # of images, whose run has kept memory
         self._lock = threading.Lock()  # one run has all cores
         where = f"cpu, {runtimes.describe(runtime)}"
         self.costs = Costs.load(model.config, runtime, where, f"{stages} stages", batch_size)
 
     def available_bytes(self, limit: int | None) -> float:
         """Returns the bytes that are free; see `memory.available_bytes`."""
-        return memory.available_to_process(limit)
+        with self._lock:
+            self._release()
+            return memory.available_to_process(limit)
+
+    def _release(self) -> None:
+        if self._last_shape:
+            self._runtime.release()
+            self._last_shape = ()
 
     def compile(self, shape: ProgramShape) -> Program:
         """Returns a program; runtimes compile nothing, and do not tell what they will take."""
@@ -76,7 +84,10 @@ class RuntimeEngine:
         def run(images: np.ndarray, sizes: np.ndarray, count: int) -> np.ndarray:
             try:
                 with self._lock:
-                    return np.stack(self._run(images)[:count], axis=1)
+                    if images.shape != self._last_shape:
+                        self._release()
+                    self._last_shape = images.shape
+                    return np.stack(self._runtime(images)[:count], axis=1)
             except MemoryError as error:
                 raise OutOfMemory(
                     f"the memory is too small ({error}): {remedy(self._batch_size, shape)}"

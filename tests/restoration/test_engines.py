@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.export import runtimes
 from mprnet_jax.model.mprnet import pure_functions, with_params
 from mprnet_jax.restoration.costs import ProgramShape
-from mprnet_jax.restoration.restorer import ENGINES, Restorer
+from mprnet_jax.restoration.restorer import ENGINES, Restorer, fastest_engine
 
-RUNTIMES = ENGINES[1:]
+RUNTIMES = ENGINES[2:]
 SIZES = ((24, 32), (33, 50), (7, 90))
 # Rounding of float32 in sums of another order; ten times what was measured.
 ROUNDING = 1e-5
@@ -90,10 +91,36 @@ def test_sizes_have_their_own_programs_and_nothing_is_compiled(short, photo, com
 
 def test_an_engine_computes_no_more_photos_than_it_is_given(short, photo, monkeypatch):
     restorer = Restorer(short, engine="onnxruntime", batch_size=4)
-    seen, run = [], restorer._programs.engine._run
-    monkeypatch.setattr(restorer._programs.engine, "_run", lambda x: seen.append(len(x)) or run(x))
+    seen = []
+    replace_runs(monkeypatch, restorer, lambda run, images: seen.append(len(images)) or run(images))
     restorer.batch([photo(8, 8)] * 6)
     assert seen == [4, 2]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_memory_is_kept_for_photos_of_the_same_size_only(short, photo, runtime, monkeypatch):
+    restorer = Restorer(short, engine=runtime)
+    runs = restorer._programs.engine._runtime
+    release, released = runs.release, []
+    monkeypatch.setattr(runs, "release", lambda: released.append(seen[-1]) or release())
+    seen = []
+    for width in (16, 16, 24, 16):  # whose grids are chosen when they are first seen
+        seen.append(width)
+        restorer(photo(16, width))
+    assert released == [24, 16]
+    restorer.grid_of(photo(32, 32))
+    assert released == [24, 16, 16]
+
+
+def replace_runs(monkeypatch, restorer, function):
+    """Makes a restorer's runtime do `function(run, images)` instead of `run(images)`."""
+    kind = type(restorer._programs.engine._runtime)
+
+    class Replaced(kind):
+        def __call__(self, images):
+            return function(super().__call__, images)
+
+    monkeypatch.setattr(restorer._programs.engine._runtime, "__class__", Replaced)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -104,19 +131,18 @@ def test_tiles_shrink_where_a_runtime_lacks_memory(short, photo, runtime, monkey
     if runtime == "onnxruntime":
         error = getattr(package.capi.onnxruntime_pybind11_state, kind)
     image, restorer = photo(300, 400), Restorer(short, engine=runtime)
-    run = restorer._programs.engine._run
 
-    def refuse(images):
+    def refuse(run, images):
         if images.shape[1] * images.shape[2] > 50_000:
             with runtimes.as_memory_error(error):
                 raise error("while running Conv\nFailed to allocate 33554432 bytes of memory\n")
         return run(images)
 
-    monkeypatch.setattr(restorer._programs.engine, "_run", refuse)
+    replace_runs(monkeypatch, restorer, refuse)
     assert restorer(image).shape == image.shape
     assert len(restorer.grid_of(image).places) > 1
     whole = Restorer(short, engine=runtime, tile="off")
-    monkeypatch.setattr(whole._programs.engine, "_run", refuse)
+    replace_runs(monkeypatch, whole, refuse)
     expected = r"small \(Failed to allocate 33554432 bytes of memory\): restore 1 x 400x304"
     with pytest.raises(memory.OutOfMemory, match=expected):
         whole(image)
@@ -203,7 +229,9 @@ def test_what_a_runtime_cannot_do_is_named(short, runtime, options, message):
 
 
 def test_an_unknown_engine_is_refused(short):
-    with pytest.raises(UserError, match="engine=tvm: must be one of jax, onnxruntime, openvino"):
+    with pytest.raises(
+        UserError, match="engine=tvm: must be one of auto, jax, onnxruntime, openvino"
+    ):
         Restorer(short, engine="tvm")
 
 
@@ -217,6 +245,30 @@ def test_what_is_not_installed_is_named_with_its_extra(short, runtime, monkeypat
             expected = rf"^{name} is not installed: pip install 'mprnet-jax\[{runtime}\]'$"
             with pytest.raises(UserError, match=expected):
                 Restorer(short, engine=runtime)
+
+
+def test_the_fastest_engine_is_openvino_where_it_can_restore(short, photo, monkeypatch):
+    one = make_mesh(data=1)
+
+    def engine(mesh=one, local_pooling=False, precision=None):
+        return fastest_engine(mesh, local_pooling=local_pooling, precision=precision)
+
+    assert engine() == "openvino"
+    assert engine(local_pooling=True) == engine(precision="highest") == "jax"
+    assert engine(mesh=make_mesh(data=2)) == "jax"
+    gpu = SimpleNamespace(devices=np.array([[SimpleNamespace(platform="gpu")]]))
+    assert engine(mesh=gpu) == "jax"
+    for package in ("openvino", "onnx"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            assert engine() == "jax"
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "address_space_limit", lambda: 2**40)
+        assert engine() == "jax"
+    image = photo(16, 24)
+    fastest, openvino = (Restorer(short, engine=engine) for engine in ("auto", "openvino"))
+    np.testing.assert_array_equal(fastest(image), openvino(image))
+    assert type(fastest._programs.engine) is type(openvino._programs.engine)
 
 
 def test_bfloat16_is_openvinos_alone(tiny_model, photo):
