@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SLOPE = 0.25  # of PReLU
+CONSTANTS = {"slope": SLOPE}  # parameters, by name, that start as a constant
 
 
 def bound(kernel_shape: Sequence[int]) -> float:
@@ -42,6 +43,9 @@ def init_params(shapes: dict, seed: int) -> dict:
 
     Returns:
         The same nested dict with float32 arrays.
+
+    Raises:
+        ValueError: for a parameter that is neither in `CONSTANTS` nor of a convolution.
     """
     rng = np.random.default_rng(seed)
 
@@ -50,8 +54,10 @@ def init_params(shapes: dict, seed: int) -> dict:
         for name, child in node.items():
             if isinstance(child, dict):
                 drawn[name] = draw(child)
-            elif name == "slope":
-                drawn[name] = np.full(child.shape, SLOPE, np.float32)
+            elif name in CONSTANTS:
+                drawn[name] = np.full(child.shape, CONSTANTS[name], np.float32)
+            elif name not in ("kernel", "bias"):
+                raise ValueError(f"{name}: add to CONSTANTS what this parameter starts as")
             else:
                 largest = bound(node["kernel"].shape)
                 drawn[name] = rng.uniform(-largest, largest, child.shape).astype(np.float32)
