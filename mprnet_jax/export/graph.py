@@ -44,6 +44,9 @@ def build(
         params: its parameters.
         stages: number of stages to compute; None computes all.
         pads: whether H and W may be any; without, they must be multiples of 8.
+
+    Raises:
+        ValueError: if the whole network has parameters that this module does not know.
     """
     graph = Graph(params)
     images = graph.pad(IMAGE) if pads else IMAGE
@@ -53,6 +56,8 @@ def build(
     for number, stage in enumerate(computed, 1):
         graph.add("Identity", stage, output=stage_output(number))
     graph.add("Identity", computed[-1], output=RESTORED)
+    if len(computed) == len(config.subnets) and graph.unused:
+        raise ValueError(f"{', '.join(sorted(graph.unused))}: not part of the exported graph")
     return graph.model()
 
 
@@ -202,9 +207,10 @@ class Graph:
     def __init__(self, params: Params):
         """Begins an empty graph of a network with these parameters."""
         self._params = {path: np.asarray(array) for path, array in by_path(params).items()}
+        self.unused = set(self._params)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
-        self.slope = float(self._params["slope"][0])
+        self.slope = float(self.parameter("slope")[0])
 
     def model(self) -> onnx.ModelProto:
         """Returns the model that the graph has become."""
@@ -226,6 +232,11 @@ class Graph:
         self._nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
         return output
 
+    def parameter(self, path: str) -> np.ndarray:
+        """Returns a parameter, which is then used."""
+        self.unused.discard(path)
+        return self._params[path]
+
     def constant(self, array: np.ndarray, name: str = "") -> str:
         """Adds a constant; constants of one name must be equal."""
         name = name or f"constant_{array.dtype}_{'_'.join(map(str, array.ravel()))}"
@@ -234,11 +245,11 @@ class Graph:
 
     def conv(self, path: str, x: str) -> str:
         """Adds a convolution with zero padding that keeps the size."""
-        return self._conv(path, x, self._params[f"{path}.kernel"])
+        return self._conv(path, x, self.parameter(f"{path}.kernel"))
 
     def fused_conv1x1(self, x: str, *paths: str) -> str:
         """Adds 1x1 convolutions in sequence as a single one; only the last may have a bias."""
-        kernels = [self._params[f"{path}.kernel"].astype(np.float64) for path in paths]
+        kernels = [self.parameter(f"{path}.kernel").astype(np.float64) for path in paths]
         return self._conv(paths[-1], x, functools.reduce(np.matmul, kernels))
 
     def _conv(self, path: str, x: str, kernel: np.ndarray) -> str:
@@ -246,8 +257,8 @@ class Graph:
         kernel = kernel if kernel.ndim == 4 else kernel[None, None]
         weights = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1), np.float32)
         inputs = [x, self.constant(weights, f"{path}.weight")]
-        if (bias := self._params.get(f"{path}.bias")) is not None:
-            inputs.append(self.constant(bias, f"{path}.bias"))
+        if (bias := f"{path}.bias") in self._params:
+            inputs.append(self.constant(self.parameter(bias), bias))
         size = len(kernel)
         return self.add("Conv", *inputs, kernel_shape=[size] * 2, pads=[size // 2] * 4)
 

@@ -88,6 +88,13 @@ def test_other_sizes_are_padded_by_reflection(runtime):
         np.testing.assert_allclose(restored, expected, rtol=0, atol=TOLERANCE)
 
 
+def test_a_parameter_that_the_graph_lacks_is_named():
+    params = pure_functions(TINY)[0](0)
+    params["shallow1"]["cab"]["gain"] = np.ones(4, np.float32)
+    with pytest.raises(ValueError, match=r"^shallow1\.cab\.gain: not part of the exported graph"):
+        graph.build(TINY, params)
+
+
 def test_fewer_stages_are_smaller_files_with_the_same_images():
     model, params = make_network(TINY)
     images = np.random.default_rng(1).random((1, 16, 24, 3), np.float32)
