@@ -1,7 +1,9 @@
-"""A patch of OpenVINO: no use of it is reported to its makers."""
+"""What OpenVINO needs to be a good guest: no reports of its use, and one core for the process."""
 
+import functools
 import sys
 from types import ModuleType
+from typing import Any
 
 
 def import_openvino() -> ModuleType:
@@ -25,3 +27,18 @@ def import_openvino() -> ModuleType:
         if hidden:
             del sys.modules["openvino_telemetry"]
     return openvino
+
+
+@functools.cache
+def core() -> Any:
+    """Returns the process's `openvino.Core`, which lives as long as the process.
+
+    Reason: a core's plugin for CPUs gives its thread a stack for signal handlers (sigaltstack), and
+        unmaps it when the core is freed. Where several cores are freed in the order in which they
+        were made, or one by another thread, a stack that was unmapped stays in use, and the next
+        signal with a handler in Python ends the process with SIGSEGV.
+    Tried with: openvino 2026.4. It works with any version that has `Core`.
+    Upstream: added with https://github.com/openvinotoolkit/openvino/pull/11894.
+    Remove when: tests/compat/test_openvino.py passes with a core for each model.
+    """
+    return import_openvino().Core()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mprnet_jax.compat.openvino import import_openvino
+from mprnet_jax.compat.openvino import core, import_openvino
 from mprnet_jax.errors import UserError
 from mprnet_jax.threads import CORES
 
@@ -124,9 +124,8 @@ class OpenVINO:
     """A model in OpenVINO; see `Runtime`."""
 
     def __init__(self, model: bytes, dtype: str):
-        openvino = import_runtime("openvino")
-        self._core = openvino.Core()
-        self._model = self._core.read_model(model)
+        import_runtime("openvino")  # or raises UserError
+        self._model = core().read_model(model)
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": CORES,
@@ -135,7 +134,7 @@ class OpenVINO:
         self._request = self._compile()
 
     def _compile(self) -> Any:
-        compiled = self._core.compile_model(self._model, "CPU", self._settings)
+        compiled = core().compile_model(self._model, "CPU", self._settings)
         return compiled.create_infer_request()
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
@@ -154,6 +153,7 @@ class OpenVINO:
         return [channels_last(results[output]) for output in outputs]  # copies
 
     def release(self) -> None:
+        """Frees what runs have kept; see `Runtime`."""
         if self._request:
             self._request.get_compiled_model().release_memory()
 

@@ -1,6 +1,5 @@
 """Runtimes for ONNX models restore what JAX restores, and compile nothing."""
 
-import gc
 import sys
 from types import SimpleNamespace
 
@@ -19,13 +18,6 @@ RUNTIMES = ENGINES[2:]
 SIZES = ((24, 32), (33, 50), (7, 90))
 # Rounding of float32 in sums of another order; ten times what was measured.
 ROUNDING = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def _collected():
-    """OpenVINO's objects are freed here, not later by the thread of another library."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
