@@ -151,7 +151,7 @@ class TrainingBatches(Iterator[Batch]):
         dataset = (
             Share(patches, batch_size, local_indices)
             .batch(len(local_indices), drop_remainder=True)[start:]
-            .to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=32))
+            .to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=16))
         )
         if num_workers:
             prepare_for_workers()

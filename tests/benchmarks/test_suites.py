@@ -29,7 +29,9 @@ def test_command_writes_a_report(tmp_path):
     assert str(tmp_path) not in text
 
 
-def test_commands_are_timed_beside_pytorch(tmp_path):
+def test_commands_are_timed_beside_pytorch(tmp_path, exhaustive):
+    if not exhaustive:
+        pytest.skip("starts four processes")
     report = tmp_path / "report.md"
     command = [sys.executable, "-m", "benchmarks", "--suite", "gpu", "--smoke", "--minutes", "5"]
     command += ["--only", "restore, one photo", "--output", str(report)]

@@ -105,7 +105,9 @@ def test_who_compiles_can_be_stopped_for_a_while(beats):
     assert not beats()
 
 
-def test_time_is_over_when_it_is_over(beats):
+def test_time_is_over_when_it_is_over(beats, exhaustive):
+    if not exhaustive:
+        pytest.skip("takes 20 seconds, and all cores")
     works = [Work("forward").tiny(), MATMUL]  # of which the first is never compiled
     start, limit = time.monotonic(), Limit((20 + SPARED) / 60)
     measured = dict(Schedule(works, [OURS, RUNTIME], 1, CPU, limit, 2).run())

@@ -33,7 +33,9 @@ for (const [height, width] of JSON.parse(process.argv[2])) {
 
 
 @pytest.fixture(scope="module")
-def weights():
+def weights(exhaustive):
+    if not exhaustive:
+        pytest.skip("runs another program by hand")
     return files.read("denoise")
 
 
@@ -76,9 +78,7 @@ def test_onnxruntime_web_agrees_in_node(onnxruntime_web, weights, pairs, capsys)
     check(f"onnxruntime-web {version}, wasm", images, ours, capsys)
 
 
-def test_spandrel_agrees(exhaustive, weights, pairs, tmp_path, capsys):
-    if not exhaustive:
-        pytest.skip("runs another program by hand")
+def test_spandrel_agrees(weights, pairs, tmp_path, capsys):
     spandrel = pytest.importorskip("spandrel")
     pytest.importorskip("spandrel_extra_arches").install()
     import torch

@@ -89,11 +89,12 @@ def test_two_processes_train_as_one_and_read_each_others_checkpoints(
         assert found[step] == pytest.approx(loss, rel=1e-5)
 
     # Each layout goes on from the other's checkpoint.
-    for first, rest in (
+    layouts = [
         # What one host cannot read, all pass over.
         (one, lambda workdir: start_two(short_run, workdir, main=CANNOT_READ_4)),
         (two, lambda workdir: [start(short_run, workdir, setup=devices)]),
-    ):
+    ]
+    for first, rest in layouts if exhaustive else layouts[:1]:
         workdir = mixed / first.name
         shutil.copytree(first, workdir)
         if first == two:

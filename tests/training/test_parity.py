@@ -27,7 +27,7 @@ RECIPES = {
         OptimConfig(warmup_steps=3),
     ),
     "denoise": (
-        dataclasses.replace(MODEL, stages="orsnet+orsnet"),
+        dataclasses.replace(MODEL, stages="orsnet"),
         LossConfig(edge_weight=0, clip=True),
         # A strong decay, since 20 steps would not show the recipe's 1e-8.
         OptimConfig(warmup_steps=3, weight_decay=1e-2),
