@@ -47,7 +47,7 @@ def test_a_folder_of_many_sizes_takes_few_programs(short, photo, tmp_path, compi
         assert np.abs(after.astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("options", [{}, {"local_pooling": True}, {"stages": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"local_pooling": True}], ids=str)
 def test_floats_agree_with_those_of_exact_programs(model, photo, options):
     sizes = some_sizes(3, 30, 100)
     restorer = Restorer(model, **options)

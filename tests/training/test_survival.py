@@ -61,8 +61,10 @@ def test_kills_at_random_moments_change_nothing(
 
 
 def test_a_random_key_that_is_not_restored_would_be_noticed(
-    long_run, tmp_path, start, final_hash, whole
+    long_run, tmp_path, start, final_hash, whole, exhaustive
 ):
+    if not exhaustive:
+        pytest.skip("tests the tests; starts two processes")
     process = start(long_run, tmp_path / "killed")
     kill_after_a_save(process, 0.0)
     other_key = "import jax; key = jax.random.key; jax.random.key = lambda seed: key(seed + 1)"
