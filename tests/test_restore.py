@@ -91,7 +91,7 @@ def test_an_engine_that_compiles_nothing(run, tmp_path: Path):
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
     assert "2 restored, 0 skipped" in result.stdout
-    assert "2 programs, 0 of them for several sizes" in result.stderr + result.stdout
+    assert "2 images of 2 sizes to compute; about" in result.stderr + result.stdout
     assert "ompiling" not in result.stderr + result.stdout
 
 

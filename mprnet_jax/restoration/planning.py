@@ -37,14 +37,17 @@ class Plan(NamedTuple):
         return sorted(work, key=lambda program: -work[program])
 
     def __str__(self) -> str:
+        images = f"{sum(self.counts.values())} images of {len(self.counts)} sizes to compute"
+        time = f"about {self.seconds:.0f} s"
         canvases = sum(program.canvas for program in self.order)
+        if not canvases:  # each size has its own program
+            return f"{images}; {time}"
         pixels = sum(count * height * width for (height, width), count in self.counts.items())
         run = sum(count * self.programs[size].pixels for size, count in self.counts.items())
         programs = f"{len(self.order)} program{'s' if len(self.order) != 1 else ''}"
         return (
-            f"{sum(self.counts.values())} images of {len(self.counts)} sizes to compute: "
-            f"{programs}, {canvases} of them for several sizes, computing "
-            f"{run / max(pixels, 1):.2f} times the photos' pixels; about {self.seconds:.0f} s"
+            f"{images}: {programs}, {canvases} of them for several sizes, computing "
+            f"{run / max(pixels, 1):.2f} times the photos' pixels; {time}"
         )
 
 

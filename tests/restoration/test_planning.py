@@ -143,3 +143,5 @@ def test_the_plan_is_one_line():
         "4 images of 2 sizes to compute: 1 program, 1 of them for several sizes, "
     )
     assert "\n" not in line
+    exact = plan({(64, 64): 10**6, (256, 64): 1}, costs(), 1e9)
+    assert str(exact).startswith("1000001 images of 2 sizes to compute; about")
