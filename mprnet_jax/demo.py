@@ -64,12 +64,11 @@ is named.
 
 def main() -> None:
     """Runs the command: serves the page until it is interrupted."""
-    weights = files.find(WEIGHTS.value)  # before the Hub is closed to all
+    compiling.use_compile_cache()
+    model = load(files.find(WEIGHTS.value))  # before the Hub is closed to all
     gradio = import_gradio()
     if not flags.FLAGS["weights"].present:
         print(pretrained.describe_default())
-    compiling.use_compile_cache()
-    model = load(weights)
     signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory(prefix="mprnet_jax-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

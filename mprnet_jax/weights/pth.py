@@ -143,7 +143,8 @@ def write(path: Path, config: ModelConfig, params: Params, origin: Mapping[str, 
     tensors = OrderedDict((name, torch.from_numpy(array)) for name, array in weights.items())
     file = io.BytesIO()  # PyTorch's own error for a full disk does not mention the disk
     torch.save({"state_dict": tensors}, file)
-    path.write_bytes(file.getbuffer())
+    with file.getbuffer() as content:
+        path.write_bytes(content)
 
 
 def import_torch(path: Path) -> ModuleType:
