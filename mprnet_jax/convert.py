@@ -91,8 +91,8 @@ def export(weights: files.WeightFile, output: Path) -> None:
         check_agreement(report)
     with writing(output) as temporary:
         temporary.write_bytes(content)
-    licence = formats.licence_of(weights)
-    print(f"{OUTPUT.value}: {describe(weights, len(content))}; licence: {licence}")
+    metadata = formats.metadata_of(weights, weights.config.computed_stages(STAGES.value))
+    print(f"{OUTPUT.value}: {describe(weights, len(content))}; licence: {metadata['licence']}")
 
 
 def publish() -> None:

@@ -31,7 +31,7 @@ from mprnet_jax.devices import compiling
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio import photos
 from mprnet_jax.restoration.pipeline import restore_photos, to_rgb8
-from mprnet_jax.weights import files, pretrained
+from mprnet_jax.weights import pretrained
 
 WEIGHTS = flags.DEFINE_string(
     "weights",
@@ -65,7 +65,7 @@ is named.
 def main() -> None:
     """Runs the command: serves the page until it is interrupted."""
     compiling.use_compile_cache()
-    model = load(files.find(WEIGHTS.value))  # before the Hub is closed to all
+    model = load(WEIGHTS.value)  # before the Hub is closed to all
     gradio = import_gradio()
     if not flags.FLAGS["weights"].present:
         print(pretrained.describe_default())

@@ -46,14 +46,9 @@ def metadata_of(weights: WeightFile, stages: int) -> dict[str, str]:
     return {
         "config": json.dumps(dataclasses.asdict(weights.config)),
         "computed_stages": str(stages),
-        "licence": licence_of(weights),
+        "licence": safetensors.LICENCE,
         **weights.origin,
     }
-
-
-def licence_of(weights: WeightFile) -> str:
-    """Returns the licence that the weights came with, or else that of their training."""
-    return weights.origin.get("licence", safetensors.LICENCE)
 
 
 def check_installed(extension: str) -> None:

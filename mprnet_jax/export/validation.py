@@ -18,7 +18,6 @@ from mprnet_jax.weights.parity import Difference
 SIZES = ((2, 64, 96), (1, 136, 200), (1, 256, 256), (1, 33, 50))
 CANVAS = (2, 256, 256)  # the largest of them; ours needs one program only
 
-
 Run = Callable[[np.ndarray], list[np.ndarray]]  # as in `runtimes.Runtime`
 
 
@@ -57,9 +56,9 @@ def compare(extension: str, content: bytes, weights: WeightFile, stages: int | N
         stages: number of stages that it computes; None: all.
 
     Raises:
-        UserError: if there is no runtime that could run it.
+        UserError: if there is no runtime that could run it, or the network has fewer stages.
     """
-    count = stages or len(weights.config.subnets)
+    count = weights.config.computed_stages(stages)
     programs = dict(load(extension, content, count))
     found = []
     for size in SIZES:
