@@ -18,7 +18,7 @@ from benchmarks.sizes import photo_sizes
 from mprnet_jax.config import ModelConfig
 from mprnet_jax.model.cost import forward_flops
 from mprnet_jax.restoration.costs import GUESSES, Costs
-from mprnet_jax.restoration.planning import Plan, plan
+from mprnet_jax.restoration.planning import Plan, make_plan
 from mprnet_jax.restoration.sizes import padded_size
 from mprnet_jax.weights import files, parity, pretrained
 
@@ -115,7 +115,7 @@ def plan_folder() -> Plan:
         bytes_per_pixel=1,
     )
     sizes = [padded_size(*size) for size in photo_sizes(40, 160, 640)]
-    return plan(dict.fromkeys(sizes, 1), costs, max_canvas_pixels=1e9)
+    return make_plan(dict.fromkeys(sizes, 1), costs, max_canvas_pixels=1e9)
 
 
 def main(output: Path) -> None:

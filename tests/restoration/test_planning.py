@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mprnet_jax.restoration.costs import Costs, ProgramShape
-from mprnet_jax.restoration.planning import ProgramChooser, plan
+from mprnet_jax.restoration.planning import ProgramChooser, initial_groups, make_plan
 
 
 def costs(compile=10.0, canvas=12.0, pixel=1e-5, cached=()) -> Costs:
@@ -20,26 +20,28 @@ def sizes(count: int, low: int, high: int) -> list[tuple[int, int]]:
 
 
 def test_one_size_gets_its_own_program():
-    assert plan({(64, 96): 50}, costs(), 1e9).programs == {(64, 96): ProgramShape(64, 96, False)}
+    assert make_plan({(64, 96): 50}, costs(), 1e9).programs == {
+        (64, 96): ProgramShape(64, 96, False)
+    }
 
 
 def test_small_photos_share_a_canvas_where_compiling_costs_more_than_pixels():
     counts = dict.fromkeys(sizes(24, 96, 224), 1)
-    chosen = plan(counts, costs(), 1e9)
+    chosen = make_plan(counts, costs(), 1e9)
     assert len(set(chosen.programs.values())) == 1
     assert all(program.holds(size) for size, program in chosen.programs.items())
 
 
 def test_large_photos_get_more_programs():
     counts = dict.fromkeys(sizes(40, 160, 640), 1)
-    numbers = [len(plan(counts, costs(pixel=rate), 1e9).order) for rate in (1e-6, 1e-4, 1e-1)]
+    numbers = [len(make_plan(counts, costs(pixel=rate), 1e9).order) for rate in (1e-6, 1e-4, 1e-1)]
     assert numbers == sorted(numbers)
     assert numbers[0] < numbers[1] < numbers[2] == 40
 
 
 def test_a_size_that_many_photos_share_gets_its_own_program():
     counts = {(400, 600): 500, (408, 592): 1, (392, 608): 1, (416, 576): 1}
-    chosen = plan(counts, costs(compile=5, canvas=6, pixel=3e-6), 1e9).programs
+    chosen = make_plan(counts, costs(compile=5, canvas=6, pixel=3e-6), 1e9).programs
     assert chosen[400, 600] == ProgramShape(400, 600, False)
     assert len({chosen[size] for size in counts}) == 2
 
@@ -67,22 +69,22 @@ def test_no_other_grouping_of_few_sizes_is_much_better(batch: int):
         return total
 
     best = min(map(seconds, groupings(list(some))))
-    assert best <= plan(some, price, 1e9, batch).seconds * (1 + 1e-9)
-    assert plan(some, price, 1e9, batch).seconds < (1.05 if batch == 1 else 1.15) * best
+    assert best <= make_plan(some, price, 1e9, batch).seconds * (1 + 1e-9)
+    assert make_plan(some, price, 1e9, batch).seconds < (1.05 if batch == 1 else 1.15) * best
 
 
 def test_no_canvas_is_larger_than_allowed():
     counts = dict.fromkeys([(64, 400), (400, 64), (72, 392), (392, 72)], 1)
-    chosen = plan(counts, costs(), 40_000).programs
+    chosen = make_plan(counts, costs(), 40_000).programs
     assert {program.pixels for program in chosen.values()} == {72 * 400, 400 * 72}
 
 
 def test_programs_of_earlier_commands_are_used_again():
     counts, first = dict.fromkeys(sizes(24, 96, 224), 1), costs()
-    programs = plan(counts, first, 1e9).programs
+    programs = make_plan(counts, first, 1e9).programs
     # By now other figures were measured, by which one would compile others.
     again = costs(compile=8, canvas=8, pixel=1.3e-5, cached=programs.values())
-    assert plan(counts, again, 1e9).programs == programs
+    assert make_plan(counts, again, 1e9).programs == programs
 
 
 def test_a_rejected_canvas_is_replaced_by_smaller_programs():
@@ -111,6 +113,16 @@ def test_a_rejected_canvas_is_not_planned_again():
     assert canvas not in {chooser.choose(size, []) for size in counts}
 
 
+def test_no_larger_canvas_is_tried_after_one_was_rejected():
+    cached = ProgramShape(2048, 2048, True)
+    chooser = ProgramChooser(costs(cached=[cached]), 1, 1e9)
+    compiled = [ProgramShape(64, 64, False)]
+    size = 1000, 1104
+    assert chooser.choose(size, compiled) == ProgramShape(1024, 1152, True)
+    chooser.reject(ProgramShape(1024, 1024, True))
+    assert chooser.choose(size, compiled) == ProgramShape(*size, False)
+
+
 def test_images_of_the_size_of_a_rejected_canvas_get_their_own_program():
     chooser = ProgramChooser(costs(), 1, 1e9)
     for size in ((80, 80), (128, 128)):
@@ -130,18 +142,26 @@ def test_sizes_without_a_plan_share_what_is_compiled():
     assert chooser.choose((64, 48), [second]) == ProgramShape(64, 48, False)
 
 
+def test_a_coarser_rounding_that_leaves_more_sizes_alone_is_not_used():
+    some = sizes(1000, 160, 640)
+    groups = initial_groups(some, 640 * 640)
+    assert sorted(size for group in groups for size in group) == sorted(some)
+    # Rounded up to multiples of 512, nearly all sizes exceed the limit.
+    assert len(initial_groups(some, 300 * 300)) < len(some)
+
+
 def test_thousands_of_sizes_are_planned_in_no_time():
     counts = dict.fromkeys(sizes(3000, 160, 640), 1)
-    chosen = plan(counts, costs(pixel=1e-6), 1e9)
+    chosen = make_plan(counts, costs(pixel=1e-6), 1e9)
     assert chosen.programs.keys() == counts.keys()
     assert all(program.holds(size) for size, program in chosen.programs.items())
 
 
 def test_the_plan_is_one_line():
-    line = str(plan({(64, 64): 3, (72, 64): 1}, costs(), 1e9))
+    line = str(make_plan({(64, 64): 3, (72, 64): 1}, costs(), 1e9))
     assert line.startswith(
         "4 images of 2 sizes to compute: 1 program, 1 of them for several sizes, "
     )
     assert "\n" not in line
-    exact = plan({(64, 64): 10**6, (256, 64): 1}, costs(), 1e9)
+    exact = make_plan({(64, 64): 10**6, (256, 64): 1}, costs(), 1e9)
     assert str(exact).startswith("1000001 images of 2 sizes to compute; about")
