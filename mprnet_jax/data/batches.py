@@ -1,6 +1,6 @@
 """Turns sources of examples into batches: grain for training, plain iteration for validation.
 
-Batches are dicts of [B, H, W, 3] in the type of the source: "degraded" and "target". Training
+Batches are dicts of arrays [B, H, W, 3] with the source's dtype: "degraded" and "target". Training
 batches also have "unreadable", str [B]: the error message of the example that was replaced,
 truncated at 500 characters, or "" if the example was read.
 """
@@ -30,12 +30,12 @@ from mprnet_jax.devices import memory
 from mprnet_jax.errors import UserError
 from mprnet_jax.threads import parallel_map_or_error
 
-SAMPLES: dict[str, degradations.Degradation] = {
+SAMPLE_DEGRADATIONS: dict[str, degradations.Degradation] = {
     "sample_rain": degradations.add_rain,
     "sample_blur": degradations.add_blur,
     "sample_noise": degradations.add_noise,
 }
-# Of the message for an example that cannot be read: worker processes share only arrays.
+# The dtype of error messages, which are arrays as worker processes share nothing else.
 ERROR_MESSAGE_DTYPE = np.dtype("<U500")
 Batch = Example  # the images of several examples, stacked
 
@@ -44,22 +44,24 @@ def training_source(config: DataConfig) -> tuple[Source | Mix, degradations.Degr
     """Opens the training set of a config, or the mix of several.
 
     Returns:
-        The source, and what degrades its patches where it holds clean photos only.
+        The source, and the degradation of its patches, or None if it has pairs.
     """
-    if degrade := SAMPLES.get(config.source):
+    if degrade := SAMPLE_DEGRADATIONS.get(config.source):
         return sample.Photos(sample.TRAINING_PHOTOS), degrade
     degrade = degradations.DEGRADATIONS[config.degradation] if config.source == "photos" else None
-    shares, min_available_bytes = training_shares(config), memory.available_host_bytes() // 2
+    shares = training_shares(config)
+    min_available_bytes = memory.available_host_bytes() // 2
     sets = {name: Cached(_training_set(config, name), min_available_bytes) for name in shares}
-    return Mix(sets, shares) if len(sets) > 1 else sets.popitem()[1], degrade
+    source = Mix(sets, shares) if len(sets) > 1 else sets.popitem()[1]
+    return source, degrade
 
 
 def validation_source(config: DataConfig) -> Source:
     """Opens the validation set of a config."""
     photos: Source
-    if config.source in SAMPLES:
+    if config.source in SAMPLE_DEGRADATIONS:
         photos = sample.Photos(sample.HELD_OUT_PHOTOS)
-        degrade = SAMPLES[config.source]
+        degrade = SAMPLE_DEGRADATIONS[config.source]
     elif config.source == "photos":
         photos = PhotoFolder(_folder(config, config.validation))
         degrade = degradations.DEGRADATIONS[config.degradation]
@@ -100,7 +102,7 @@ def _folder(config: DataConfig, name: str) -> Path:
 class TrainingBatches(Iterator[Batch]):
     """An endless stream of batches of random patches, or of one host's share of each batch.
 
-    Batch i is a function of the seed and i alone: it holds the same examples for any number of
+    Batch i depends on the arguments and i alone: it holds the same examples for any number of
     threads, workers and hosts, and a stream can start at any i without reading earlier batches.
 
     The next readable example of the same set replaces one that cannot be read; "unreadable" in the
@@ -120,7 +122,7 @@ class TrainingBatches(Iterator[Batch]):
         num_workers: int = 0,
         local_indices: range | None = None,
     ):
-        """Starts to read.
+        """Starts reading, and waits for the first batch.
 
         Args:
             source: the examples, or a mix of several sets.
@@ -128,28 +130,31 @@ class TrainingBatches(Iterator[Batch]):
             batch_size: examples in a batch, of all hosts together.
             patch_size: side of the patches in pixels.
             saturation: whether to scale the saturation of some examples.
-            seed: of the order of examples and of the augmentation; of a mix's n-th set, from 0, it
-                is seed + n.
+            seed: seed of the order of examples and of the augmentation. The n-th set of a mix (n
+                from 0) uses seed + n.
             start: index of the first batch.
-            num_workers: processes that read; with 0 threads of this process read.
-            local_indices: which examples of each batch this host reads; by default all.
+            num_workers: number of processes that read; if 0, threads of this process read.
+            local_indices: positions in each batch of the examples that this host reads; by default
+                all.
 
         Raises:
-            UserError: if no example can be read.
+            UserError: if no example of a set can be read; `next` raises it, too, for sets without
+                an example in the first batch.
         """
         if local_indices is None:
             local_indices = range(batch_size)
         self._mix = source if isinstance(source, Mix) else Mix.of_one(source)
         self._batch_size = batch_size
-        seeded = [(one, seed + number) for number, one in enumerate(self._mix.sets)]
-        self._orders = [_shuffled(range(len(one)), of_one) for one, of_one in seeded]
-        patch = Patches(RandomPatch(patch_size, degrade, saturation))
+        sets = self._mix.sets
+        # Indices in the order in which the examples below are drawn: same seed, same length.
+        self._orders = [_shuffled(range(len(sets[n])), seed + n) for n in range(len(sets))]
+        examples = [_shuffled(ReplaceUnreadable(sets[n]), seed + n) for n in range(len(sets))]
+        patch = ExtractPatch(RandomPatch(patch_size, degrade, saturation))
         patches = grain.MapDataset.select_from_datasets(
-            [_shuffled(Readable(one), of_one).random_map(patch) for one, of_one in seeded],
-            self._mix.turns,
+            [example.random_map(patch) for example in examples], self._mix.turns
         )
         dataset = (
-            Share(patches, batch_size, local_indices)
+            HostShare(patches, batch_size, local_indices)
             .batch(len(local_indices), drop_remainder=True)[start:]
             .to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=16))
         )
@@ -171,13 +176,14 @@ class TrainingBatches(Iterator[Batch]):
         return self._first.pop() if self._first else next(self._iterator)
 
     def example_names(self, batch_index: int) -> list[str]:
-        """Returns the names of the examples of batch `batch_index`, over all hosts.
+        """Returns the names of the examples drawn for batch `batch_index`, over all hosts.
 
-        In a mix, those of their sets come before: SET/NAME.
+        In a mix, each name follows that of its set: SET/NAME. An example that could not be read
+        has its own name, not that of its replacement.
         """
         positions = range(batch_index * self._batch_size, (batch_index + 1) * self._batch_size)
         drawn = [self._mix.turns[position] for position in positions]
-        return [self._mix.example_name(one, self._orders[one][index]) for one, index in drawn]
+        return [self._mix.example_name(n, self._orders[n][index]) for n, index in drawn]
 
     def close(self) -> None:
         """Stops threads and worker processes."""
@@ -188,8 +194,8 @@ def _shuffled(source: Any, seed: int) -> grain.MapDataset:
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
 
 
-class Readable:
-    """A source in which the next readable example stands in for one that cannot be read.
+class ReplaceUnreadable:
+    """Replaces each example of a source that cannot be read by the next one that can.
 
     Its items are (error message of the example that was replaced, else ""; example).
     """
@@ -204,14 +210,14 @@ class Readable:
         try:
             return "", self._source[index]
         except UserError as error:
-            for stand_in in range(index + 1, index + len(self)):
+            for other in range(index + 1, index + len(self)):
                 with contextlib.suppress(UserError):
-                    return str(error), self._source[stand_in % len(self)]
+                    return str(error), self._source[other % len(self)]
             raise
 
 
-class Patches(grain.transforms.RandomMap):
-    """Random patches of the items of `Readable`."""
+class ExtractPatch(grain.transforms.RandomMap):
+    """Extracts a random patch from each item of `ReplaceUnreadable`."""
 
     def __init__(self, patch: RandomPatch):
         self._patch = patch
@@ -222,7 +228,7 @@ class Patches(grain.transforms.RandomMap):
         return self._patch(example, rng) | {"unreadable": np.array(message, ERROR_MESSAGE_DTYPE)}
 
 
-class Share(grain.MapDataset):
+class HostShare(grain.MapDataset):
     """The examples at `local_indices` of every `batch_size` examples of another dataset."""
 
     def __init__(self, examples: grain.MapDataset, batch_size: int, local_indices: range):
@@ -241,7 +247,7 @@ class Share(grain.MapDataset):
 
 @contextlib.contextmanager
 def blocked(*signals: signal.Signals) -> Iterator[None]:
-    """Blocks signals in this thread; processes that it starts meanwhile never get them."""
+    """Blocks signals in this thread; processes started inside inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -250,7 +256,7 @@ def blocked(*signals: signal.Signals) -> Iterator[None]:
 
 
 def exit_when_parent_exits(*_: int) -> None:
-    """Makes a worker process end when the process that started it does, however that ends."""
+    """Makes a worker process exit when its parent does, even if the parent is killed."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
@@ -274,7 +280,8 @@ def validation_batches(
         crop: side of the crops in pixels.
 
     Yields:
-        The batch, and bool [n], n <= B: whether pair i was read; rows from n on are padding.
+        The batch, and whether each of its pairs was read: bool [n], n <= B. Rows from n on are
+        padding.
     """
 
     def cropped(index: int) -> Example:

@@ -97,7 +97,8 @@ class ProgramChooser:
             return available
         if not compiled or canvas.pixels > self._max_canvas_pixels:
             return exact
-        rounded = ProgramShape(*(round_up(side, CANVAS_STEP) for side in size), canvas=True)
+        height, width = (round_up(side, CANVAS_STEP) for side in size)
+        rounded = ProgramShape(height, width, True)
         expected_waste = EXPECTED_IMAGES * self._seconds_wasted(rounded, size)
         cheap = expected_waste <= costs.compile_seconds[True]
         return rounded if cheap and rounded.pixels <= self._max_canvas_pixels else canvas
@@ -135,7 +136,7 @@ def make_plan(
         batch_size: how many images are restored at once; programs always compute whole batches.
     """
     # The plan `merged` ignores the compile cache. `cached` uses its programs wherever an image fits
-    # into one, and compiles the others. `exact` has a program for each size, however many there are.
+    # into one, and compiles the others. `exact` has a program for each size, however many.
     merged = merge_sizes(counts, costs, max_canvas_pixels, batch_size)
     in_cache = [program for program in costs.cached if program.pixels <= max_canvas_pixels]
     fitting = {size: smallest(in_cache, size) for size in counts}

@@ -57,7 +57,7 @@ def build_train_step(
             loss=config.loss,
             optim=config.optim,
             accumulate=config.accumulate,
-            mix=mix,
+            mixup=mix,
         )
         metrics["learning_rate"] = learning_rate(state.step)
         return new_state, metrics | {"unreadable": jnp.sum(batch["unreadable"])}

@@ -1,8 +1,9 @@
 """The training loop: save, validate, draw a batch, step, report the previous step, in this order.
 
-A checkpoint is saved before the next batch is drawn, so a saved step and its position in the data
-always agree. The n-th step (n from 1) always uses the batch with index n - 1, even if earlier steps
-were skipped.
+Before a save or a validation the previous step is reported first, as it decides whether they are
+put off. A checkpoint is saved before the next batch is drawn, so a saved step and its position in
+the data always agree. A step of the loop draws one batch: the n-th step (n from 1) always uses the
+batch with index n - 1, even if earlier steps were skipped. `TrainState.step` does not count those.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints
 __all__ = ["train"]
 
 OUT_OF_MEMORY_REMEDY = (
-    "each of --config.accumulate=2 (or more) and --config.model.remat=cab reduces memory; so does "
-    "--config.model.dtype=bfloat16, which needs a new workdir"
+    "to use less memory, set --config.accumulate=2 (or more), --config.model.remat=cab or both, or "
+    "--config.model.dtype=bfloat16 in a new workdir"
 )
 
 
@@ -38,23 +39,22 @@ def train(
 ) -> ValidationResult | None:
     """Trains until `config.total_steps`, from the newest checkpoint in `workdir` if there is one.
 
-    SIGTERM and Ctrl-C save a checkpoint and end the run, if this is called in the main thread;
-    elsewhere signals keep their effect. Limits the malloc arenas of this process and sets its
-    compile cache.
+    SIGTERM and Ctrl-C save a checkpoint and end the run. Outside the main thread no signal handlers
+    are installed. Limits the malloc arenas of this process and sets its compile cache.
 
     Args:
-        config: of the run.
-        workdir: its folder.
-        writers: take scalars, images and texts beside the event file, in process 0; closed at the
+        config: the configuration of the run.
+        workdir: the run folder, for checkpoints, logs and pictures.
+        writers: further writers of scalars, images and texts, used in process 0 and closed at the
             end of the run.
 
     Returns:
         The last validation, or None if a signal ended the run.
 
     Raises:
-        UserError: for a config that cannot run, missing data, a workdir of another run or one that
-            cannot be written, a full disk, too little memory of a device, a lost process, and if
-            too many steps in a row were skipped or too many examples are unreadable.
+        UserError: if the config is invalid, data are missing, the workdir belongs to another run or
+            cannot be written, the disk is full, a device runs out of memory, a process is lost, too
+            many steps in a row are skipped or too many examples cannot be read.
     """
     malloc.limit_arenas()
     with (
@@ -93,7 +93,7 @@ def train_steps(
 ) -> ValidationResult | None:
     """Trains from a checkpoint's state and record to the end, or until a signal."""
     config, start_step, total = run.config, record["batches"], run.config.total_steps
-    step, metrics = start_step, None  # metrics: of the step that the devices are computing
+    step, metrics = start_step, None  # metrics: of the step in flight
     save_due = False
     # A run may have been stopped between saving a checkpoint and validating it.
     validation_due = record["validates"] and checkpoints.score(start_step) == UNSCORED
@@ -102,15 +102,16 @@ def train_steps(
         closing(run.monitor(record, batches)) as monitor,
     ):
         while True:
-            stop, validation = interrupts.should_stop(), None
+            stop = interrupts.should_stop()
+            validation = None
             save_due |= is_due(step, config.checkpoint_every, start_step, total)
             validation_due |= is_due(step, config.validate_every, start_step, total)
             if stop or save_due or validation_due:
                 monitor.report(step, metrics)
                 metrics = None
-                # After a skipped step, put off saving and validating until a step succeeds: if the
-                # parameters have diverged, these checkpoints would push out good ones. A stop or
-                # the last step saves anyway.
+                # Do not save or validate right after a skipped step: if the parameters have
+                # diverged, old checkpoints would be deleted for new ones that are worse. Always
+                # save at a stop and after the last step.
                 if stop or step == total or not monitor.counts["skipped_in_a_row"]:
                     run.save(checkpoints, step, state, monitor.counts, validation_due)
                     if validation_due and not stop:
@@ -120,8 +121,8 @@ def train_steps(
                         stop = interrupts.should_stop()  # validating may have taken long
                     save_due = validation_due = False
                 monitor.restart_clock()
-            if stop:  # and saved
-                checkpoints.wait()
+            if stop:  # the checkpoint was saved above
+                checkpoints.wait_until_finished()
                 hosts.print_on_main(f"Stopped after step {step}; the same command continues.")
                 return None
             if step == total:
@@ -140,30 +141,30 @@ def train_steps(
                 # Waits for the previous step, while the devices compute this one.
                 monitor.report(step, metrics)
             step, metrics = step + 1, next_metrics
-            checkpoints.check()
+            checkpoints.check_for_errors()
 
 
 def record_validation(
     step: int,
     validation: ValidationResult,
     checkpoints: Checkpoints,
-    summaries: Monitor | Summaries,
+    writer: Monitor | Summaries,
 ) -> None:
     """Saves the score of a checkpoint and adds the validation to the event file.
 
     A validation that is not complete gives no score, since it cannot be compared with others.
     """
-    summaries.write_validation(step, validation)
+    writer.write_validation(step, validation)
     if validation.complete:
         checkpoints.set_score(step, validation.score)
     else:
         logging.warning("step %d does not count for the best checkpoint: pairs are missing", step)
 
 
-def is_due(step: int, every: int, start_step: int, last: int) -> bool:
+def is_due(step: int, every: int, start_step: int, total_steps: int) -> bool:
     """Returns whether an action with period `every` is due after `step` steps of a run.
 
-    The run started at step `start_step` and ends at `last`. Never at `start_step`, unless that is
-    `last`; always at `last`.
+    The action is always due after the last step. It is not due at the step that the run started
+    from, unless that is also the last one.
     """
-    return (step > start_step and step % every == 0) or step == last
+    return (step > start_step and step % every == 0) or step == total_steps

@@ -13,15 +13,15 @@ from mprnet_jax.training.state import TrainState
 
 __all__ = ["train_step", "validation_step"]
 
-# "degraded" and "target", [B, H, W, 3], uint8, uint16 or floats in [0, 1]; maybe more.
+# "degraded" and "target", [B, H, W, 3], uint8, uint16 or floats in [0, 1]. Other keys are ignored.
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Mixup = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 Apply = Callable[..., list[jax.Array]]
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """Converts images of uint8 or uint16 to float32 in [0, 1]; returns floats unchanged."""
+    """Converts unsigned integer images to float32 in [0, 1]; returns others unchanged."""
     if not jnp.issubdtype(images.dtype, jnp.unsignedinteger):
         return images
     return images.astype(jnp.float32) / jnp.iinfo(images.dtype).max
@@ -36,19 +36,24 @@ def train_step(
     loss: LossConfig,
     optim: OptimConfig,
     accumulate: int = 1,
-    mix: Mix | None = None,
+    mixup: Mixup | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Takes one optimizer step; skips it if the loss or the gradient is not finite.
+    """Takes one optimizer step, unless it is to be skipped.
+
+    A step is skipped if the loss or the gradient is not finite or, if `state` has the norms of the
+    last gradients, if the gradient is a spike among them.
 
     Args:
-        state: before the step.
-        batch: of patches.
+        state: the state before the step.
+        batch: a batch of patches.
         apply: `apply(params, images)` returns the images of all stages, the last stage first.
         optimizer: transforms gradients into updates.
-        loss: settings of the loss.
-        optim: settings of the moving average and of spikes, those that `state` was created with.
+        loss: configuration of the loss.
+        optim: configuration of the moving average and of spikes; the one that was passed to
+            `create_state`.
         accumulate: number of equal microbatches whose gradients are computed in turn.
-        mix: `mix(degraded, target, step)` blends the patches of the batch first, as mixup does.
+        mixup: `mixup(degraded, target, step)` blends the patches of the batch. It takes images as
+            they are in the batch, also integers, and returns floats in [0, 1].
 
     Returns:
         The new state and scalars: "loss", the sum over the stages; "loss_stage1" and so on;
@@ -56,8 +61,8 @@ def train_step(
         `state.step`, has not changed.
     """
     degraded, target = batch["degraded"], batch["target"]
-    if mix is not None:
-        degraded, target = mix(degraded, target, state.step)
+    if mixup is not None:
+        degraded, target = mixup(degraded, target, state.step)
     degraded, target = to_float(degraded), to_float(target)
 
     def total_loss(params: Any, degraded: jax.Array, target: jax.Array) -> tuple[jax.Array, list]:
@@ -72,7 +77,8 @@ def train_step(
     candidate = apply_gradients(state, gradients, norm, optimizer, optim)
     accept = jnp.isfinite(value) & jnp.isfinite(norm)
     if state.norms is not None:
-        # Until half of the window is filled, the median is infinite and nothing is a spike.
+        # Until more than half of the window is filled, the median is infinite and nothing is a
+        # spike. The norms of spikes do not enter the window.
         accept &= ~(norm > optim.spike_factor * jnp.median(state.norms))
     new_state = jax.tree.map(lambda new, old: jnp.where(accept, new, old), candidate, state)
 
@@ -88,7 +94,7 @@ def apply_gradients(
     optimizer: optax.GradientTransformation,
     optim: OptimConfig,
 ) -> TrainState:
-    """Returns the state after an update with gradients, whose global norm is `norm`, a scalar."""
+    """Returns the state after an update with gradients of global norm `norm`, a scalar."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema, norms = state.ema, state.norms
@@ -101,30 +107,30 @@ def apply_gradients(
     return TrainState(state.step + 1, params, opt_state, ema, norms)
 
 
-def accumulate_gradients(function: Callable, parts: int) -> Callable:
-    """Returns a function that computes `function` on `parts` equal microbatches in turn.
+def accumulate_gradients(function: Callable, num_microbatches: int) -> Callable:
+    """Returns a function that computes `function` on equal microbatches in turn.
 
     It averages the outputs. That takes less memory than computing the whole batch at once.
 
     Args:
         function: `function(params, *images)`, with images [B, H, W, C]; returns a pytree of means
             over the batch.
-        parts: number of microbatches; must divide B.
+        num_microbatches: number of microbatches; must divide B.
     """
-    if parts == 1:
+    if num_microbatches == 1:
         return function
 
     def average(params: Any, *images: jax.Array) -> Any:
-        # Every `parts`-th image, so that each microbatch is sharded over all devices.
-        split = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in images]
+        # A microbatch takes every n-th image, so that it is sharded over all devices.
+        split = [x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1) for x in images]
         shapes = jax.eval_shape(function, params, *(x[0] for x in split))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-        def add(sums: Any, part: list[jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, function(params, *part)), None
+        def add(sums: Any, microbatch: list[jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, function(params, *microbatch)), None
 
         sums, _ = jax.lax.scan(add, zeros, split)
-        return jax.tree.map(lambda x: x / parts, sums)
+        return jax.tree.map(lambda x: x / num_microbatches, sums)
 
     return average
 
@@ -133,8 +139,8 @@ def psnr(restored: jax.Array, target: jax.Array) -> jax.Array:
     """Returns the PSNR of each image in dB, [B], at most 100.
 
     Args:
-        restored: float images [B, H, W, 3]; clipped to [0, 1], not rounded to 8 bits.
-        target: likewise.
+        restored: float images [B, H, W, 3]. Values are clipped to [0, 1], not rounded to 8 bits.
+        target: the ground truth, likewise.
     """
     error = jnp.clip(restored, 0, 1) - jnp.clip(target, 0, 1)
     return -10 * jnp.log10(jnp.maximum(jnp.mean(jnp.square(error), axis=(1, 2, 3)), 1e-10))

@@ -30,11 +30,11 @@ from mprnet_jax.weights.store import StorageError, Store
 from mprnet_jax.weights.structure import check_structure, describe
 
 NEWEST_KEPT = 2
-ATTEMPTS = 2  # to read a checkpoint: network file systems may fail once though nothing is damaged
+READ_ATTEMPTS = 2  # a network file system may fail once, though nothing is damaged
 SCORES = "scores.json"  # of the checkpoints, by step; higher is better
 UNSCORED = -math.inf
-PARAMS = "params"
-TRAINING_STATE = "rest"  # its name on disk, for compatibility
+# Names on disk, kept so that older checkpoints can be read.
+PARAMS, TRAINING_STATE = "params", "rest"
 HASHES, STRUCTURE = "sha256", "layout"  # fields that this module adds to the record
 
 
@@ -65,29 +65,31 @@ def record_hash(record: dict[str, Any]) -> str:
 class Checkpoints:
     """The checkpoints of one run folder; a context manager that waits for the save in progress.
 
-    If the disk fails during a save in the background, a later call raises UserError. Bugs are
-    raised unchanged; no checkpoint is set aside because of them.
+    If the disk fails during a save in the background, a later call raises UserError. Other
+    exceptions propagate unchanged; because of them no checkpoint counts as damaged.
     """
 
     def __init__(self, run_folder: Path | str, *, read_only: bool = False):
         """Opens the checkpoints of a run folder.
 
         Args:
-            run_folder: the folder; `checkpoints/` in it is created.
-            read_only: changes nothing in the folder, where a run may be saving at the same time.
+            run_folder: the folder; `checkpoints/` in it is created, unless `read_only`.
+            read_only: whether to only load, as a run may be saving to the folder.
 
         Raises:
-            UserError: if the folder or the scores cannot be read, or its name will not do.
+            UserError: if the folder or the scores cannot be read, or TensorStore cannot handle the
+                folder's path.
         """
         check_name(run_folder)
+        self._read_only = read_only
         self._folder = paths.anywhere(run_folder) / "checkpoints"
         self._scores_file = self._folder.parent / SCORES
         scores: dict[int, float] = {}
         if is_main_process():
-            with self._report_failures(f"{SCORES} cannot be read"):
+            with self._report_storage_failures(f"{SCORES} cannot be read"):
                 scores = read_scores(self._scores_file)
-        self._scores: dict[int, float] = dict(as_first_host_sees([*scores.items()]))
-        with self._report_failures("its checkpoints cannot be listed"):
+        self._scores: dict[int, float] = dict(broadcast_json([*scores.items()]))
+        with self._report_storage_failures("its checkpoints cannot be listed"):
             self._store = Store(
                 self._folder, (PARAMS, TRAINING_STATE), None if read_only else self._steps_to_keep
             )
@@ -95,15 +97,17 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is None:
             self.close()
         else:
-            with contextlib.suppress(Exception):  # reason: what ended the block is raised
+            with contextlib.suppress(Exception):  # reason: the block's own exception propagates
                 self.close()
 
     @contextlib.contextmanager
-    def _report_failures(self, what: str = "a checkpoint cannot be written") -> Iterator[None]:
+    def _report_storage_failures(
+        self, what: str = "a checkpoint cannot be written"
+    ) -> Iterator[None]:
         """Turns OSError into UserError; `what` says what failed."""
         try:
             yield
@@ -127,55 +131,59 @@ class Checkpoints:
         record = checkpoint.record | {STRUCTURE: structure(params, checkpoint.training_state)}
         hashes = {name: tree_hash(tree) for name, tree in trees.items()}
         hashes["record"] = record_hash(record)
-        with self._report_failures():
+        with self._report_storage_failures():
             self._store.save(checkpoint.step, trees, record | {HASHES: hashes})
 
-    def check(self) -> None:
+    def check_for_errors(self) -> None:
         """Raises UserError if a save in the background has failed; does not wait."""
         if self._store.has_ended():
-            self.wait()
+            self.wait_until_finished()
 
-    def load_newest(self, params: Any, training_state: Any) -> Checkpoint | None:
+    def load_newest(self, abstract_params: Any, abstract_training_state: Any) -> Checkpoint | None:
         """Returns the newest checkpoint that is not damaged, or None if there are no checkpoints.
 
         A warning names the damaged ones. Those newer than what is returned are renamed to
-        `damaged-STEP-*` in the run folder, so that the run can save these steps again.
+        `damaged-STEP-*` in the run folder, unless `read_only`, so that the run can save these steps
+        again.
 
         Args:
-            params: shapes, dtypes and shardings of the parameters; if it holds numpy arrays, numpy
-                arrays are returned.
-            training_state: shapes, dtypes and shardings of the training state.
+            abstract_params: shapes, dtypes and shardings of the parameters; if it holds numpy
+                arrays, numpy arrays are returned.
+            abstract_training_state: shapes, dtypes and shardings of the training state.
 
         Raises:
             UserError: if there are checkpoints but all are damaged, or if one does not have the
-                structure of `params` and `training_state`.
+                structure of `abstract_params` and `abstract_training_state`.
         """
         steps = self._store.steps()[::-1]
-        newest = self._load_first(steps, params, training_state)
-        if newest:
+        newest = self._load_first(steps, abstract_params, abstract_training_state)
+        if newest and not self._read_only:
             self._set_aside([step for step in steps if step > newest.step])
         return newest
 
-    def load_best(self, params: Any) -> Checkpoint | None:
-        """Returns the best checkpoint without its training state, which is None.
+    def load_best(self, abstract_params: Any) -> Checkpoint | None:
+        """Returns the best checkpoint, with None as its training state.
 
-        If that is damaged, the newest one that is not; None if there are no checkpoints. `params`
-        and errors are as of `load_newest`.
+        If the best checkpoint is damaged, returns the newest one that is not. Returns None if there
+        are no checkpoints. The argument and the errors are those of `load_newest`.
         """
         best = self.best_step
         steps = [step for step in self._store.steps()[::-1] if step != best]
-        return self._load_first(steps if best is None else [best, *steps], params)
+        return self._load_first(steps if best is None else [best, *steps], abstract_params)
 
     def _load_first(
-        self, steps: list[int], params: Any, training_state: Any = None
+        self, steps: list[int], abstract_params: Any, abstract_training_state: Any = None
     ) -> Checkpoint | None:
-        """Returns the first of the steps that all hosts can read."""
+        """Returns the first of the steps that all hosts can read, None if there are no steps.
+
+        Raises UserError if none of the steps can be read.
+        """
         reason = ""
         for step in steps:
             loaded, reason = None, "another host cannot read it"
-            for _ in range(ATTEMPTS):
+            for _ in range(READ_ATTEMPTS):
                 try:
-                    loaded = self._load(step, params, training_state)
+                    loaded = self._load(step, abstract_params, abstract_training_state)
                     break
                 except OSError as error:
                     reason = one_line(error)
@@ -189,20 +197,22 @@ class Checkpoints:
             )
         return None
 
-    def _load(self, step: int, params: Any, training_state: Any) -> Checkpoint:
+    def _load(self, step: int, abstract_params: Any, abstract_training_state: Any) -> Checkpoint:
         """Returns a checkpoint; raises StorageError if it is damaged."""
         record, hashes = split_record(self._store.load_record(step))
-        saved, expected = record.pop(STRUCTURE, None), structure(params, training_state)
+        saved = record.pop(STRUCTURE, None)
+        expected = structure(abstract_params, abstract_training_state)
         check_structure(self._folder / str(step), saved, expected)
-        like = {PARAMS: params}
-        if training_state is not None:
-            like[TRAINING_STATE] = empty_pack(training_state)
+        like = {PARAMS: abstract_params}
+        if abstract_training_state is not None:
+            like[TRAINING_STATE] = empty_pack(abstract_training_state)
         trees = self._store.load_trees(step, like)
         for name, tree in trees.items():
             if tree_hash(tree) != hashes.get(name):
-                raise StorageError(f"the hash of its {name} is not what it was saved with")
-        if training_state is not None:
-            training_state = unpack(trees[TRAINING_STATE], training_state)
+                raise StorageError(f"the saved hash of its {name} does not match")
+        training_state = None
+        if abstract_training_state is not None:
+            training_state = unpack(trees[TRAINING_STATE], abstract_training_state)
         return Checkpoint(step, trees[PARAMS], training_state, record)
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -212,10 +222,10 @@ class Checkpoints:
         if is_main_process():
             for step in steps:
                 aside = self._folder.parent / f"damaged-{step}-{uuid.uuid4().hex[:8]}"
-                with self._report_failures("a damaged checkpoint cannot be set aside"):
+                with self._report_storage_failures("a damaged checkpoint cannot be set aside"):
                     move_folder(self._folder / str(step), aside)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
-        with self._report_failures("its checkpoints cannot be listed"):
+        with self._report_storage_failures("its checkpoints cannot be listed"):
             self._store.reload()
 
     @property
@@ -235,32 +245,35 @@ class Checkpoints:
         return self._scores.get(step, UNSCORED)
 
     def set_score(self, step: int, score: float) -> None:
-        """Sets the score of a checkpoint; the highest score is the best, NaN counts as no score.
+        """Sets the score of a checkpoint; one that is not finite counts as no score.
 
-        Scores have a file of their own, because a step is saved before it is validated, and a run
-        may be stopped in between. Raises UserError if the disk fails.
+        The highest score is the best. Scores have a file of their own, because a step is saved
+        before it is validated, and a run may be stopped in between. Scores of deleted checkpoints
+        are dropped. Raises UserError if the disk fails.
         """
-        kept = {*self._store.steps(), step}
-        self._scores = {s: value for s, value in self._scores.items() if s in kept}
-        self._scores[step] = score if math.isfinite(score) else UNSCORED
+        others = {*self._store.steps()} - {step}
+        self._scores = {s: value for s, value in self._scores.items() if s in others}
+        if math.isfinite(score):
+            self._scores[step] = score
         if is_main_process():
-            with self._report_failures(), replacing(self._scores_file) as temporary:
+            with self._report_storage_failures(), replacing(self._scores_file) as temporary:
                 temporary.write_text(json.dumps(self._scores))
 
-    def wait(self) -> None:
+    def wait_until_finished(self) -> None:
         """Waits until the save in progress is complete on disk; raises UserError if it fails."""
-        with self._report_failures():
-            self._store.wait()
+        with self._report_storage_failures():
+            self._store.wait_until_finished()
 
     def close(self) -> None:
-        """Waits as `wait` does, then ends Orbax's threads."""
-        with self._report_failures():
+        """Waits as `wait_until_finished` does, then ends Orbax's threads."""
+        with self._report_storage_failures():
             self._store.close()
 
 
 def check_name(run_folder: Path | str) -> None:
-    """Raises UserError for a folder whose path TensorStore changes or cannot take."""
-    paths.check_is_text(paths.anywhere(run_folder), "\\")  # it takes backslashes for slashes
+    """Raises UserError if TensorStore cannot handle the folder's path."""
+    # To TensorStore, backslashes are slashes.
+    paths.check_is_text(paths.anywhere(run_folder), "\\")
 
 
 def structure(params: Any, training_state: Any) -> dict[str, list[str]]:
@@ -273,14 +286,15 @@ def structure(params: Any, training_state: Any) -> dict[str, list[str]]:
 
 def split_record(saved: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Splits a saved record into record and hashes; raises StorageError if it is damaged."""
-    hashes = saved.pop(HASHES, None) if isinstance(saved, dict) else None
-    if not isinstance(hashes, dict) or hashes.get("record") != record_hash(saved):
-        raise StorageError("the hash of its record is not what it was saved with")
-    return saved, hashes
+    record = dict(saved) if isinstance(saved, dict) else {}
+    hashes = record.pop(HASHES, None)
+    if not isinstance(hashes, dict) or hashes.get("record") != record_hash(record):
+        raise StorageError("the saved hash of its record does not match")
+    return record, hashes
 
 
-def as_first_host_sees(value: Any) -> Any:
-    """Returns the first host's JSON value on all hosts; all of them must call it.
+def broadcast_json(value: Any) -> Any:
+    """Returns the main process's JSON value in all processes; all of them must call it.
 
     On a shared file system the other hosts may still see an older state of the folder.
     """
@@ -295,8 +309,8 @@ def as_first_host_sees(value: Any) -> Any:
 def read_scores(path: Path) -> dict[int, float]:
     """Returns the scores of a run's checkpoints by step; none if there is no file.
 
-    If the content is damaged, logs a warning and returns none. Raises OSError if the file cannot be
-    read: without scores the best checkpoint would be deleted.
+    If the content is damaged, logs a warning and returns none. If the file cannot be read, raises
+    OSError rather than returning none, as the best checkpoint would be deleted without its score.
     """
     try:
         try:
@@ -306,7 +320,7 @@ def read_scores(path: Path) -> dict[int, float]:
         except OSError:
             content = path.read_bytes()  # a network file system may fail once
         return {int(step): float(score) for step, score in json.loads(content).items()}
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # of other JSON values
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # or other JSON
         logging.warning(
             "%s is damaged (%s): the scores are lost; until the next validation the newest "
             "checkpoint counts as the best one, and older ones may be deleted",

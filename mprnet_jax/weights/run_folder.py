@@ -15,7 +15,7 @@ from mprnet_jax.config import ModelConfig, cosine_steps, flatten
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.model.mprnet import abstract_model
 from mprnet_jax.paths import exists
-from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints, as_first_host_sees
+from mprnet_jax.weights.checkpoints import UNSCORED, Checkpoints, broadcast_json
 from mprnet_jax.weights.names import Params, by_path, warn_of_non_finite
 
 LENGTHS = ("optim.decay_steps", "total_steps", "optim.warmup_steps")  # args of `cosine_steps`
@@ -124,7 +124,7 @@ def has_checkpoints(run_folder: Path) -> bool:
         names = []
     except OSError as error:
         raise UserError(f"{run_folder}: cannot be listed ({one_line(error)})") from error
-    return as_first_host_sees(any(name.isdigit() for name in names))
+    return broadcast_json(any(name.isdigit() for name in names))
 
 
 def read(run_folder: Path) -> tuple[ModelConfig, Params, Trained]:

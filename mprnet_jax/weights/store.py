@@ -156,13 +156,13 @@ class Store:
         return {name: restored[name] for name in like}
 
     def has_ended(self) -> bool:
-        """Returns whether a save has finished, successfully or not, since the last `wait`."""
+        """Returns whether a save has finished, successfully or not, since the last wait."""
         if not self._saving:
             return False
         return self._manager.failure is not None or not self._manager.is_saving_in_progress()
 
     @report_storage_errors()
-    def wait(self) -> None:
+    def wait_until_finished(self) -> None:
         """Waits until the save in progress is complete on disk."""
         self._saving = False
         self._manager.wait_until_finished()
@@ -206,7 +206,7 @@ def check_metadata(folder: Path) -> None:
     """
     found, saved = metadata_hash(folder), folder / METADATA_HASH
     if saved.exists() and saved.read_bytes() != found.encode():
-        raise StorageError(f"the hash of {folder.name}/{METADATA} is not what it was saved with")
+        raise StorageError(f"the saved hash of {folder.name}/{METADATA} does not match")
 
 
 class PreservationPolicy:

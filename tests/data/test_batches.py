@@ -13,7 +13,7 @@ from PIL import Image
 
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data.batches import (
-    Readable,
+    ReplaceUnreadable,
     TrainingBatches,
     training_source,
     validation_batches,
@@ -178,7 +178,7 @@ def test_a_stand_in_is_the_next_example_that_can_be_read_and_comes_with_the_firs
                 raise UserError(f"{index} is damaged")
             return super().__getitem__(index)
 
-    readable = Readable(Source(range(5)))
+    readable = ReplaceUnreadable(Source(range(5)))
     assert [readable[index] for index in (1, 3, 4)] == [
         ("", 1),
         ("3 is damaged", 1),

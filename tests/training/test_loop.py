@@ -68,7 +68,7 @@ def test_sets_that_have_grown_or_shrunk_are_told(short_run, tmp_path, monkeypatc
     run = Run(short_run, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         run.save(checkpoints, 4, run.init_state(), {}, validation_due=False)
-        checkpoints.wait()
+        checkpoints.wait_until_finished()
         run.restore_or_init(checkpoints)
         assert not caplog.records
         size = len(run.source)
@@ -289,7 +289,7 @@ def test_checkpoints_are_the_same_where_training_keeps_arrays(short_run, tmp_pat
     for name, saver, loader in (("a", joined, apart), ("b", apart, joined)):
         with Checkpoints(tmp_path / name) as checkpoints:
             saver.save(checkpoints, 1, saver.init_state(), {}, validation_due=False)
-            checkpoints.wait()
+            checkpoints.wait_until_finished()
             state, _ = loader.restore_or_init(checkpoints)
         jax.tree.map(np.testing.assert_array_equal, state, loader.init_state())
 
@@ -359,7 +359,7 @@ def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(short_run, tmp_path
 
 
 def test_things_happen_when_due():
-    happens = [step for step in range(10, 26) if loop.is_due(step, 6, start_step=12, last=25)]
+    happens = [step for step in range(10, 26) if loop.is_due(step, 6, start_step=12, total_steps=25)]
     assert happens == [18, 24, 25]
 
 

@@ -90,7 +90,7 @@ def state(params, step):
 def save(checkpoints, params, step):
     rest = {"moments": jax.numpy.full(1000, float(step))}
     checkpoints.save(Checkpoint(step, state(params, step), rest, {"step": step}))
-    checkpoints.wait()
+    checkpoints.wait_until_finished()
 
 
 def load(checkpoints, params):

@@ -81,7 +81,7 @@ def test_saves_leave_no_memory_behind(tmp_path):
             if step == 2:  # after those that import and fill caches
                 tracemalloc.start()
             checkpoints.save(Checkpoint(step, params, {"opt": params}, {}))
-            checkpoints.wait()
+            checkpoints.wait_until_finished()
     gc.collect()
     left, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -101,7 +101,7 @@ def test_a_lost_host_is_not_taken_for_a_failing_disk(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(store.Manager, "wait_until_finished", wait)
             with pytest.raises(jax.errors.JaxRuntimeError, match="reset by peer"):
-                checkpoints.wait()
+                checkpoints.wait_until_finished()
     assert load(tmp_path).step == 1
 
 
@@ -267,12 +267,16 @@ def test_a_score_that_is_no_number_is_none(tmp_path):
 
 
 def test_reading_leaves_a_save_in_progress_alone(tmp_path):
-    save(tmp_path, [(1, 20.0), (2, None)])
-    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
+    save(tmp_path, [(1, 20.0), (2, None), (3, None)])
+    (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
     flip_bit(tmp_path / "checkpoints" / "1")
+    flip_bit(tmp_path / "checkpoints" / "3")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    like = tree(0)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.load_best(shapes(tree(0).params)).step == 2
+        assert checkpoints.load_best(shapes(like.params)).step == 2
+        newest = checkpoints.load_newest(shapes(like.params), shapes(like.training_state))
+        assert newest.step == 2
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 

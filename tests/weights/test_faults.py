@@ -32,11 +32,11 @@ try:
     with Checkpoints(folder) as checkpoints:
         for step in (1, 2):
             checkpoints.save(tree(step))
-            checkpoints.wait()
+            checkpoints.wait_until_finished()
         faults.faults_arm(folder.encode(), at, error)
         checkpoints.save(tree(3))
         checkpoints.set_score(3, 1.0)
-        checkpoints.wait()
+        checkpoints.wait_until_finished()
     print(faults.faults_seen())
 except UserError as error:
     print(error, file=sys.stderr, flush=True)

@@ -141,7 +141,7 @@ def test_a_damaged_structure_is_damage(tmp_path):
     save(tmp_path)
     record = tmp_path / "checkpoints/1/record/metadata"
     record.write_text(record.read_text().replace("norms", "Norms"))
-    with pytest.raises(UserError, match="the hash of its record is not what it was saved with"):
+    with pytest.raises(UserError, match="the saved hash of its record does not match"):
         load(tmp_path)
 
 
