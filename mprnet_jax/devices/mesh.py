@@ -77,12 +77,12 @@ def sharding_constraint(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
     unless both the number of half images and of maps are multiples of the device count.
 
     Returns:
-        `constrain(maps, pieces)`, with feature maps [b, h, w, C] and the number of maps that each
-        image consists of.
+        `constrain(maps, num_patches)`, with feature maps [b, h, w, C] and the number of patches per
+        image.
     """
 
-    def constrain(maps: jax.Array, pieces: int) -> jax.Array:
-        halves = 2 * len(maps) // pieces
+    def constrain(maps: jax.Array, num_patches: int) -> jax.Array:
+        halves = 2 * len(maps) // num_patches
         if halves % mesh.size or len(maps) % mesh.size:
             return maps
         whole = NamedSharding(mesh, PartitionSpec(("data", "height")))

@@ -17,8 +17,8 @@ from mprnet_jax.errors import UserError
 from mprnet_jax.evaluation import report
 from mprnet_jax.evaluation.protocols import PROTOCOLS
 from mprnet_jax.evaluation.scoring import (
-    Lpips,
-    Restore,
+    LpipsFn,
+    RestoreFn,
     SetScores,
     restore_all,
     score_set,
@@ -32,7 +32,7 @@ PlanSizes = Callable[[Mapping[tuple[int, int], int]], object]
 class Candidate:
     """A way to restore images, which is scored."""
 
-    restore: Restore
+    restore: RestoreFn
     stages: int | None = None  # how many stages it computes, where that is compared
     parameters: int | None = None  # of these stages, if it is a network
     plan: PlanSizes | None = None  # called before the first image
@@ -44,7 +44,7 @@ def evaluate(
     candidates: Sequence[Candidate],
     output: Path,
     restored_by: str,
-    lpips: Lpips | None = None,
+    lpips: LpipsFn | None = None,
 ) -> list[report.Entry]:
     """Scores candidates on sets and writes scores.md, scores.json and sheets to a folder.
 
@@ -68,7 +68,7 @@ def evaluate(
                 restored = [sets[k] for k in sets if candidate in candidates_for(k, candidates)]
                 run_plan(candidate, restored)
             if protocol.score:
-                scores = score_set(source, protocol, candidate.restore, title=title, lpips=lpips)
+                scores = score_set(source, protocol, candidate.restore, title=title, lpips_fn=lpips)
             else:
                 scores = submit(source, candidate.restore, output / f"{title}_submission", title)
             entries.append(
@@ -111,7 +111,7 @@ def sizes_of(source: Source) -> Iterator[tuple[int, int]]:
                 yield source.size_of(index)
 
 
-def submit(source: Source, restore: Restore, folder: Path, title: str) -> SetScores:
+def submit(source: Source, restore: RestoreFn, folder: Path, title: str) -> SetScores:
     """Writes a DND submission, one file per photo.
 
     A photo is left out, and named in `left_out`, if one of its boxes cannot be restored.

@@ -30,7 +30,7 @@ from mprnet_jax.evaluation.protocols import (
     Earlier,
     Scores,
 )
-from mprnet_jax.evaluation.scoring import Restore, SetScores
+from mprnet_jax.evaluation.scoring import RestoreFn, SetScores
 from mprnet_jax.imageio.sheets import make_sheet, write_png
 
 NETWORK_STAGES = 3  # of the published networks
@@ -144,7 +144,7 @@ def write_scores(folder: Path, entries: Sequence[Entry], restored_by: str) -> No
     _write(folder / "scores.json", json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
 
 
-def write_sheet(path: Path, source: Source, restore: Restore, scores: SetScores) -> None:
+def write_sheet(path: Path, source: Source, restore: RestoreFn, scores: SetScores) -> None:
     """Writes a sheet with degraded, restored and target of the worst, median and best image."""
     ranked = sorted(scores.images, key=lambda image: image.psnr)
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}

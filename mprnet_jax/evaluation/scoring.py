@@ -23,12 +23,12 @@ from mprnet_jax.imageio.pixels import to_uint8, white_of
 from mprnet_jax.imageio.rgb import decode
 from mprnet_jax.threads import THREADS, parallel_map_or_error, prefetch
 
-# Restores an example to float32 [H, W, 3] with white at 1, neither clipped nor rounded.
-Restore = Callable[[Example], np.ndarray]
+# Restores an example to float32 [H, W, 3] with white at 1, not clipped or rounded further.
+RestoreFn = Callable[[Example], np.ndarray]
 # Computes LPIPS of two uint8 images.
-Lpips = Callable[[np.ndarray, np.ndarray], float]
+LpipsFn = Callable[[np.ndarray, np.ndarray], float]
 
-QUEUED = 2 * THREADS  # restored images that may wait for scoring
+MAX_PENDING = 2 * THREADS  # restored images that may wait for scoring
 
 
 @dataclass
@@ -47,7 +47,9 @@ class SetScores:
 
     images: list[ImageScores] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # a line for each image not scored
-    seconds: float | None = None  # median time to restore an image, without compilation
+    # Median time to restore an image, without the first of each shape, which may compile; None if
+    # there are no others.
+    seconds: float | None = None
 
     @property
     def mean(self) -> Scores | None:
@@ -59,27 +61,24 @@ class SetScores:
 
     @property
     def lpips(self) -> float | None:
-        """Mean LPIPS, if there is any."""
+        """Mean LPIPS, None unless all images have it."""
         values = [image.lpips for image in self.images if image.lpips is not None]
         return float(np.mean(values)) if values and len(values) == len(self.images) else None
 
 
 class WithRestored:
-    """Adds to each example, as "restored", its finished result.
-
-    The result is the image of the same name in a folder.
-    """
+    """Adds "restored" to each example of a source: the picture of the same name in a folder."""
 
     def __init__(self, source: Source, folder: Path):
         if not folder.is_dir():
-            raise UserError(f"{folder}: is no folder of restored pictures")
+            raise UserError(f"{folder}: is not a folder; give that of the restored pictures")
         self.names = source.names
         self._source = source
         self._folder = folder
         self._pictures = list_pictures(folder)
         if not self._pictures.keys() & {unicodedata.normalize("NFC", name) for name in self.names}:
             raise UserError(
-                f"{folder}: holds no picture named like one of the set ({self.names[0]}, ...)"
+                f"{folder}: has no picture with a name of the set ({self.names[0]}, ...)"
             )
 
     def __len__(self) -> int:
@@ -88,7 +87,7 @@ class WithRestored:
     def __getitem__(self, index: int) -> Example:
         name = unicodedata.normalize("NFC", self.names[index])
         if name not in self._pictures:
-            raise UserError(f"{self._folder / name}: is missing, with any of the usual extensions")
+            raise UserError(f"{self._folder / name}: is missing; no picture file has this name")
         example, restored = self._source[index], decode(self._pictures[name])
         if restored.shape != example["degraded"].shape:
             raise UserError(
@@ -99,12 +98,15 @@ class WithRestored:
 
 
 def restored_folder(root: Path, title: str, only_dataset: bool) -> Path:
-    """Returns the folder of a set's restored pictures: that of its name, or `root` if alone."""
+    """Returns the folder of a set's restored pictures.
+
+    That is `root/title`, or `root` if it does not exist and the set is the only one.
+    """
     return find_folder(root, title) or (root if only_dataset else root / title)
 
 
 def take_restored(example: Example) -> np.ndarray:
-    """The `Restore` of sets that have "restored" already."""
+    """The `RestoreFn` of sets that have "restored" already."""
     restored = example["restored"]
     return (restored / white_of(restored.dtype)).astype(np.float32)
 
@@ -112,28 +114,28 @@ def take_restored(example: Example) -> np.ndarray:
 def score_set(
     source: Source,
     protocol: Protocol,
-    restore: Restore,
+    restore_fn: RestoreFn,
     *,
     title: str,
-    lpips: Lpips | None = None,
+    lpips_fn: LpipsFn | None = None,
 ) -> SetScores:
     """Restores and scores every example of a set, with a progress bar.
 
     Args:
         source: the examples.
-        protocol: how to score; it has a `score`.
-        restore: the restorer.
-        title: of the set, for messages.
-        lpips: adds this distance to the scores.
+        protocol: how to score; must have a `score`.
+        restore_fn: restores an example.
+        title: title of the set, for messages.
+        lpips_fn: computes the LPIPS that is added to the scores.
 
     Returns:
         The scores; examples that cannot be read, restored or scored are named in `left_out`.
     """
     assert protocol.score is not None
-    score_images, scores = protocol.score, SetScores()
+    score_fn, scores = protocol.score, SetScores()
 
-    def score(restored: tuple[str, Example, np.ndarray]) -> ImageScores | str:
-        name, example, image = restored
+    def score(item: tuple[str, Example, np.ndarray]) -> ImageScores | str:
+        name, example, image = item
         target = example["target"]
         try:
             if image.shape != target.shape:
@@ -141,18 +143,18 @@ def score_set(
                     f"the restored image is {image.shape[1]}x{image.shape[0]}, its target "
                     f"{target.shape[1]}x{target.shape[0]}"
                 )
-            perceptual = _lpips_of(lpips, image, target) if lpips else None
-            return ImageScores(name, *score_images(image, target), perceptual)
+            perceptual = _lpips_of(lpips_fn, image, target) if lpips_fn else None
+            return ImageScores(name, *score_fn(image, target), perceptual)
         except UserError as error:
             return f"{title} {name}: {error}"
 
-    restored = (
+    items = (
         (name, example, image)
-        for name, example, image in restore_all(source, restore, title, scores)
+        for name, example, image in restore_all(source, restore_fn, title, scores)
         if image is not None
     )
     with ThreadPoolExecutor(THREADS) as pool:
-        for result in prefetch(pool, score, restored, QUEUED):
+        for result in prefetch(pool, score, items, MAX_PENDING):
             if isinstance(result, str):
                 scores.left_out.append(result)
             else:
@@ -160,28 +162,29 @@ def score_set(
     return scores
 
 
-def _lpips_of(lpips: Lpips, image: np.ndarray, target: np.ndarray) -> float:
+def _lpips_of(lpips_fn: LpipsFn, image: np.ndarray, target: np.ndarray) -> float:
     """Computes LPIPS; raises UserError where it fails, as on images too small for its network."""
     try:
-        return lpips(to_uint8(image), to_uint8(target))
+        return lpips_fn(to_uint8(image), to_uint8(target))
     except RuntimeError as error:  # PyTorch's
         raise UserError(f"LPIPS fails ({one_line(error)})") from error
 
 
 def restore_all(
-    source: Source, restore: Restore, title: str, scores: SetScores
+    source: Source, restore_fn: RestoreFn, title: str, scores: SetScores
 ) -> Iterator[tuple[str, Example, np.ndarray | None]]:
     """Restores all examples of a set in order, with a progress bar.
 
     Args:
         source: the examples.
-        restore: the restorer.
-        title: of the set, for messages.
+        restore_fn: restores an example.
+        title: title of the set, for messages.
         scores: gets a line in `left_out` for each example that cannot be read or restored, and
             `seconds` at the end.
 
     Yields:
-        Name, example and restored image; None for an image that is left out.
+        Name, example and restored image. For an image that is left out, the restored image is None,
+        and the example is empty if it cannot be read.
     """
     seconds = defaultdict(list)  # by the image's shape
     for name, example in read_all(source, title):
@@ -190,7 +193,7 @@ def restore_all(
             if isinstance(example, UserError):
                 raise example
             start = time.perf_counter()
-            restored = restore(example)
+            restored = restore_fn(example)
             seconds[restored.shape].append(time.perf_counter() - start)
             if not np.isfinite(restored).all():
                 raise UserError("the restored image has values that are not finite")
@@ -208,6 +211,7 @@ def read_all(source: Source, title: str) -> Iterator[tuple[str, Example | UserEr
         source.__getitem__, range(len(source))
     )
     examples = tqdm(examples, desc=title, total=len(source), unit="image")
-    # Names last: a prepared set knows the name of an example that it has read.
+    # `zip` must advance the examples first: a prepared set stores the name of each example that is
+    # read, and would read an example again if it were asked for its name before.
     for example, name in zip(examples, source.names):
         yield name, example

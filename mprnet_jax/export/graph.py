@@ -1,6 +1,6 @@
 """Builds the network as a graph of ONNX operators.
 
-The graph mirrors `model/mprnet.py` and `model/subnets.py`, in the layout of ONNX: maps are
+The graph mirrors `model/mprnet.py` and `model/subnets.py`, in the layout of ONNX: feature maps are
 [b, channels, h, w]. Patches follow each other on the batch axis: first the upper halves of all
 images, then the lower ones.
 """
@@ -19,8 +19,8 @@ from mprnet_jax.weights.names import Params, by_path
 
 BATCH, CHANNELS, ROWS, COLUMNS = range(4)  # axes
 IMAGE, RESTORED = "image", "restored"  # names of the input and of the output
-# Of ONNX 1.13 (2022). Newer ones would change nothing here, and shut out runtimes that are in use:
-# onnxruntime-web 1.30, for one, takes opsets up to 26.
+# Of ONNX 1.13 (2022), the first with all that is used here. Newer opsets would change nothing, and
+# fewer runtimes take them: onnxruntime-web 1.30 takes opsets up to 26.
 OPSET, IR_VERSION = 18, 8
 
 Levels = tuple[str, ...]
@@ -36,17 +36,17 @@ def build(
 ) -> onnx.ModelProto:
     """Returns the network as an ONNX model, float32.
 
-    Its input `image` and its output `restored`, the image of the last computed stage, are
-    [N, 3, H, W], for any N, H and W; the input in [0, 1], the output not clipped.
+    Its input `image`, [N, 3, H, W] in [0, 1], may have any N, H and W, unless `pads` is False. Its
+    output `restored`, of the same shape, is the image of the last computed stage, not clipped.
 
     Args:
         config: the network's sizes; `dtype` is ignored.
         params: its parameters.
-        stages: number of stages to compute; None computes all.
-        pads: whether H and W may be any; without, they must be multiples of 8.
+        stages: number of stages to compute, from 1; None computes all.
+        pads: whether the graph pads images to multiples of 8. If not, H and W must be such.
 
     Raises:
-        ValueError: if the whole network has parameters that this module does not know.
+        ValueError: if all stages are computed and parameters are left that none of them uses.
     """
     graph = Graph(params)
     images = graph.pad(IMAGE) if pads else IMAGE
@@ -62,7 +62,10 @@ def build(
 
 
 def output_stages(model: onnx.ModelProto, numbers: Iterable[int]) -> None:
-    """Makes the images of these stages the outputs of a model of `build`, in place of its own."""
+    """Replaces the output of a model from `build` by the images of these stages, in this order.
+
+    Call it once, with stages that the model computes.
+    """
     outputs = model.graph.output
     restored = outputs.pop()
     for number in numbers:
@@ -75,29 +78,31 @@ def add_stages(graph: "Graph", config: ModelConfig, images: str, stages: int | N
     halves = graph.split(images, ROWS)
     patches = {1: images, 2: halves, 4: graph.split(halves, COLUMNS)}
     computed: list[str] = []
-    passed_on = ""  # by the stage before, for the next stage's input
-    levels: tuple[Levels, ...] = ()  # of the stage before, for its inside
+    attended = ""  # features of the stage before, for the next stage's input
+    levels: tuple[Levels, ...] = ()  # features of the stage before, for CSFF
     for stage in stages_of(config)[:stages]:
-        join = functools.partial(graph.join, pieces=stage.pieces, joined=stage.joined)
-        x = shallow_features(graph, stage.shallow, patches[stage.pieces])
-        if passed_on:
-            x = graph.conv(stage.concat, graph.add("Concat", x, passed_on, axis=CHANNELS))
-        before = levels if stage.fuses else ()
+        join = functools.partial(
+            graph.join, num_patches=stage.num_patches, num_joined=stage.num_joined
+        )
+        x = shallow_features(graph, stage.shallow, patches[stage.num_patches])
+        if attended:
+            x = graph.conv(stage.concat, graph.add("Concat", x, attended, axis=CHANNELS))
+        before = levels if stage.has_csff else ()
         if stage.subnet == "unet":
             encoded = tuple(map(join, encoder(graph, stage.encoder, x, before)))
             decoded = decoder(graph, stage.decoder, encoded)
             x, levels = decoded[0], (encoded, decoded)
         else:
-            fuses = stage.previous if stage.fuses else ""
-            refined = orsnet(graph, stage.orsnet, x, before, fuses, config.cabs_per_orb)
+            csff_from = stage.previous if stage.has_csff else ""
+            refined = orsnet(graph, stage.orsnet, x, before, csff_from, config.cabs_per_orb)
             refined = tuple(map(join, refined))
             x, levels = refined[-1], (refined,)
         if stage.is_last:
             image = graph.add("Add", graph.conv(stage.head, x), images)
         else:
-            seen = patches[stage.joined]
-            passed_on, image = sam(graph, stage.head, x, seen, config.supervised_attention)
-        computed.append(graph.join(image, stage.joined, 1))
+            degraded = patches[stage.num_joined]
+            attended, image = sam(graph, stage.head, x, degraded, config.supervised_attention)
+        computed.append(graph.join(image, stage.num_joined, 1))
     return computed
 
 
@@ -153,7 +158,7 @@ def decoder(graph: "Graph", path: str, encoded: Levels) -> Levels:
 
 
 def orsnet(
-    graph: "Graph", path: str, x: str, before: tuple[Levels, ...], fuses: str, count: int
+    graph: "Graph", path: str, x: str, before: tuple[Levels, ...], csff_from: str, count: int
 ) -> Levels:
     """Adds an original-resolution subnetwork.
 
@@ -162,16 +167,16 @@ def orsnet(
         path: of the subnetwork's parameters.
         x: its input.
         before: features of the stage before.
-        fuses: the subnetwork of that stage; "" if nothing is fused.
+        csff_from: the subnetwork of that stage; "" without CSFF.
         count: CABs in each ORB.
     """
 
-    names = ("ups.0", "ups.1")
-
     def lift(index: int, encoded: str, decoded: str) -> str:
+        """Projects the features of a level and resizes the sum, as 1x1 convolutions commute."""
+        names = (*("ups.0", "ups.1")[:index], "conv")
         projected = []
         for part, level in (("encoder_lifts", encoded), ("decoder_lifts", decoded)):
-            convs = (f"{path}.{part}.{index}.{name}" for name in (*names[:index], "conv"))
+            convs = (f"{path}.{part}.{index}.{name}" for name in names)
             projected.append(graph.fused_conv1x1(level, *convs))
         fused = graph.add("Add", *projected)
         for _ in range(index):
@@ -183,9 +188,9 @@ def orsnet(
         orb = f"{path}.orbs.{index}"
         refined = graph.conv(f"{orb}.conv", cabs(graph, f"{orb}.body", x, count))
         x = graph.add("Add", refined, x)
-        if fuses == "unet":
+        if csff_from == "unet":
             x = graph.add("Add", x, lift(index, *(levels[index] for levels in before)))
-        if fuses == "orsnet":
+        if csff_from == "orsnet":
             x = graph.add("Add", x, graph.conv(f"{path}.csff.{index}", before[0][index]))
         features.append(x)
     return tuple(features)
@@ -213,7 +218,7 @@ class Graph:
         self.slope = float(self.parameter("slope")[0])
 
     def model(self) -> onnx.ModelProto:
-        """Returns the model that the graph has become."""
+        """Returns the graph as an ONNX model."""
         shape: list[str | int | None] = ["N", 3, "H", "W"]
         values = [
             helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
@@ -233,12 +238,12 @@ class Graph:
         return output
 
     def parameter(self, path: str) -> np.ndarray:
-        """Returns a parameter, which is then used."""
+        """Returns a parameter, and marks it as used."""
         self.unused.discard(path)
         return self._params[path]
 
     def constant(self, array: np.ndarray, name: str = "") -> str:
-        """Adds a constant; constants of one name must be equal."""
+        """Adds a constant. Arrays that are added under the same name must be equal."""
         name = name or f"constant_{array.dtype}_{'_'.join(map(str, array.ravel()))}"
         self._constants[name] = numpy_helper.from_array(array, name)
         return name
@@ -272,11 +277,11 @@ class Graph:
         """Splits images into halves along an axis; the second halves follow all first halves."""
         return self._move(x, axis, BATCH)
 
-    def join(self, x: str, pieces: int, joined: int) -> str:
-        """Joins the patches of images until they have `joined` ones each, from `pieces`."""
-        while pieces > joined:
-            x = self._move(x, BATCH, COLUMNS if pieces == 4 else ROWS)
-            pieces //= 2
+    def join(self, x: str, num_patches: int, num_joined: int) -> str:
+        """Joins images of `num_patches` patches each into images of `num_joined` patches."""
+        while num_patches > num_joined:
+            x = self._move(x, BATCH, COLUMNS if num_patches == 4 else ROWS)
+            num_patches //= 2
         return x
 
     def _move(self, x: str, source: int, target: int) -> str:
@@ -294,17 +299,17 @@ class Graph:
         pixels is pixel p - |p - i % 2p|, where p = s - 1, of the side before.
         """
         for axis in (ROWS, COLUMNS):
-            number = functools.partial(np.array, dtype=np.int64)
-            zero, one, two = (self.constant(number(n)) for n in (0, 1, 2))
-            multiple = self.constant(number(SIZE_MULTIPLE))
+            numbers = (0, 1, 2, SIZE_MULTIPLE)
+            zero, one, two, multiple = (self.constant(np.array(n, np.int64)) for n in numbers)
             side = self.add("Squeeze", self.add("Shape", x, start=axis, end=axis + 1))
             last = self.add("Sub", side, one)
             padded = self.add("Mul", self.add("Div", last, multiple), multiple)
             padded = self.add("Add", padded, multiple)
             positions = self.add("Range", zero, padded, one)
             period = self.add("Max", self.add("Mul", last, two), one)
-            back = self.add("Sub", last, self.add("Mod", positions, period))
-            x = self.add("Gather", x, self.add("Sub", last, self.add("Abs", back)), axis=axis)
+            from_last = self.add("Sub", last, self.add("Mod", positions, period))
+            indices = self.add("Sub", last, self.add("Abs", from_last))
+            x = self.add("Gather", x, indices, axis=axis)
         return x
 
     def crop_as(self, x: str, other: str) -> str:

@@ -1,7 +1,10 @@
 """The blocks of MPRNet: channel attention, CAB, samplers, supervised attention (paper, section 3).
 
-All maps are [batch, height, width, channels]. Parameters are float32; the computation runs in
+Feature maps are [batch, height, width, channels]. Parameters are float32; the computation runs in
 `config.dtype`. A 1x1 convolution of channels-last maps is an `nnx.Linear`.
+
+Images may lie in the upper left corner of larger arrays, the canvas (see `model.canvas`). Results
+outside the images are set to zero (`canvas.mask`) before the next 3x3 convolution pads with them.
 """
 
 from collections.abc import Callable
@@ -19,7 +22,7 @@ from mprnet_jax.ops.convolution import convolve
 
 
 class Shared(NamedTuple):
-    """Arguments that are the same for all CABs of a network, passed down at call time."""
+    """Arguments that are the same for all blocks of a network, passed down at call time."""
 
     slope: jax.Array  # PReLU's slope for negative inputs, shape [1]
     canvas: Canvas  # image sizes within the padded arrays
@@ -31,7 +34,7 @@ def conv3x3(
 ) -> nnx.Conv:
     """Returns a 3x3 convolution, [B, H, W, c_in] -> [B, H, W, c_out], with zero padding.
 
-    `bias` is that of `conv1x1`.
+    It has a bias if `bias`, by default if `config.bias`.
     """
     init = uniform((3, 3, c_in, c_out))
     return nnx.Conv(
@@ -52,7 +55,7 @@ def conv1x1(
 ) -> nnx.Linear:
     """Returns a 1x1 convolution, [B, H, W, c_in] -> [B, H, W, c_out].
 
-    `bias` says whether it has one; by default `config.bias` does.
+    It has a bias if `bias`, by default if `config.bias`.
     """
     init = uniform((c_in, c_out))
     return nnx.Linear(
@@ -86,9 +89,10 @@ def fused_conv1x1(x: jax.Array, *convs: nnx.Linear) -> jax.Array:
 
 
 def conv_of_means(x: jax.Array, conv: nnx.Linear) -> jax.Array:
-    """Applies a 1x1 convolution to channel means, in float32 and without a matrix product.
+    """Applies a 1x1 convolution to channel means, in float32.
 
-    Autotuning every matmul shape would dominate compile time on GPUs.
+    It is written as a sum instead of a matmul: on GPUs, XLA autotunes each new shape of a matmul,
+    which would dominate compile time.
 
     Args:
         x: float32 [B, 1, 1, C].
@@ -129,8 +133,8 @@ def downsample2x(x: jax.Array) -> jax.Array:
 def upsample2x(x: jax.Array, canvas: Canvas) -> jax.Array:
     """Resizes maps by 2, [B, H, W, C] -> [B, 2H, 2W, C].
 
-    Bilinear resizing with half-pixel centres and replicated edges: the weights along each axis are
-    1/4 and 3/4.
+    Bilinear resizing with half-pixel centres and replicated edges, which are those of the images on
+    the canvas: the weights along each axis are 1/4 and 3/4.
     """
     for axis in (1, 2):
         size = x.shape[axis]
@@ -144,7 +148,7 @@ def upsample2x(x: jax.Array, canvas: Canvas) -> jax.Array:
     return canvas.mask(x)
 
 
-def remat(block: Callable[[jax.Array], jax.Array], kind: str, mode: str) -> Callable:
+def maybe_remat(block: Callable[[jax.Array], jax.Array], kind: str, mode: str) -> Callable:
     """Applies `jax.checkpoint` to a block if the config asks for it.
 
     Args:
@@ -153,12 +157,13 @@ def remat(block: Callable[[jax.Array], jax.Array], kind: str, mode: str) -> Call
         mode: `config.remat`.
 
     Returns:
-        The block. In backpropagation it is recomputed from its input if `mode` is its kind. If
-        `mode` is "elementwise", a CAB saves the results of convolutions and recomputes the others.
+        The block, wrapped if `mode == kind`. If `mode` is "elementwise", CABs are wrapped so that
+        the outputs of convolutions are saved and everything else is recomputed.
     """
     if mode == kind:
         return jax.checkpoint(block)
     if mode == "elementwise" and kind == "cab":
+        # This policy saves the outputs of convolutions, too.
         return jax.checkpoint(block, policy=jax.checkpoint_policies.dots_saveable)
     return block
 
@@ -176,7 +181,7 @@ class ChannelAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
         means = shared.pool(x, shared.canvas)
-        if means.shape[1:3] != (1, 1):
+        if means.shape[1:3] != (1, 1):  # local means
             return scale(x, nnx.sigmoid(self.excite(nnx.relu(self.squeeze(means)))))
         squeezed = nnx.relu(conv_of_means(means.astype(jnp.float32), self.squeeze))
         return scale(x, nnx.sigmoid(conv_of_means(squeezed, self.excite)))
@@ -201,7 +206,7 @@ class CAB(nnx.Module):
             y = prelu(mask(self.conv1(x)), shared.slope)
             return self.attention(mask(self.conv2(y)), shared) + x
 
-        return remat(block, "cab", self.remat)(x)
+        return maybe_remat(block, "cab", self.remat)(x)
 
 
 class CABs(nnx.Module):
@@ -217,7 +222,7 @@ class CABs(nnx.Module):
                 x = cab(x, shared)
             return x
 
-        return remat(sequence, "orb", self.remat)(x)
+        return maybe_remat(sequence, "orb", self.remat)(x)
 
 
 class Down(nnx.Module):
@@ -236,8 +241,8 @@ class Down(nnx.Module):
 class Up(nnx.Module):
     """Goes to the next finer level, [B, H, W, c_in] -> [B, 2H, 2W, c_out].
 
-    In the paper, bilinear resizing by 2, then a 1x1 convolution. The two commute. The convolution
-    runs first here, on a quarter of the pixels.
+    The paper resizes by 2 and then applies a 1x1 convolution. Both are linear and commute, so the
+    convolution comes first here, on a quarter of the pixels.
     """
 
     def __init__(self, c_in: int, c_out: int, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -269,7 +274,7 @@ class SAM(nnx.Module):
         Args:
             x: features, [B, H, W, C].
             degraded: images, float32 [B, H, W, 3].
-            shared: arguments of all CABs.
+            shared: arguments of all blocks.
 
         Returns:
             The attended features, [B, H, W, C], and the restored images, float32 [B, H, W, 3].

@@ -31,7 +31,7 @@ from mprnet_jax.model.subnets import Decoder, Encoder, Levels, ORSNet
 __all__ = ["MPRNet", "pure_functions", "with_params"]
 
 
-def unconstrained(maps: jax.Array, pieces: int) -> jax.Array:
+def unconstrained(maps: jax.Array, num_patches: int) -> jax.Array:
     """Default of `constrain`: does nothing."""
     return maps
 
@@ -68,8 +68,8 @@ class MPRNet(nnx.Module):
             stages: number of stages to compute; None computes all.
             pool: `pool(maps, canvas)` averages maps [b, h, w, c] for channel attention. The result
                 is [b, 1, 1, c], or has h rows, w columns or both if means differ along them.
-            constrain: `constrain(maps, pieces)` constrains the sharding of maps after a split or
-                join; `pieces` is the number of patches that an image now consists of.
+            constrain: `constrain(maps, num_patches)` constrains the sharding of maps after a split
+                or join; `num_patches` is the number of patches per image after it.
             sizes: int32 [B, 2], height and width of each image, multiples of 8, if images lie in
                 the upper left corner of larger arrays; see `Canvas`. Input pixels outside the
                 images may hold any finite values (not NaN or inf). Ignore output pixels there.
@@ -88,11 +88,11 @@ class MPRNet(nnx.Module):
         canvas = Canvas(height, width, sizes)
         shared = Shared(self.slope[...], canvas, pool)
 
-        def join(maps: jax.Array, pieces: int, joined: int) -> jax.Array:
-            while pieces > joined:
-                axis = COLUMNS if pieces == 4 else ROWS
-                pieces //= 2
-                maps = constrain(canvas.join(maps, axis), pieces)
+        def join(maps: jax.Array, num_patches: int, num_joined: int) -> jax.Array:
+            while num_patches > num_joined:
+                axis = COLUMNS if num_patches == 4 else ROWS
+                num_patches //= 2
+                maps = constrain(canvas.join(maps, axis), num_patches)
             return maps
 
         images = constrain(canvas.mask(images.astype(jnp.float32)), 1)
@@ -101,29 +101,29 @@ class MPRNet(nnx.Module):
         patches = {1: images, 2: halves, 4: quadrants}
 
         restored: list[jax.Array] = []
-        passed_on = None  # by the stage before, for the next stage's input
-        levels: tuple[Levels, ...] = ()  # of the stage before, for its inside
+        attended = None  # features of the stage before, for the next stage's input
+        levels: tuple[Levels, ...] = ()  # features of the stage before, for CSFF
         for stage in plan[:stages]:
-            part = functools.partial(getattr, self)
-            x = part(stage.shallow)(patches[stage.pieces], shared)
-            if passed_on is not None:
-                x = jnp.concatenate([x, passed_on], axis=-1)
-                x = canvas.mask(part(stage.concat)(x))
-            before = levels if stage.fuses else ()
+            module = functools.partial(getattr, self)
+            x = module(stage.shallow)(patches[stage.num_patches], shared)
+            if attended is not None:
+                x = jnp.concatenate([x, attended], axis=-1)
+                x = canvas.mask(module(stage.concat)(x))
+            before = levels if stage.has_csff else ()
             if stage.subnet == "unet":
-                encoded = part(stage.encoder)(x, shared, before)
-                encoded = tuple(join(e, stage.pieces, stage.joined) for e in encoded)
-                decoded = part(stage.decoder)(encoded, shared)
+                encoded = module(stage.encoder)(x, shared, before)
+                encoded = tuple(join(e, stage.num_patches, stage.num_joined) for e in encoded)
+                decoded = module(stage.decoder)(encoded, shared)
                 x, levels = decoded[0], (encoded, decoded)
             else:
-                refined = part(stage.orsnet)(x, before, shared)
-                refined = tuple(join(r, stage.pieces, stage.joined) for r in refined)
+                refined = module(stage.orsnet)(x, before, shared)
+                refined = tuple(join(r, stage.num_patches, stage.num_joined) for r in refined)
                 x, levels = refined[-1], (refined,)
             if stage.is_last:
-                image = part(stage.head)(x).astype(jnp.float32) + images
+                image = module(stage.head)(x).astype(jnp.float32) + images
             else:
-                passed_on, image = part(stage.head)(x, patches[stage.joined], shared)
-            restored.append(join(image, stage.joined, 1))
+                attended, image = module(stage.head)(x, patches[stage.num_joined], shared)
+            restored.append(join(image, stage.num_joined, 1))
         return restored[::-1]
 
 
@@ -138,11 +138,11 @@ def stage_modules(stage: Stage, config: ModelConfig, rngs: nnx.Rngs) -> dict[str
     else:
         modules[stage.shallow] = ShallowFeatures(channels, config, rngs=rngs)
     if stage.subnet == "unet":
-        modules[stage.encoder] = Encoder(config, fuses=stage.fuses, rngs=rngs)
+        modules[stage.encoder] = Encoder(config, csff=stage.has_csff, rngs=rngs)
         modules[stage.decoder] = Decoder(config, rngs=rngs)
     else:
-        fuses = stage.previous if stage.fuses else ""
-        modules[stage.orsnet] = ORSNet(config, fuses=fuses, rngs=rngs)
+        csff_from = stage.previous if stage.has_csff else ""
+        modules[stage.orsnet] = ORSNet(config, csff_from=csff_from, rngs=rngs)
     if stage.is_last:
         modules[stage.head] = conv3x3(channels, 3, config, rngs)
     else:

@@ -15,11 +15,11 @@ class Stage(NamedTuple):
     number: int  # of the stage, from 1
     subnet: str  # "unet" or "orsnet"
     channels: int  # of its features
-    pieces: int  # patches of an image that its encoder or its ORSNet sees one by one: 4, 2 or 1
-    joined: int  # patches that its decoder and its SAM see: as many as the next stage's encoder
+    num_patches: int  # patches per image in its encoder or its ORSNet: 4, 2 or 1
+    num_joined: int  # patches per image in its decoder and its SAM, as in the next stage's encoder
     previous: str  # subnetwork of the stage before; "" for the first stage
     previous_channels: int  # of the features that the stage before passes on; 0 for the first stage
-    fuses: bool  # whether it adds features of the stage before by CSFF
+    has_csff: bool  # whether it adds features of the stage before by CSFF
     is_last: bool
 
     @property
@@ -65,17 +65,17 @@ def stages_of(config: ModelConfig) -> list[Stage]:
     """Returns the stages of a network, the first one first."""
     subnets = config.subnets
     channels = [config.stage_width(subnet) for subnet in subnets]
-    pieces = [min(4, 2**later) for later in reversed(range(len(subnets)))]
+    num_patches = [min(4, 2**later) for later in reversed(range(len(subnets)))]
     return [
         Stage(
             number=i + 1,
             subnet=subnets[i],
             channels=channels[i],
-            pieces=pieces[i],
-            joined=pieces[min(i + 1, len(subnets) - 1)],
+            num_patches=num_patches[i],
+            num_joined=num_patches[min(i + 1, len(subnets) - 1)],
             previous=subnets[i - 1] if i else "",
             previous_channels=channels[i - 1] if i else 0,
-            fuses=config.cross_stage_fusion and i > 0,
+            has_csff=config.cross_stage_fusion and i > 0,
             is_last=i == len(subnets) - 1,
         )
         for i in range(len(subnets))

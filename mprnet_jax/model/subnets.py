@@ -39,23 +39,23 @@ class CSFF(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The contracting half of a U-Net; if `fuses`, CSFF at each level."""
+    """The contracting half of a U-Net, with CSFF at each level if `csff`."""
 
-    def __init__(self, config: ModelConfig, *, fuses: bool = False, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, csff: bool = False, rngs: nnx.Rngs):
         c1, c2, c3 = widths = config.level_widths
         self.level1 = CABs(2, c1, config, rngs=rngs)
         self.level2 = CABs(2, c2, config, rngs=rngs)
         self.level3 = CABs(2, c3, config, rngs=rngs)
         self.down12 = Down(c1, c2, config, rngs=rngs)
         self.down23 = Down(c2, c3, config, rngs=rngs)
-        self.csff = nnx.List([CSFF(c, config, rngs=rngs) for c in widths] if fuses else [])
+        self.csff = nnx.List([CSFF(c, config, rngs=rngs) for c in widths] if csff else [])
 
     def __call__(self, x: jax.Array, shared: Shared, before: tuple[Levels, ...] = ()) -> Levels:
         """Encodes features [b, h, w, width].
 
-        `before` must be given if and only if it fuses.
+        `before` must be given if and only if the encoder has CSFF.
         """
-        assert bool(self.csff) == bool(before), "before if and only if it fuses"
+        assert bool(self.csff) == bool(before), "before if and only if there is CSFF"
 
         def fuse(x: jax.Array, index: int) -> jax.Array:
             if not before:
@@ -121,15 +121,15 @@ class ORSNet(nnx.Module):
     which the paper says nothing, they are those of the same ORB.
     """
 
-    def __init__(self, config: ModelConfig, *, fuses: str = "", rngs: nnx.Rngs):
-        """`fuses` is the subnetwork of the stage before, "" if nothing is added."""
+    def __init__(self, config: ModelConfig, *, csff_from: str = "", rngs: nnx.Rngs):
+        """`csff_from` is the subnetwork of the stage before, "" without CSFF."""
         channels = config.stage_width("orsnet")
         self.orbs = nnx.List([ORB(channels, config, rngs=rngs) for _ in range(3)])
-        self.fuses = fuses
-        if fuses == "unet":
+        self.csff_from = csff_from
+        if csff_from == "unet":
             self.encoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
             self.decoder_lifts = nnx.List([Lift(level, config, rngs=rngs) for level in (1, 2, 3)])
-        if fuses == "orsnet":
+        if csff_from == "orsnet":
             self.csff = nnx.List([conv1x1(channels, channels, config, rngs) for _ in range(3)])
 
     def __call__(self, x: jax.Array, before: tuple[Levels, ...], shared: Shared) -> Levels:
@@ -140,7 +140,7 @@ class ORSNet(nnx.Module):
         """
 
         def fusion(index: int) -> jax.Array | None:
-            if self.fuses == "unet":
+            if self.csff_from == "unet":
                 encoded, decoded = before
                 fused = self.encoder_lifts[index](encoded[index])
                 fused += self.decoder_lifts[index](decoded[index])
@@ -148,7 +148,7 @@ class ORSNet(nnx.Module):
                 for _ in range(index):
                     fused = upsample2x(fused, shared.canvas)
                 return fused
-            if self.fuses == "orsnet":
+            if self.csff_from == "orsnet":
                 (refined,) = before
                 return shared.canvas.mask(self.csff[index](refined[index]))
             return None

@@ -1,7 +1,10 @@
 """Restores photos of any size with a trained network.
 
-Photos are [H, W, 3] in arrays of NumPy or JAX: uint8, uint16, or floats in [0, 1]. Restored photos
-are NumPy's, of the same size and type; integers are clipped and rounded, floats are not.
+Photos are NumPy or JAX arrays [H, W, 3]: uint8, uint16, or floats in [0, 1]. Restored photos are
+NumPy arrays of the same shape and dtype; integers are clipped and rounded, floats are not.
+
+A program is the network, compiled for one shape of arrays. With a canvas, the images in them may be
+smaller. See `restoration.planning`.
 """
 
 import itertools
@@ -35,8 +38,8 @@ from mprnet_jax.restoration.tiles import Grid
 from mprnet_jax.restoration.tiling import Tiling
 from mprnet_jax.symmetries import apply_symmetry, invert_symmetry
 
-# The four rotations of the photo, then those of its mirror image, which are 4, 7, 6, 5: symmetry
-# 4 + k rotates before it mirrors. The last bits of the mean depend on the order.
+# The rotations by 0, 90, 180 and 270 degrees, then those of the mirrored photo: 4, 7, 6 and 5, as
+# symmetry 4 + k rotates k times before it mirrors. The order decides the last bits of the mean.
 ENSEMBLE = (0, 1, 2, 3, 4, 7, 6, 5)
 
 ENGINES = ("auto", "jax", *runtimes.NAMES)
@@ -52,13 +55,13 @@ def no_progress(share: float) -> None:
 def fastest_engine(mesh: Mesh, *, local_pooling: bool, precision: str | None) -> str:
     """Returns the engine that restores fastest: "openvino" if the mesh is one CPU, else "jax".
 
-    It is "jax", too, if OpenVINO is not installed, does not have an option, or might end the
-    process because the process has a limit on its address space. How fast each engine is:
-    benchmarks/results/engines.md.
+    It is also "jax" if OpenVINO is not installed, if `local_pooling` or `precision` is set, which
+    OpenVINO does not have, or if the process has a limit on its address space, at which OpenVINO
+    may crash. How fast each engine is: benchmarks/results/engines.md.
     """
     on_one_cpu = [device.platform for device in mesh.devices.flat] == ["cpu"]
-    fits = on_one_cpu and not local_pooling and precision is None
-    if fits and not memory.address_space_limit() and runtimes.can_run_networks("openvino"):
+    supported = on_one_cpu and not local_pooling and precision is None
+    if supported and not memory.address_space_limit() and runtimes.can_run_networks("openvino"):
         return "openvino"
     return "jax"
 
@@ -81,7 +84,7 @@ class Restorer:
         precision: str | None = None,
         engine: str = "jax",
     ):
-        """Makes a restorer. Programs are compiled at first use, or from `plan` on.
+        """Makes a restorer. Programs are compiled at first use, or ahead of time by `plan`.
 
         Args:
             model: the trained network.
@@ -89,19 +92,20 @@ class Restorer:
                 whole; "auto" whole if they fit into memory, else in the largest tiles that fit.
             overlap: pixels over which neighbouring tiles are blended.
             local_pooling: whether channel attention averages around each pixel, over windows of the
-                size of training patches, instead of over the whole photo (TLC).
+                size of training patches, instead of over the whole photo (test-time local
+                converter, TLC).
             ensemble: whether to average over the 8 symmetries of the square; 8 times slower.
             stages: how many of the network's stages to compute; fewer are faster. None: all.
             batch_size: how many photos or tiles each device along "data" restores at once.
             mesh: the devices; photos and tiles are sharded over its axis "data", the rows of each
                 over "height". By default one device.
-            memory_limit: for "auto", the most bytes that this process may have in use on each
-                device, or on all together if they are CPUs; see `memory.available_bytes`.
+            memory_limit: with `tile="auto"`, the most bytes that this process may have in use on
+                each device, or on all together if they are CPUs; see `memory.available_bytes`.
             precision: of float32 matmuls and convolutions, as in `jax.default_matmul_precision`;
                 "highest" is full precision on TPUs and GPUs too.
             engine: what computes the network, one of `ENGINES`. The runtimes "onnxruntime" and
                 "openvino" use the CPU and compile nothing; they have no `local_pooling`, no
-                `precision`, and a mesh of one device. "auto": see `fastest_engine`.
+                `precision`, and a mesh of one device. "auto" is the `fastest_engine`.
 
         Raises:
             TypeError: if `model` is no network.
@@ -135,12 +139,12 @@ class Restorer:
             "local_pooling": local_pooling,
             "precision": precision,
         }
-        makes: Engine
+        implementation: Engine
         if engine == "jax":
-            makes = JaxEngine(model, mesh, **options)
+            implementation = JaxEngine(model, mesh, **options)
         else:
-            makes = RuntimeEngine(engine, model, mesh, **options)
-        self._programs = Programs(makes, self.batch_size)
+            implementation = RuntimeEngine(engine, model, mesh, **options)
+        self._programs = Programs(implementation, self.batch_size)
         self._tiling = Tiling(self._programs, tile=tile, overlap=overlap, memory_limit=memory_limit)
 
     def plan(self, sizes: Mapping[Size, int] | Iterable[Size]) -> Plan:
@@ -164,7 +168,10 @@ class Restorer:
         return self._programs.plan(counts, self._tiling.max_tile_pixels(largest))
 
     def program_for(self, size: Size) -> ProgramShape:
-        """Returns the program that is expected to restore photos of a size, (height, width)."""
+        """Returns the program that is expected to restore photos of a size, (height, width).
+
+        With `ensemble`, rotated photos may use another one.
+        """
         return self._programs.choose(self._tiling.expected(padded_size(*size)).tile)
 
     def __call__(self, photo: Photo) -> np.ndarray:
@@ -176,30 +183,34 @@ class Restorer:
 
         Args:
             photos: [H, W, 3] each.
-            progress: called after each tile. If tiles turn out too large for the memory, it starts
-                again from a smaller share.
+            progress: called after each tile. If tiles or a canvas do not fit into memory, the work
+                starts again with smaller ones, and the share goes back.
 
         Raises:
             TypeError: if a photo is not an array of NumPy or JAX.
             ValueError: if a photo has another shape, no pixels, an unknown dtype, or floats that
                 are not in [0, 1].
             UserError: if the network returns values that are not finite for a photo of integers.
-            OutOfMemory: if a device has too little memory, for "auto" even for the smallest tile.
+            OutOfMemory: if a device runs out of memory; with `tile="auto"`, only if not even the
+                smallest tile fits.
         """
-        return [stages[0] for stages in self._restore_photos(photos, 1, progress)]
+        return [images[0] for images in self._restore_photos(photos, 1, progress)]
 
     def stages_of(self, photo: Photo) -> list[np.ndarray]:
         """Returns the images of all computed stages for a photo [H, W, 3], the last stage first."""
         return list(self._restore_photos([photo], self.stages)[0])
 
     def grid_of(self, photo: Photo) -> Grid:
-        """Returns the tiles that a photo is restored in; "auto" compiles their program first."""
+        """Returns the tiles that a photo is restored in.
+
+        With `tile="auto"`, compiles their program first, to find out whether it fits into memory.
+        """
         return self._tiling.choose(padded_size(*as_array(photo).shape[:2]))
 
     def _restore_photos(
-        self, photos: Sequence[Photo], count: int, progress: Progress = no_progress
+        self, photos: Sequence[Photo], num_stages: int, progress: Progress = no_progress
     ) -> list[np.ndarray]:
-        """Returns for each photo the images of the last `count` stages, [count, H, W, 3]."""
+        """Returns for each photo the images of the last stages, [num_stages, H, W, 3]."""
         arrays = [as_array(photo) for photo in photos]
         for array in arrays:
             check_values(array)
@@ -208,10 +219,10 @@ class Restorer:
         for done, symmetry in enumerate(self._symmetries):
             transformed = [apply_symmetry(image, symmetry) for image in images]
 
-            def part(share: float, done: int = done) -> None:
+            def overall(share: float, done: int = done) -> None:
                 progress((done + share) / len(self._symmetries))
 
-            restored = self._restore_images(transformed, count, part)
+            restored = self._restore_images(transformed, num_stages, overall)
             sums = [
                 total + invert_symmetry(image, symmetry) for total, image in zip(sums, restored)
             ]
@@ -219,41 +230,41 @@ class Restorer:
         return [from_floats(mean, array.dtype) for mean, array in zip(means, arrays)]
 
     def _restore_images(
-        self, images: list[np.ndarray], count: int, progress: Progress
+        self, images: list[np.ndarray], num_stages: int, progress: Progress
     ) -> list[np.ndarray]:
         """Restores images of any size: pads them, cuts them into tiles, and joins the results."""
         padded = [pad(image) for image in images]
         while True:
             grids = [self._tiling.choose(image.shape[:2]) for image in padded]
-            cut = (tile for image, grid in zip(padded, grids) for tile in grid.cut(image))
-            restored = self._restore_tiles(cut, count)
+            to_restore = (tile for image, grid in zip(padded, grids) for tile in grid.cut(image))
+            restored = self._restore_tiles(to_restore, num_stages)
             restored = report_progress(restored, sum(len(grid.places) for grid in grids), progress)
             try:
                 joined = [g.join(itertools.islice(restored, len(g.places))) for g in grids]
                 break
             except CanvasTooLarge:
-                continue  # with the smaller canvases that have replaced it
+                continue  # smaller canvases have replaced it in the plan
             except OutOfMemory:
                 # Less memory is free than the device reported, as other processes use it too.
                 if not self._tiling.shrink(grids):
                     raise
         return [j[:, : i.shape[0], : i.shape[1]] for j, i in zip(joined, images)]
 
-    def _restore_tiles(self, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-        """Yields the images [count, h, w, 3] of each tile, computed in batches."""
+    def _restore_tiles(self, tiles: Iterable[np.ndarray], num_stages: int) -> Iterator[np.ndarray]:
+        """Yields the images [num_stages, h, w, 3] of each tile, computed in batches."""
 
-        def program(image: np.ndarray) -> ProgramShape:
-            return self._programs.choose(image.shape[:2])
+        def choose(tile: np.ndarray) -> ProgramShape:
+            return self._programs.choose(tile.shape[:2])
 
-        for chosen, alike in itertools.groupby(images, program):
-            while batch := list(itertools.islice(alike, self.batch_size)):
-                yield from self._programs.run(chosen, batch, count)
+        for program, group in itertools.groupby(tiles, choose):
+            while batch := list(itertools.islice(group, self.batch_size)):
+                yield from self._programs.run(program, batch, num_stages)
 
 
 def report_progress(
     tiles: Iterable[np.ndarray], total: int, progress: Progress
 ) -> Iterator[np.ndarray]:
-    """Yields the tiles; before each, calls `progress` with the share that is done with it."""
+    """Yields the tiles; before each, calls `progress` with the share of tiles up to this one."""
     for done, tile in enumerate(tiles, 1):
         progress(done / total)
         yield tile
@@ -270,8 +281,8 @@ def pad(image: np.ndarray) -> np.ndarray:
 
 def check_tile(tile: int | str, overlap: int) -> None:
     """Raises UserError unless tiles of this size can be restored and blended."""
-    if overlap < 0:
-        raise UserError(f"overlap={overlap}: must be 0 or more")
+    if not isinstance(overlap, int) or overlap < 0:
+        raise UserError(f"overlap={overlap}: must be an integer of at least 0")
     if tile == "auto" and 2 * overlap >= tiles.MIN_SIDE:
         raise UserError(f"overlap={overlap}: must be below {tiles.MIN_SIDE // 2}")
     if tile in ("auto", "off"):

@@ -136,7 +136,7 @@ class Checkpoints:
 
     def check_for_errors(self) -> None:
         """Raises UserError if a save in the background has failed; does not wait."""
-        if self._store.has_ended():
+        if self._store.save_finished():
             self.wait_until_finished()
 
     def load_newest(self, abstract_params: Any, abstract_training_state: Any) -> Checkpoint | None:

@@ -105,16 +105,16 @@ def name_table(config: ModelConfig) -> list[Entry]:
         for level in range(3):
             conv(f"{ours}.{level}.conv", f"{theirs}.conv_{part}{level + 1}", c1, c_out)
 
-    def orsnet(ours: str, theirs: str, fuses: str) -> None:
+    def orsnet(ours: str, theirs: str, csff_from: str) -> None:
         for i in range(3):
             ours_orb, theirs_orb = f"{ours}.orbs.{i}", f"{theirs}.orb{i + 1}.body"
             cabs(f"{ours_orb}.body", theirs_orb, c_out, config.cabs_per_orb)
             last = f"{theirs_orb}.{config.cabs_per_orb}"
             conv(f"{ours_orb}.conv", last, c_out, c_out, 3, bias=False)
-        if fuses == "unet":
+        if csff_from == "unet":
             lifts(f"{ours}.encoder_lifts", theirs, "enc")
             lifts(f"{ours}.decoder_lifts", theirs, "dec")
-        if fuses == "orsnet":
+        if csff_from == "orsnet":
             for i in range(3):
                 conv(f"{ours}.csff.{i}", f"{theirs}.csff{i + 1}", c_out, c_out)
 
@@ -125,11 +125,11 @@ def name_table(config: ModelConfig) -> list[Entry]:
             conv(stage.concat, stage.concat, c1 + stage.previous_channels, c, 3)
         if stage.subnet == "unet":
             encoder(stage.encoder, f"stage{i}_encoder")
-            if stage.fuses:
+            if stage.has_csff:
                 fusion(stage.encoder, f"stage{i}_encoder")
             decoder(stage.decoder, f"stage{i}_decoder")
         else:
-            orsnet(stage.orsnet, f"stage{i}_orsnet", stage.previous if stage.fuses else "")
+            orsnet(stage.orsnet, f"stage{i}_orsnet", stage.previous if stage.has_csff else "")
         if stage.is_last:
             conv(stage.head, stage.head, c, 3, 3)
         else:

@@ -1,4 +1,4 @@
-"""Saves and loads steps, each with trees of arrays and a record, with Orbax.
+"""Saves and loads checkpoints with Orbax: at each step, named pytrees and a record of JSON values.
 
 Orbax and TensorStore raise many types of errors. `report_storage_errors` separates those that a
 disk or damaged files cause from bugs.
@@ -22,8 +22,8 @@ from mprnet_jax.errors import one_line
 RECORD = "record"
 METADATA = "_METADATA"  # Orbax's description of a tree
 METADATA_HASH = "_METADATA.sha256"  # our hash of that file
-# TensorStore raises ValueError. If a file is the cause, the text starts with the name of a status
-# or, if the content of the file is invalid, with the operation.
+# TensorStore reports errors of files as ValueError. Its text starts with the name of a status
+# ("NOT_FOUND: ...") or, if the content of a file is invalid, with the operation.
 TENSORSTORE_ERROR = re.compile(
     "(ABORTED|ALREADY_EXISTS|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|"
     "NOT_FOUND|OUT_OF_RANGE|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE|"
@@ -40,29 +40,30 @@ class StorageError(OSError):
 def report_storage_errors() -> Iterator[None]:
     """Turns errors of Orbax that a disk or damaged files cause into StorageError.
 
-    If a JaxRuntimeError led to it, that one is raised: the cause is a device or another host, even
-    if Orbax raises TimeoutError. Any other error is a bug and is raised unchanged.
+    If the error was raised from a JaxRuntimeError or while one was handled, raises that one: a
+    device or another host failed, not the disk, even if Orbax raises TimeoutError, an OSError. Any
+    other error is a bug and is raised unchanged.
     """
     try:
         yield
     except Exception as error:  # reason: Orbax raises bare `Exception`s; bugs are raised again
-        reraise_jax_error(error)
+        raise_jax_error_behind(error)
         if not is_storage_error(error):
             raise
         raise StorageError(one_line(error)) from error
 
 
-def causes(error: BaseException, *, contexts: bool = False) -> Iterator[BaseException]:
+def error_chain(error: BaseException, *, contexts: bool = False) -> Iterator[BaseException]:
     """Yields an error and those it was raised from.
 
     With `contexts`, also those during whose handling it was raised.
     """
     seen = set()  # an error that is raised again may lead back to itself
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        yield following
-        seen.add(id(following))
-        following = following.__cause__ or (following.__context__ if contexts else None)
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        yield current
+        seen.add(id(current))
+        current = current.__cause__ or (current.__context__ if contexts else None)
 
 
 def is_storage_error(error: BaseException) -> bool:
@@ -70,38 +71,43 @@ def is_storage_error(error: BaseException) -> bool:
     return any(
         isinstance(cause, (OSError, json.JSONDecodeError, UnicodeDecodeError))
         or (type(cause) is ValueError and TENSORSTORE_ERROR.match(str(cause)))
-        for cause in causes(error)
+        for cause in error_chain(error)
     )
 
 
-def reraise_jax_error(error: BaseException) -> None:
+def raise_jax_error_behind(error: BaseException) -> None:
     """Raises the JaxRuntimeError that led to this error, if there is one."""
-    for cause in causes(error, contexts=True):
+    for cause in error_chain(error, contexts=True):
         if isinstance(cause, jax.errors.JaxRuntimeError):
             raise cause
 
 
 class Store:
-    """The steps in a folder. Its methods raise StorageError as `report_storage_errors` does."""
+    """The checkpoints in a folder, by step.
+
+    All methods that read or write files raise StorageError as `report_storage_errors` does.
+    """
 
     @report_storage_errors()
     def __init__(
         self,
         folder: Path,
-        trees: Collection[str],
+        tree_names: Collection[str],
         steps_to_keep: Callable[[list[int]], set[int]] | None,
     ):
         """Opens or creates the folder.
 
         Args:
             folder: an absolute path.
-            trees: names of the trees of a step.
-            steps_to_keep: chooses which steps to keep, given all in order; None to only read.
+            tree_names: names of the pytrees of each step.
+            steps_to_keep: returns which steps to keep, given all in order; if None, the folder is
+                opened to read only.
         """
         apply_patches(in_bucket=paths.is_bucket(folder))
         self._folder = folder
         self._saving = False
-        # All hosts use the first one's list: on a shared file system others may see an older state.
+        # The main process lists the folder for all: on shared file systems others may see an older
+        # state.
         options: dict[str, Any] = {"single_host_load_and_broadcast": True}
         if steps_to_keep is None:
             options |= {"read_only": True}
@@ -111,14 +117,14 @@ class Store:
                 "cleanup_tmp_directories": True,
             }
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        for name in trees:
+        for name in tree_names:
             handlers.add(name, ocp.args.StandardSave, TreeHandler())
         handlers.add(RECORD, ocp.args.JsonSave)
         self._manager = Manager(
             folder, options=ocp.CheckpointManagerOptions(**options), handler_registry=handlers
         )
-        # Each host reads on its own; afterwards they agree on whether all could. At Orbax's
-        # barriers they would wait for a host that cannot read.
+        # This reader does not synchronize hosts: at Orbax's barriers, a host that cannot read would
+        # make the others wait. The caller compares afterwards whether all could.
         me = jax.process_index()
         self._reader = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(),
@@ -136,26 +142,32 @@ class Store:
         """Saves trees of numpy arrays and a record of JSON values in the background."""
         saved = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         args = ocp.args.Composite(**saved, **{RECORD: ocp.args.JsonSave(record)})
-        self._manager.save(step, args=args)
+        started = self._manager.save(step, args=args)
+        assert started, f"step {step} is not saved: a newer one exists, or the store only reads"
         self._saving = True
 
     @report_storage_errors()
     def load_record(self, step: int) -> Any:
-        """Returns the record of a step, on this host alone."""
+        """Returns the record of a step; does not synchronize hosts."""
         args = ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()})
         return self._reader.restore(self._folder / str(step), args=args)[RECORD]
 
     @report_storage_errors()
-    def load_trees(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns trees of a step with the structure, shapes and dtypes of `like`, on this host."""
-        folder = self._folder / str(step)
-        for name in like:
-            check_metadata(folder / name)
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
-        restored = self._reader.restore(folder, args=ocp.args.Composite(**args))
-        return {name: restored[name] for name in like}
+    def load_trees(self, step: int, abstract_trees: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns pytrees of a step by name; does not synchronize hosts.
 
-    def has_ended(self) -> bool:
+        Args:
+            step: the step.
+            abstract_trees: structure, shapes, dtypes and shardings of each of the pytrees.
+        """
+        folder = self._folder / str(step)
+        for name in abstract_trees:
+            check_metadata(folder / name)
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_trees.items()}
+        restored = self._reader.restore(folder, args=ocp.args.Composite(**args))
+        return {name: restored[name] for name in abstract_trees}
+
+    def save_finished(self) -> bool:
         """Returns whether a save has finished, successfully or not, since the last wait."""
         if not self._saving:
             return False
@@ -184,8 +196,8 @@ class Store:
 class TreeHandler(ocp.StandardCheckpointHandler):
     """Orbax's handler of trees, which also saves a hash of Orbax's metadata.
 
-    For damaged metadata Orbax raises KeyError and similar errors. The hash is checked before, so
-    that such an error is always a bug.
+    Orbax raises KeyError and similar errors for damaged metadata. As the hash is checked first, an
+    error that still occurs is a bug.
     """
 
     def finalize(self, directory: Any) -> None:
@@ -200,12 +212,12 @@ def metadata_hash(folder: Any) -> str:
 
 
 def check_metadata(folder: Path) -> None:
-    """Raises StorageError if Orbax's metadata of a tree is missing or has changed.
+    """Raises an OSError if Orbax's metadata of a tree is missing or has changed.
 
     Checkpoints of older versions have no hash of it and are not checked.
     """
-    found, saved = metadata_hash(folder), folder / METADATA_HASH
-    if saved.exists() and saved.read_bytes() != found.encode():
+    actual, hash_file = metadata_hash(folder), folder / METADATA_HASH
+    if hash_file.exists() and hash_file.read_bytes() != actual.encode():
         raise StorageError(f"the saved hash of {folder.name}/{METADATA} does not match")
 
 

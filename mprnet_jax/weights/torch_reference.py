@@ -209,16 +209,16 @@ def _mprnet_class() -> type:
             return self.body(x) + x
 
     class ORSNet(nn.Module):
-        """`fuses` is the subnetwork of the stage before whose features are added, or ""."""
+        """`csff_from` is the subnetwork of the stage before whose features are added, or ""."""
 
-        def __init__(self, widths, c, num_cab, cab, bias, fuses):
+        def __init__(self, widths, c, num_cab, cab, bias, csff_from):
             super().__init__()
             c1, c2, c3 = widths
-            self.fuses = fuses
+            self.csff_from = csff_from
             self.orb1 = ORB(c, num_cab, cab)
             self.orb2 = ORB(c, num_cab, cab)
             self.orb3 = ORB(c, num_cab, cab)
-            if fuses == "unet":
+            if csff_from == "unet":
                 self.up_enc1 = Up(c2, c1)
                 self.up_dec1 = Up(c2, c1)
                 self.up_enc2 = nn.Sequential(Up(c3, c2), Up(c2, c1))
@@ -229,27 +229,27 @@ def _mprnet_class() -> type:
                 self.conv_dec1 = conv(c1, c, 1, bias)
                 self.conv_dec2 = conv(c1, c, 1, bias)
                 self.conv_dec3 = conv(c1, c, 1, bias)
-            if fuses == "orsnet":
+            if csff_from == "orsnet":
                 self.csff1 = conv(c, c, 1, bias)
                 self.csff2 = conv(c, c, 1, bias)
                 self.csff3 = conv(c, c, 1, bias)
 
         def forward(self, x, before):
             x1 = self.orb1(x)
-            if self.fuses == "unet":
+            if self.csff_from == "unet":
                 (e1, e2, e3), (d1, d2, d3) = before
                 x1 = x1 + self.conv_enc1(e1) + self.conv_dec1(d1)
-            if self.fuses == "orsnet":
+            if self.csff_from == "orsnet":
                 x1 = x1 + self.csff1(before[0])
             x2 = self.orb2(x1)
-            if self.fuses == "unet":
+            if self.csff_from == "unet":
                 x2 = x2 + self.conv_enc2(self.up_enc1(e2)) + self.conv_dec2(self.up_dec1(d2))
-            if self.fuses == "orsnet":
+            if self.csff_from == "orsnet":
                 x2 = x2 + self.csff2(before[1])
             x3 = self.orb3(x2)
-            if self.fuses == "unet":
+            if self.csff_from == "unet":
                 x3 = x3 + self.conv_enc3(self.up_enc2(e3)) + self.conv_dec3(self.up_dec2(d3))
-            if self.fuses == "orsnet":
+            if self.csff_from == "orsnet":
                 x3 = x3 + self.csff3(before[2])
             return x1, x2, x3
 
@@ -276,7 +276,7 @@ def _mprnet_class() -> type:
                 return CAB(c, reduction, bias, act)
 
             self.subnets = stages.split("+")
-            self.fuses = cross_stage_fusion
+            self.has_csff = cross_stage_fusion
             last = len(self.subnets)
             for i, subnet in enumerate(self.subnets, 1):
                 before = self.subnets[i - 2] if i > 1 else ""
@@ -287,13 +287,13 @@ def _mprnet_class() -> type:
                 )
                 if before:
                     self.add_module(f"concat{i - 1}{i}", conv(f + channels[before], c, 3, bias))
-                fuses = before if cross_stage_fusion else ""
+                csff_from = before if cross_stage_fusion else ""
                 if subnet == "unet":
-                    encoder = Encoder(widths, cab, bias, csff=bool(fuses))
+                    encoder = Encoder(widths, cab, bias, csff=bool(csff_from))
                     self.add_module(f"stage{i}_encoder", encoder)
                     self.add_module(f"stage{i}_decoder", Decoder(widths, cab))
                 else:
-                    orsnet = ORSNet(widths, channels["orsnet"], num_cab, cab, bias, fuses)
+                    orsnet = ORSNet(widths, channels["orsnet"], num_cab, cab, bias, csff_from)
                     self.add_module(f"stage{i}_orsnet", orsnet)
                 if i < last:
                     self.add_module(f"sam{i}{i + 1}", SAM(c, bias, supervised_attention))
@@ -335,7 +335,7 @@ def _mprnet_class() -> type:
                         concat(torch.cat(pair, dim=1))
                         for pair in zip(features, passed_on, strict=True)
                     ]
-                fused = before if self.fuses and i > 1 else [None] * len(features)
+                fused = before if self.has_csff and i > 1 else [None] * len(features)
                 if subnet == "unet":
                     encoder, decoder = get(f"stage{i}_encoder"), get(f"stage{i}_decoder")
                     encoded = [

@@ -77,7 +77,7 @@ def fails(image, target):
 def test_images_that_cannot_be_scored_are_named(tmp_path, key, size, restore, lpips, message):
     mini["write_pairs"](tmp_path / "set", size=size)
     source = open_folder(tmp_path / "set")
-    scores = score_set(source, PROTOCOLS[key], restore, title="set", lpips=lpips)
+    scores = score_set(source, PROTOCOLS[key], restore, title="set", lpips_fn=lpips)
     assert not scores.images
     assert len(scores.left_out) == len(source) == 3
     assert all(message in line for line in scores.left_out)

@@ -133,8 +133,8 @@ def test_remat_keeps_less_for_backpropagation(tiny_model, images):
     assert kept == sorted(set(kept), reverse=True)
 
 
-@pytest.mark.parametrize("fuses", [False, True])
-def test_an_encoder_gets_features_of_the_stage_before_if_and_only_if_it_fuses(tiny_model, fuses):
-    encoder = Encoder(tiny_model, fuses=fuses, rngs=nnx.Rngs(0))
-    with pytest.raises(AssertionError, match="if and only if it fuses"):
-        encoder(jnp.zeros((1, 8, 8, tiny_model.width)), None, () if fuses else ((), ()))
+@pytest.mark.parametrize("csff", [False, True])
+def test_an_encoder_gets_features_of_the_stage_before_if_and_only_if_it_has_csff(tiny_model, csff):
+    encoder = Encoder(tiny_model, csff=csff, rngs=nnx.Rngs(0))
+    with pytest.raises(AssertionError, match="if and only if there is CSFF"):
+        encoder(jnp.zeros((1, 8, 8, tiny_model.width)), None, () if csff else ((), ()))

@@ -86,7 +86,9 @@ def test_costs_of_fewer_stages_are_those_of_their_parts():
     ],
 )
 def test_patches_get_larger_from_stage_to_stage(stages, patches):
-    assert [(stage.pieces, stage.joined) for stage in stages_of(variant(stages))] == patches
+    assert [
+        (stage.num_patches, stage.num_joined) for stage in stages_of(variant(stages))
+    ] == patches
 
 
 def test_a_stage_of_four_sees_its_patches_only():

@@ -359,7 +359,9 @@ def test_held_out_pairs_that_cannot_be_read_do_not_end_a_run(short_run, tmp_path
 
 
 def test_things_happen_when_due():
-    happens = [step for step in range(10, 26) if loop.is_due(step, 6, start_step=12, total_steps=25)]
+    happens = [
+        step for step in range(10, 26) if loop.is_due(step, 6, start_step=12, total_steps=25)
+    ]
     assert happens == [18, 24, 25]
 
 

@@ -108,7 +108,7 @@ def test_a_lost_host_is_not_taken_for_a_failing_disk(tmp_path, monkeypatch):
 def test_the_search_for_an_errors_reason_ends():
     first, second = OSError("disk"), OSError("again")
     first.__context__, second.__context__ = second, first
-    store.reraise_jax_error(first)  # there is none to raise
+    store.raise_jax_error_behind(first)  # there is none to raise
     first.__cause__, second.__cause__ = second, first
     assert store.is_storage_error(first)
     assert not store.is_storage_error(KeyError())
