@@ -355,6 +355,28 @@ def test_names_take_no_second_reading_of_a_record(tmp_path, monkeypatch):
     assert reads == [0, 1, 2]
 
 
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(("deep", "white"), [(np.uint16, 65535), (np.float32, 1)])
+def test_splits_of_different_types_get_the_deepest(tmp_path: Path, raw: bool, deep, white):
+    class White:
+        names = ("1",)
+
+        def __init__(self, dtype, value):
+            self.dtype, self._image = np.dtype(dtype), np.full((16, 24, 3), value, dtype)
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return {"degraded": self._image, "target": self._image}
+
+    splits = {"train": White(np.uint8, 255), "test": White(deep, white)}
+    folder = write_prepared(tmp_path, "white", splits, raw=raw)
+    for split in splits:
+        image = Prepared(folder, split)[0]["degraded"]
+        assert (image.dtype, image.min(), image.max()) == (deep, white, white)
+
+
 @pytest.mark.parametrize("stored", ["pictures", "raw", "pieces"])
 def test_deep_and_turned_pictures_of_all_formats(tmp_path: Path, stored: str):
     """What other readers of the set would decode otherwise is stored as PNG."""

@@ -1,8 +1,8 @@
 """Prepared sets: pairs as array_record files, written and read by TFDS without TensorFlow.
 
-PNG and JPEG pictures keep the bytes of their files where any reader gives the same pixels; others
-are stored as PNG. Pieces cut out of them are stored as PNG, or as plain
-arrays, which need no decoding. A prepared set is a folder DATA_DIR/mprnet_pairs/NAME/1.0.0.
+PNG and JPEG pictures keep the bytes of their files where any reader gives the same pixels; others,
+and pieces cut out of pictures, are stored as PNG. Raw sets store all images as arrays, which need
+no decoding. A prepared set is a folder DATA_DIR/mprnet_pairs/NAME/1.0.0.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from mprnet_jax.threads import parallel_map_or_error
 VERSION = "1.0.0"
 
 # What array_record and TFDS raise for damaged files, found by mutating them.
-DAMAGED_RECORD = (RuntimeError, ValueError, OSError)
-DAMAGED_DESCRIPTION = (ParseError, ValueError, OSError)
+RECORD_ERRORS = (RuntimeError, ValueError, OSError)
+INFO_ERRORS = (ParseError, ValueError, OSError)
 
 
 class NotPrepared(UserError):
@@ -64,7 +64,7 @@ class Prepared:
             )
         try:
             builder = tfds.builder_from_directory(on_disk(folder, split))
-        except DAMAGED_DESCRIPTION as error:
+        except INFO_ERRORS as error:
             raise UserError(
                 f"{folder}: its description is damaged ({one_line(error)}); prepare the set anew"
             ) from error
@@ -106,7 +106,7 @@ class Prepared:
             raise IndexError(index)
         try:
             return self._records[index]
-        except DAMAGED_RECORD as error:
+        except RECORD_ERRORS as error:
             raise UserError(
                 f"{self.folder}: record {index} is damaged ({one_line(error)}); "
                 "prepare the set anew"
@@ -116,8 +116,7 @@ class Prepared:
     def names(self) -> "Names":
         """The examples' names.
 
-        A name is stored in its record: to read all names of a split before its examples is to
-        read the whole split once more.
+        A name is stored in its record, so reading all names of a split reads the whole split.
         """
         return Names(self)
 
@@ -191,18 +190,19 @@ def write_prepared(
     Args:
         data_dir: the folder of all prepared sets.
         name: of this set.
-        splits: the source of each split; all have the same roles, and get the dtype of the deepest.
-        raw: stores plain arrays. Floats are stored so in any case, for no picture holds them.
+        splits: the source of each split. All have the same roles; images are converted to the
+            deepest dtype of all splits.
+        raw: whether to store arrays. Floats are stored so in any case, as PNG cannot hold them.
         cut: cuts each example of the split "train" into pieces.
-        left_out: if given, examples that cannot be read are left out, and it gets a line for each,
-            by split; otherwise the first ends the writing.
+        left_out: if given, examples that cannot be read are left out, and a line for each is
+            appended to `left_out[split]`. If None, the first one raises.
 
     Returns:
         The set's folder, for `Prepared`.
 
     Raises:
-        UserError: if the set exists already or cannot be written, for the first example that
-            cannot be read, and for a split of which none can; then nothing is left behind.
+        UserError: if the set exists already, which is left as it is; if it cannot be written, an
+            example cannot be read, or none of a split can: nothing is left behind then.
     """
     roles = tuple(_first_readable(next(iter(splits.values())), left_out is not None))
     dtype = deepest_of([dtype_of(source) for source in splits.values()])
@@ -259,7 +259,7 @@ def _records(
             pieces = cut(example, index)
             names = [f"{name}_{number:03d}" for number in range(len(pieces))]
         if raw:
-            return [{"name": n, **piece} for n, piece in zip(names, pieces)]
+            return [{"name": n, **_as_arrays(piece, dtype)} for n, piece in zip(names, pieces)]
         if not cut and isinstance(source, PairFolder):
             degraded, target = source.paths[index]
             # Pictures side by side have no files of their own.
@@ -294,6 +294,11 @@ def _first_readable(source: Source, lenient: bool) -> Example:
 def as_text(name: str) -> str:
     """Returns a file's name with bytes that are no UTF-8 escaped, for TFDS stores text only."""
     return name.encode(errors="backslashreplace").decode()
+
+
+def _as_arrays(example: Example, dtype: np.dtype) -> Example:
+    """Converts the images of an example to a dtype."""
+    return {role: to_dtype(image, dtype) for role, image in example.items()}
 
 
 def _encoded(example: Example) -> dict[str, bytes]:

@@ -171,7 +171,8 @@ def maybe_remat(block: Callable[[jax.Array], jax.Array], kind: str, mode: str) -
 class ChannelAttention(nnx.Module):
     """Scales each channel of maps [B, H, W, C] by a factor in (0, 1).
 
-    The factors are computed from the means of all channels.
+    The factors are computed from the means of all channels. With local pooling the means, and so
+    the factors, differ from pixel to pixel.
     """
 
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):

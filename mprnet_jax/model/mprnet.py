@@ -39,9 +39,9 @@ def unconstrained(maps: jax.Array, num_patches: int) -> jax.Array:
 class MPRNet(nnx.Module):
     """The network of "Multi-Stage Progressive Image Restoration" (Zamir et al., CVPR 2021).
 
-    Each stage concatenates its shallow features and those of the stage before, and refines them in
-    a U-Net or an ORSNet. A SAM makes its image and the features that it passes on; in the last
-    stage, a convolution makes the image.
+    Each stage computes shallow features and refines them in a U-Net or an ORSNet. A SAM makes its
+    image and attended features, which the next stage joins to its shallow features by a
+    convolution. In the last stage, a convolution makes the image.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -75,7 +75,8 @@ class MPRNet(nnx.Module):
                 images may hold any finite values (not NaN or inf). Ignore output pixels there.
 
         Returns:
-            The stages' images, last stage first, each [B, H, W, 3] float32 and not clipped.
+            The images of the computed stages, the last of them first, each [B, H, W, 3] float32 and
+            not clipped.
 
         Raises:
             ValueError: if the images' shape or dtype or the number of stages is not as above.
@@ -103,8 +104,8 @@ class MPRNet(nnx.Module):
         restored: list[jax.Array] = []
         attended = None  # features of the stage before, for the next stage's input
         levels: tuple[Levels, ...] = ()  # features of the stage before, for CSFF
+        module = functools.partial(getattr, self)  # by its name
         for stage in plan[:stages]:
-            module = functools.partial(getattr, self)
             x = module(stage.shallow)(patches[stage.num_patches], shared)
             if attended is not None:
                 x = jnp.concatenate([x, attended], axis=-1)
@@ -116,7 +117,7 @@ class MPRNet(nnx.Module):
                 decoded = module(stage.decoder)(encoded, shared)
                 x, levels = decoded[0], (encoded, decoded)
             else:
-                refined = module(stage.orsnet)(x, before, shared)
+                refined = module(stage.orsnet)(x, shared, before)
                 refined = tuple(join(r, stage.num_patches, stage.num_joined) for r in refined)
                 x, levels = refined[-1], (refined,)
             if stage.is_last:
@@ -172,7 +173,7 @@ def _abstract_model(fields: tuple) -> tuple[nnx.GraphDef, dict]:
 def with_params(config: ModelConfig, params: dict) -> MPRNet:
     """Returns the network with these parameters, a nested dict of float32 arrays."""
     model = nnx.merge(abstract_model(config)[0], params)
-    model.config = config  # not the one that all networks of the cached graph would share
+    model.config = config  # its own; the cached graph has one that all networks would share
     return model
 
 

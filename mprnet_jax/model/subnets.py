@@ -132,7 +132,7 @@ class ORSNet(nnx.Module):
         if csff_from == "orsnet":
             self.csff = nnx.List([conv1x1(channels, channels, config, rngs) for _ in range(3)])
 
-    def __call__(self, x: jax.Array, before: tuple[Levels, ...], shared: Shared) -> Levels:
+    def __call__(self, x: jax.Array, shared: Shared, before: tuple[Levels, ...] = ()) -> Levels:
         """Refines features [B, H, W, width + orsnet_growth].
 
         Returns:

@@ -79,23 +79,23 @@ class ProgramChooser:
         self._planned, self._counts = dict(chosen.programs), counts
         return chosen
 
-    def choose(self, size: Size, compiled: Collection[ProgramShape]) -> ProgramShape:
-        """Returns the program for images of a size, given the programs that are compiled.
+    def choose(self, size: Size, requested: Collection[ProgramShape]) -> ProgramShape:
+        """Returns the program for images of a size, given those that are or will be compiled.
 
-        A size without a plan uses a program that is compiled or in the compile cache, if little of
-        it is padding. If there is none, the first size gets an exact program, as it may be the only
+        A size without a plan uses one of them or one in the compile cache, if little of it is
+        padding. If there is none, the first size gets an exact program, as it may be the only
         one, and later sizes get canvases.
         """
         if size in self._planned:
             return self._planned[size]
         costs, exact, canvas = self._costs, ProgramShape(*size, False), ProgramShape(*size, True)
-        if exact in compiled or self._wasted.get(size, 0) >= costs.seconds_to_compile(exact):
+        if exact in requested or self._wasted.get(size, 0) >= costs.seconds_to_compile(exact):
             return exact
         cached = (p for p in costs.cached if p.pixels <= self._max_canvas_pixels or not p.canvas)
-        available = smallest({*compiled, *cached} - self._rejected, size)
+        available = smallest({*requested, *cached} - self._rejected, size)
         if available and self._seconds_wasted(available, size) < costs.seconds_to_compile(canvas):
             return available
-        if not compiled or canvas.pixels > self._max_canvas_pixels:
+        if not requested or canvas.pixels > self._max_canvas_pixels:
             return exact
         height, width = (round_up(side, CANVAS_STEP) for side in size)
         rounded = ProgramShape(height, width, True)

@@ -1,6 +1,8 @@
 """Decides when the programs that restore images are compiled, keeps them, and runs them.
 
-Images are float32 [H, W, 3] whose sides are multiples of 8.
+A program is the network, compiled for one shape of arrays; its `ProgramShape` is its key. With a
+canvas, the images in the arrays may be smaller. Images are float32 [H, W, 3] whose sides are
+multiples of 8.
 """
 
 import concurrent.futures
@@ -24,17 +26,21 @@ MAX_COMPILED = 64  # programs that are kept; beyond that the least recently used
 
 
 class CanvasTooLarge(OutOfMemory):
-    """A program with a canvas does not fit into memory; the chooser has replaced it by now."""
+    """A program with a canvas does not fit into memory.
+
+    The chooser has replaced it by smaller ones: choose again, and retry.
+    """
 
 
 class Programs:
     """The programs of one network, compiled at first use or earlier by a plan.
 
-    Programs are kept, and so is an `OutOfMemory` of the compiler: it is raised again at each use.
+    Programs are kept. So is the failure of one that the compiler finds too large: using it again
+    raises `OutOfMemory` without compiling it again.
     """
 
     def __init__(self, engine: Engine, batch_size: int):
-        """Compiles nothing yet.
+        """Starts without programs.
 
         Args:
             engine: makes the programs.
@@ -45,9 +51,10 @@ class Programs:
         self._futures: OrderedDict[ProgramShape, Future[Program]] = OrderedDict()
         self._ran: set[ProgramShape] = set()
         self._lock = threading.Lock()
-        # One thread, as each compilation takes much memory. It gets one planned program at a time,
-        # so that a program that is waited for is compiled before the rest of the plan. It is no
-        # daemon: a daemon thread that is inside XLA when Python exits aborts the process.
+        # One thread, as each compilation takes much memory. It gets a planned program when it has
+        # nothing else to do, so that a program that is waited for is compiled before the rest of
+        # the plan. It is no daemon: a daemon thread that is inside XLA when Python exits aborts the
+        # process.
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiling")
         self._queue: deque[ProgramShape] = deque()  # planned, compiling not begun
         self.chooser = ProgramChooser(
@@ -70,13 +77,13 @@ class Programs:
         return plan
 
     def choose(self, size: Size) -> ProgramShape:
-        """Returns the program for images of a size: the planned one, or else the cheapest."""
+        """Returns the program for images of a size: the planned one, or else a cheap one."""
         with self._lock:
-            compiled = list(self._futures)
-        return self.chooser.choose(size, compiled)
+            requested = list(self._futures)
+        return self.chooser.choose(size, requested)
 
     def program_bytes(self, program: ProgramShape) -> float:
-        """Returns the bytes that each device takes to run the program.
+        """Compiles a program, unless it is, and returns the bytes that each device takes to run it.
 
         Raises:
             OutOfMemory: if the compiler finds that the program needs too much memory.
@@ -84,47 +91,47 @@ class Programs:
         return self._wait_for(program).bytes
 
     def run(
-        self, program: ProgramShape, images: Sequence[np.ndarray], count: int = 1
+        self, program: ProgramShape, images: Sequence[np.ndarray], num_stages: int = 1
     ) -> list[np.ndarray]:
         """Restores at most `batch_size` images that the program holds.
 
         Returns:
-            For each image [H, W, 3] those of the last `count` stages, [count, H, W, 3].
+            For each image [H, W, 3] those of the last stages, [num_stages, H, W, 3].
 
         Raises:
             CanvasTooLarge: if a device has too little memory, but a smaller canvas may fit.
             OutOfMemory: if a device has too little memory.
         """
-        count_computed = self.batch_size if self.engine.fixed_batch else len(images)
-        batch = np.zeros((count_computed, program.height, program.width, 3), np.float32)
-        sizes = np.zeros((count_computed, 2), np.int32)
-        for i in range(count_computed):
+        padded_size = self.batch_size if self.engine.fixed_batch else len(images)
+        batch = np.zeros((padded_size, program.height, program.width, 3), np.float32)
+        sizes = np.zeros((padded_size, 2), np.int32)
+        for i in range(padded_size):
             image = images[min(i, len(images) - 1)]  # the last image fills up the batch
             sizes[i] = image.shape[:2]
             batch[i, : image.shape[0], : image.shape[1]] = image
         try:
             compiled = self._wait_for(program)
             nothing_compiling, start = not self._is_compiling(), time.perf_counter()
-            stages = compiled.run(batch, sizes, count)
+            restored = compiled.run(batch, sizes, num_stages)
         except OutOfMemory as error:
             if all(image.shape[:2] == (program.height, program.width) for image in images):
                 raise
             self.chooser.reject(program)
             raise CanvasTooLarge(str(error)) from error
         if nothing_compiling and program in self._ran:  # the first run takes longer
-            self.costs.record_run(program, count_computed, time.perf_counter() - start)
+            self.costs.record_run(program, padded_size, time.perf_counter() - start)
         self._ran.add(program)
         for image in images:
             self.chooser.record_use(program, image.shape[:2])
         return [
-            stage[:, : image.shape[0], : image.shape[1]] for stage, image in zip(stages, images)
+            each[:, : image.shape[0], : image.shape[1]] for each, image in zip(restored, images)
         ]
 
     def _wait_for(self, program: ProgramShape) -> Program:
         """Returns the compiled program; raises OutOfMemory if the compiler finds it too large."""
         future = self._start(program)
         if not future.done():
-            size = f"{program.width}x{program.height} pixels{' and less' * program.canvas}"
+            size = f"{program.width}x{program.height} pixels{' and less' if program.canvas else ''}"
             last_seconds = self.costs.last_compile_seconds(program) or 0
             with records.announced(f"a program for images of {size}", last_seconds):
                 concurrent.futures.wait([future])
@@ -140,18 +147,26 @@ class Programs:
         return future.result()
 
     def _start(self, program: ProgramShape) -> Future[Program]:
-        """Begins to compile a program unless that was begun before, and returns its future."""
+        """Returns the future of a program; begins to compile it at the first request."""
         with self._lock:
             if program not in self._futures:
                 self._futures[program] = self._compiler.submit(self._compile, program)
                 if len(self._futures) > MAX_COMPILED:
-                    self._futures.popitem(last=False)[1].cancel()
+                    dropped, future = self._futures.popitem(last=False)
+                    future.cancel()
+                    self._ran.discard(dropped)
             self._futures.move_to_end(program)
             return self._futures[program]
 
-    def _compile_next(self) -> None:
-        """Begins to compile the next planned program."""
+    def _compile_next(self, finished: ProgramShape | None = None) -> None:
+        """Begins to compile the next planned program, unless the thread has other work.
+
+        Args:
+            finished: the program that the thread has just compiled.
+        """
         with self._lock:
+            if any(not f.done() for program, f in self._futures.items() if program != finished):
+                return  # it calls this at its end
             queue = [program for program in self._queue if program not in self._futures]
             self._queue = deque(queue[1:])
         if queue:
@@ -167,4 +182,4 @@ class Programs:
             return self.engine.compile(program)
         finally:
             with contextlib.suppress(RuntimeError):  # at exit no new work is accepted
-                self._compile_next()
+                self._compile_next(finished=program)

@@ -97,8 +97,9 @@ class Restorer:
             ensemble: whether to average over the 8 symmetries of the square; 8 times slower.
             stages: how many of the network's stages to compute; fewer are faster. None: all.
             batch_size: how many photos or tiles each device along "data" restores at once.
-            mesh: the devices; photos and tiles are sharded over its axis "data", the rows of each
-                over "height". By default one device.
+            mesh: the devices, with axes "data" and "height" (`devices.mesh.make_mesh`); photos and
+                tiles are sharded over the first, the rows of each over the second. By default one
+                device.
             memory_limit: with `tile="auto"`, the most bytes that this process may have in use on
                 each device, or on all together if they are CPUs; see `memory.available_bytes`.
             precision: of float32 matmuls and convolutions, as in `jax.default_matmul_precision`;
@@ -179,7 +180,7 @@ class Restorer:
         return self.batch([photo])[0]
 
     def batch(self, photos: Sequence[Photo], progress: Progress = no_progress) -> list[np.ndarray]:
-        """Restores photos; those that share a program share batches.
+        """Restores photos; consecutive ones that share a program share batches.
 
         Args:
             photos: [H, W, 3] each.

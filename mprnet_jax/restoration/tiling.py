@@ -11,17 +11,19 @@ from mprnet_jax.restoration.programs import Programs
 from mprnet_jax.restoration.sizes import Size
 from mprnet_jax.restoration.tiles import Grid
 
-# Libraries use scratch memory that the compiler does not count: 3 % and 32 MiB were measured.
-MARGIN = 1.1
+# Libraries use scratch memory that the compiler does not count. Measured were 3 % and 32 MiB; these
+# leave a reserve.
+MEMORY_MARGIN = 1.1
 SCRATCH_BYTES = 48 * 2**20
-HOST_BYTES = 60  # per pixel of a photo, for its float32 arrays before and after the network
+# For the float32 arrays of a photo before and after the network.
+HOST_BYTES_PER_PIXEL = 60
 
 
 class Tiling:
     """Chooses a grid of tiles for each size of photo.
 
-    `plan`, `expected` and `max_tile_pixels` go by expected costs and compile nothing. `choose`
-    compiles the program of its tiles to find out whether it fits.
+    `plan`, `expected` and `max_tile_pixels` go by expected costs and compile nothing. With
+    `tile="auto"`, `choose` compiles the program of its tiles to find out whether it fits.
     """
 
     def __init__(
@@ -49,20 +51,22 @@ class Tiling:
         """Returns the planned grid or, without one, the grid that the free memory allows now."""
         return self._planned.get(size) or self._predict(size)
 
-    def max_tile_pixels(self, photo: int) -> float:
+    def max_tile_pixels(self, photo_pixels: int) -> float:
         """Returns the pixels of the largest tile that is expected to fit.
 
         Args:
-            photo: pixels of the photo that the tile belongs to.
+            photo_pixels: pixels of the photo that the tile belongs to.
         """
-        fitting = self._available_bytes(photo) / (MARGIN * self._programs.costs.bytes_per_pixel)
+        fitting = self._available_bytes(photo_pixels) / (
+            MEMORY_MARGIN * self._programs.costs.bytes_per_pixel
+        )
         return min(fitting, self._max_pixels, self._programs.chooser.max_program_pixels)
 
     def shrink(self, grids: list[Grid]) -> bool:
         """Makes tiles smaller after a device ran out of memory with these grids.
 
         Returns:
-            Whether they are smaller now: not if their size is fixed, or the smallest already.
+            Whether they are smaller now. They are not if their size is fixed or minimal.
         """
         pixels = max(math.prod(grid.tile) for grid in grids)
         if self._tile != "auto" or pixels <= tiles.MIN_SIDE**2:
@@ -73,7 +77,9 @@ class Tiling:
         return True
 
     def choose(self, size: Size) -> Grid:
-        """Returns the grid for photos of this size; "auto" has compiled a program that fits.
+        """Returns the grid for photos of this size.
+
+        With `tile="auto"`, compiles programs until one fits into memory.
 
         Raises:
             OutOfMemory: if not even the smallest tile fits into memory.
@@ -88,7 +94,7 @@ class Tiling:
             available = self._available_bytes(math.prod(size))
             program = self._programs.choose(grid.tile)
             try:
-                required = MARGIN * self._programs.program_bytes(program)
+                required = MEMORY_MARGIN * self._programs.program_bytes(program)
             except memory.OutOfMemory:
                 required = math.inf
             if required <= available:
@@ -122,14 +128,19 @@ class Tiling:
         side = int(self._tile) if self._tile != "off" else max(size)
         return tiles.square(height, width, side, self._overlap)
 
-    def _available_bytes(self, photo: int) -> float:
+    def _available_bytes(self, photo_pixels: int) -> float:
         """Returns the bytes that a program may take on each device, beside the photo's arrays.
 
         Args:
-            photo: pixels of the photo.
+            photo_pixels: pixels of the photo.
         """
         engine = self._programs.engine
         available = engine.available_bytes(self._memory_limit) - SCRATCH_BYTES
         if engine.cpu_devices:
-            available -= HOST_BYTES * photo * self._programs.batch_size // engine.cpu_devices
+            available -= (
+                HOST_BYTES_PER_PIXEL
+                * photo_pixels
+                * self._programs.batch_size
+                // engine.cpu_devices
+            )
         return max(0, available)

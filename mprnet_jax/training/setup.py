@@ -35,10 +35,10 @@ from mprnet_jax.weights import files, names
 from mprnet_jax.weights.checkpoints import Checkpoint, Checkpoints, check_name
 from mprnet_jax.weights.run_folder import check_same_run, has_checkpoints, write_config
 
-# What it means that a set has grown or shrunk in the course of a run.
+# What happens if a set grows or shrinks in the course of a run.
 CHANGED_SET = {
-    "training": "it is shuffled anew, so in the pass under way some examples come again and others "
-    "not at all; the run is no longer the one that either set alone would have given",
+    "training": "it is shuffled anew, so some examples of this epoch repeat and others are missed, "
+    "and the run is not what either set alone would give",
     "held-out": "scores from now on cannot be compared with those before, so the best checkpoint "
     "may not be the best one",
 }
@@ -72,11 +72,11 @@ class Run:
             patch_size=config.patch_size,
             validation_crop=config.validation_crop,
         )
-        # They connect while all of them have just begun: finding the data may take long.
+        # Processes connect now, as finding the data may take longer than connecting may.
         multihost_utils.sync_global_devices("all have begun")
         self.source, self._degrade = training_source(config.data)
         held_out = validation_source(config.data)
-        self._local_images = meshes.local_images(self.mesh, config.batch_size)
+        self._local_indices = meshes.local_images(self.mesh, config.batch_size)
         hosts.check_same_folder(workdir)
 
         params = self._initial_params()
@@ -85,7 +85,7 @@ class Run:
         self.validator = Validator(config, self.mesh, held_out, self.abstract_params)
 
     def _initial_params(self) -> Any:
-        """Returns the parameters of a new run; if it has checkpoints, just for the shapes."""
+        """Returns the parameters of a new run; if it has checkpoints, only their shapes count."""
         if self.config.init_from and not has_checkpoints(self.workdir):
             return read_initial_params(self.config)
         init, _ = pure_functions(self.config.model)
@@ -118,11 +118,11 @@ class Run:
             saturation=config.data.saturation,
             seed=config.seed,
             start=start,
-            local_indices=self._local_images,
+            local_indices=self._local_indices,
         )
 
     def summaries(self, step: int) -> Summaries:
-        """Opens an event file after `step` steps, beside the run's writers; for process 0 alone.
+        """Opens an event file after `step` steps, beside the run's writers. Only process 0 writes.
 
         Raises:
             UserError: if it cannot be written.
@@ -130,14 +130,14 @@ class Run:
         return Summaries(self.workdir, step, hosts.is_main_process(), self._writers)
 
     def monitor(self, record: dict[str, Any], batches: TrainingBatches) -> Monitor:
-        """Returns the monitor of the run that starts from a checkpoint's record."""
+        """Returns a monitor that continues from a checkpoint's record."""
         step, counts = record["batches"], record["counts"]
         summaries = self.summaries(step)
         summaries.write_config(step, self.config)
         return Monitor(self.config, step, len(self.source), batches, counts, summaries)
 
     def compile_step(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
-        """Compiles the training step, with several processes; one compiles it when it is called."""
+        """Compiles the training step if there are several processes; one does at the first call."""
         with self.announce_compiling():
             self.train_step = hosts.compile_together(self.train_step, state, batch)
 
@@ -151,14 +151,14 @@ class Run:
 
     def shard_batch(self, batch: dict) -> dict[str, jax.Array]:
         """Puts this process's share of a batch on the devices; see `mesh.put_batch`."""
-        return meshes.put_batch(batch, self.mesh, self.config.batch_size, self._local_images.start)
+        return meshes.put_batch(batch, self.mesh, self.config.batch_size, self._local_indices.start)
 
     def restore_or_init(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """Returns the state and the record of the newest checkpoint, or those of a new run.
 
         The record's keys are "batches", the number of batches drawn, which is that of steps done;
-        "counts", those of the guard; "validates", whether a validation was due when the checkpoint
-        was saved; and "examples", the sizes of the sets.
+        "counts", the counters of `Guard`; "validates", whether a validation was due when the
+        checkpoint was saved; and, in records of checkpoints, "examples", the sizes of the sets.
 
         Raises:
             UserError: if there are checkpoints, but none can be read.
@@ -255,7 +255,7 @@ def read_initial_params(config: TrainConfig) -> Any:
         UserError: if they cannot be read or are of another network.
     """
     weights = files.read(config.init_from)
-    # Sizes that show in no tensor, such as those of a U-Net where there is none, may differ.
+    # Fields that affect no shape may differ, such as the widths of U-Nets where there are none.
     if names.name_table(weights.config) == names.name_table(config.model):
         return weights.params
     wanted, found = flatten(config.model, fixed_only=True), flatten(weights.config)

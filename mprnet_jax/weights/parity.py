@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -96,8 +97,8 @@ class Report(NamedTuple):
         )
 
     def check_agreement(self) -> None:
-        """Raises UserError, naming stage and block, if anything differs by more than rounding."""
-        block = first_break(self.blocks)
+        """Raises UserError, naming the block or stage, if any differs by more than rounding."""
+        block = first_mismatch(self.blocks)
         if block:
             raise UserError(
                 f"{block.name}: is the first block that differs from PyTorch's, by "
@@ -124,11 +125,14 @@ def compare(
 ) -> Report:
     """Compares the network of a weight file with PyTorch's on noise.
 
+    Stages are compared for images of all `SIZES`, blocks for the first of them.
+
     Args:
         weights: our network.
         official: the weights in the file by official name, for PyTorch.
-        reference: as of `torch_reference.with_weights`, to compare the stages with. The blocks are
-            compared with the PyTorch network in this package in any case.
+        reference: path of a Python file with another network to compare the stages with; see
+            `torch_reference.with_weights`. Blocks are compared with the PyTorch network in this
+            package in any case.
 
     Raises:
         UserError: if PyTorch is missing, the reference fails, or its images are not as many and
@@ -139,18 +143,19 @@ def compare(
     # One program for both sizes and for stages and blocks: compiling takes most of the time.
     batch, height, width = map(max, zip(*SIZES))
     canvas = (batch, height, width)
-    with records.announced(f"the network of {weights.config.width} channels to validate it"):
+    with records.announced(f"the network of {weights.config.width} channels, for validation"):
         ours = [
             run_ours(weights.config, weights.params, noise(size), names, canvas) for size in SIZES
         ]
     block_differences = compare_blocks(weights.config, ours[0][1], model, noise(SIZES[0]))
     if reference is not None:
         model = torch_reference.with_weights(weights.config, official, reference)
-    stage_differences = [
-        stage._replace(name=f"noise {'x'.join(map(str, size))}, {stage.name}")
-        for size, (stages, _) in zip(SIZES, ours)
-        for stage in compare_stages(stages, model, noise(size))
-    ]
+    with torch_reference.report_reference_errors(reference) if reference else nullcontext():
+        stage_differences = [
+            stage._replace(name=f"noise {'x'.join(map(str, size))}, {stage.name}")
+            for size, (stages, _) in zip(SIZES, ours)
+            for stage in compare_stages(stages, model, noise(size))
+        ]
     return Report(stage_differences, block_differences, reference)
 
 
@@ -179,8 +184,8 @@ def compare_blocks(
 ) -> list[Difference]:
     """Compares all blocks of `run_ours` with PyTorch's, in the order of the computation.
 
-    `model` must be that of `torch_reference.build`, since the order of its patches matters. Sums of
-    blocks are compared as part of the block whose input they are.
+    `model` must be the PyTorch network in this package, since the order of its patches matters.
+    Sums of outputs of blocks are compared as part of the block that takes them as its input.
     """
     compared = list(blocks(config))
     _, theirs = run_theirs(model, images, [block.theirs for block in compared])
@@ -194,7 +199,7 @@ def compare_blocks(
     ]
 
 
-def first_break(differences: list[Difference]) -> Difference | None:
+def first_mismatch(differences: list[Difference]) -> Difference | None:
     """Returns the first block that differs by more than rounding; None if none does."""
     return next((d for d in differences if not d.relative <= BLOCK_TOLERANCE), None)
 
@@ -209,12 +214,12 @@ def run_ours(
     """Runs our network.
 
     Args:
-        config: the network's sizes; computed in float32 whatever its dtype.
+        config: the network's sizes; `dtype` is ignored, float32 is used.
         params: its parameters.
         images: [B, H, W, 3].
         wanted: paths of modules.
-        canvas: batch, height, width; all images that fit in it use the same program. None: the
-            size of the images.
+        canvas: batch, height and width of the arrays that the images are padded to with zeros, so
+            that all images that fit use one program. None: no padding.
 
     Returns:
         The stages' images, the last first, and the outputs of the wanted modules by path.
@@ -226,6 +231,8 @@ def run_ours(
     sizes = np.array([(height, width)] * batch, np.int32) if canvas else None
 
     def crop(maps: jax.Array) -> np.ndarray:
+        # The images take the same share of all maps: of patches, which follow each other on the
+        # batch axis, and of rows and columns at any resolution.
         shares = zip(maps.shape, (count, height, width), (batch, *whole))
         return np.asarray(maps)[tuple(slice(n * part // total) for n, part, total in shares)]
 

@@ -5,8 +5,9 @@ and every resize and convolution where the paper draws it. Maps are [batch, chan
 width]. Only the functions import PyTorch, so that this module can be imported without it.
 """
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -57,7 +58,7 @@ def with_weights(
         model = build(config)
         model.load_state_dict(tensors)
         return model.eval()
-    try:
+    with report_reference_errors(reference):
         # An import would write bytecode to the user's folder.
         module = ModuleType("reference")
         code = compile(paths.absolute(reference).read_bytes(), reference, "exec")
@@ -69,10 +70,19 @@ def with_weights(
             num_cab=config.cabs_per_orb,
         )
         model.load_state_dict(tensors)
+        return model.eval()
+
+
+@contextlib.contextmanager
+def report_reference_errors(reference: str) -> Iterator[None]:
+    """Turns errors of the user's reference network into UserError; others of that type remain."""
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:  # reason: the user's own code may raise anything
         text = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"{reference}: cannot be the reference: {text}") from error
-    return model.eval()
 
 
 def _import_torch() -> ModuleType:

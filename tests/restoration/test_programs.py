@@ -1,5 +1,10 @@
 """How many programs are compiled, counted by JAX's own events, and that they agree."""
 
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -9,9 +14,11 @@ from mprnet_jax.devices.mesh import make_mesh
 from mprnet_jax.imageio import photos
 from mprnet_jax.imageio.photos import Photo
 from mprnet_jax.restoration.costs import Costs, ProgramShape
+from mprnet_jax.restoration.engine import Program
 from mprnet_jax.restoration.folders import list_jobs
 from mprnet_jax.restoration.jax_engine import max_program_pixels
 from mprnet_jax.restoration.pipeline import Pipeline, Summary
+from mprnet_jax.restoration.programs import Programs
 from mprnet_jax.restoration.restorer import Restorer
 
 
@@ -156,3 +163,43 @@ def test_a_bug_keeps_its_type_and_the_program_is_tried_again(stub, photo):
         restorer(photo(8, 8))
     restorer._programs.engine._restore = whole
     assert restorer(photo(8, 8)).shape == (8, 8, 3)
+
+
+def test_what_is_waited_for_is_compiled_before_the_rest_of_a_plan():
+    begun, may_end = [], threading.Semaphore(0)
+
+    class Engine:
+        fixed_batch, max_program_pixels, cpu_devices = False, math.inf, 1
+        costs = Costs("test", {False: 1.0, True: 1.0}, 1.0, 1.0)  # each size gets a program
+
+        def compile(self, shape):
+            begun.append(shape.height)
+            may_end.acquire()
+            return Program(None, bytes=shape.height)
+
+    programs = Programs(Engine(), batch_size=1)
+    programs.plan({(8 * side, 8 * side): 1 for side in range(9, 4, -1)}, math.inf)
+
+    def wait_for_a_program_that_is_not_planned(side, busy_with):
+        wait_until(lambda: begun[-1:] == [busy_with])
+        shape = ProgramShape(side, side, False)
+        waiting = pool.submit(programs.program_bytes, shape)
+        wait_until(lambda: shape in programs._futures)
+        may_end.release(2)
+        assert waiting.result(timeout=60) == side
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            wait_for_a_program_that_is_not_planned(8, busy_with=72)
+            wait_for_a_program_that_is_not_planned(16, busy_with=64)
+        finally:
+            may_end.release(99)
+    wait_until(lambda: len(begun) == 7)
+    assert begun == [72, 8, 64, 16, 56, 48, 40]
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

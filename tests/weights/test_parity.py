@@ -88,7 +88,7 @@ class TestBlocks:
         differences = self.compare(canvas=canvas)
         compared = [d.name for d in differences]
         assert len(set(compared)) == len(compared)
-        assert parity.first_break(differences) is None
+        assert parity.first_mismatch(differences) is None
         assert all(d.largest > 0 for d in differences)
         cabs = {
             entry.official_name[:-14]
@@ -115,19 +115,19 @@ class TestBlocks:
                 node = node[key]
             node["kernel"] = jnp.swapaxes(node["kernel"], -2, -1)
 
-        assert parity.first_break(self.compare(transpose)).name == block
+        assert parity.first_mismatch(self.compare(transpose)).name == block
 
     def test_a_wrong_resize_is_found(self, monkeypatch):
         monkeypatch.setattr(layers, "downsample2x", lambda x: x[:, ::2, ::2])
         # A size of its own, so that no program is used that was compiled for the sound network.
         differences = self.compare(size=(1, 16, 16))
-        assert parity.first_break(differences).name == "stage1_encoder.down12"
+        assert parity.first_mismatch(differences).name == "stage1_encoder.down12"
 
     def test_nan_is_a_break(self):
         def spoil(params):
             params["concat12"]["kernel"] = params["concat12"]["kernel"].at[0].set(jnp.nan)
 
-        assert parity.first_break(self.compare(spoil)).name == "concat12"
+        assert parity.first_mismatch(self.compare(spoil)).name == "concat12"
 
 
 def test_disagreement_names_block_or_stage(monkeypatch):
@@ -171,18 +171,26 @@ def test_a_users_own_network_is_the_other_side(tmp_path, config):
     assert max(stage.max_abs for stage in stages) < 1e-5
 
 
-def test_a_reference_that_returns_fewer_stages_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        ("whole(images)[:1]", r"reference network returns .* for each stage"),
+        ("whole(images)[0]", r"MPRNet.py: cannot be the reference: "),
+        ("1 / 0", r"MPRNet.py: cannot be the reference: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_reference_that_returns_something_else_is_refused(tmp_path, monkeypatch, forward, reason):
     monkeypatch.setattr(parity, "SIZES", SIZES)
     clone = tmp_path / "MPRNet.py"
     patched = "            model = torch_reference.build(config)\n"
     patched += "            whole = model.forward\n"
-    patched += "            model.forward = lambda images: whole(images)[:1]\n"
+    patched += f"            model.forward = lambda images: {forward}\n"
     patched += "            return model\n"
     built = "            return torch_reference.build(config)\n"
     clone.write_text(textwrap.dedent(CLONE.replace(built, patched)))
     network = random_network(TestBlocks.config)  # compiled for the tests above
     weights = files.WeightFile(network.config, network.params, {})
-    with pytest.raises(UserError, match=r"reference network returns .* for each stage"):
+    with pytest.raises(UserError, match=reason):
         parity.compare(weights, network.official, str(clone))
 
 
