@@ -76,7 +76,6 @@ def apply_patches(*, in_bucket: bool) -> None:
     cache_resolved_specs()
     if in_bucket:
         limit_retries()
-        notice_stalls()
     take_folders_literally()
     hide_logs()
     hide_abandoned_writes()
@@ -160,13 +159,18 @@ def notice_stalls() -> None:
     """Makes TensorStore send a request again that stalls for 30 seconds.
 
     Reason: it waits for an answer as long as the system keeps the connection. The variables are
-        documented; JAX sets them to 60 seconds on TPU VMs. They are read at the first request.
+        documented; JAX sets them to 60 seconds on TPU VMs. They are read at the first request, but
+        set when this module is imported: once other threads run, which read the environment, a new
+        variable may crash the process.
     Tried with: tensorstore 0.1.86.
     Upstream: google/tensorstore#291.
     Remove when: TensorStore has a limit of its own.
     """
     for name, value in STALLED.items():
         os.environ.setdefault(f"TENSORSTORE_CURL_{name}", value)
+
+
+notice_stalls()
 
 
 def take_folders_literally() -> None:

@@ -1,5 +1,6 @@
-"""Patches of tensorboardX: imports without PyTorch, errors where they occur, objects in buckets."""
+"""Patches of tensorboardX: its imports, errors where they occur, objects in buckets."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +12,22 @@ from mprnet_jax.compat import warn_once
 from mprnet_jax.errors import one_line
 
 LIBRARY = "tensorboardX"  # on PyPI
+
+
+def set_variable_early() -> None:
+    """Sets the variable that tensorboardX sets when it is imported, unless it is set.
+
+    Reason: tensorboardX is imported when training begins. Threads of XLA and TensorStore read the
+        environment then, and a new variable moves it: a run that resumed ended with a segmentation
+        fault in `getenv`. So the variable is set when this module is imported.
+    Tried with: tensorboardX 2.6.2 to 2.6.5.
+    Upstream: none known.
+    Remove when: importing tensorboardX sets no variable.
+    """
+    os.environ.setdefault("CRC32C_SW_MODE", "auto")
+
+
+set_variable_early()
 
 
 def open_event_file(prefix: str, first_step: int) -> "EventFile | None":

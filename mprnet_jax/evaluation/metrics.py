@@ -123,8 +123,8 @@ def aligned_psnr_ssim(prediction: np.ndarray, target: np.ndarray) -> tuple[float
     Pixels that the alignment takes from outside the prediction count in neither score.
 
     Args:
-        prediction: [H, W, 3] floats with white at 1, at least 11 pixels a side.
-        target: of the same shape.
+        prediction: [H, W, 3], at least 11 pixels a side.
+        target: of the same shape and kind.
 
     Returns:
         PSNR in dB, and SSIM per channel averaged over the channels.
@@ -133,9 +133,9 @@ def aligned_psnr_ssim(prediction: np.ndarray, target: np.ndarray) -> tuple[float
         UserError: if no alignment is found, as for a prediction of one colour, or if it moves
             the whole prediction out of the picture.
     """
-    _checked_peak(prediction, target, rank=3, smallest=2 * RADIUS + 1)
-    target = target.astype(np.float64)
-    scaled = match_brightness(prediction.astype(np.float64), target)
+    peak = _checked_peak(prediction, target, rank=3, smallest=2 * RADIUS + 1)
+    target = target.astype(np.float64) / peak
+    scaled = match_brightness(prediction.astype(np.float64) / peak, target)
     aligned, mask = warp(scaled, find_homography(scaled, target))
     if not _inner(mask).any():
         raise UserError(

@@ -39,9 +39,7 @@ def rgb_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
 def aligned_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:
     """Scores RealBlur: 8-bit RGB, aligned to the target of a second camera."""
     _check_sides(prediction)
-    white = white_of(target.dtype)
-    image = rounded_like(prediction, target)
-    return Scores(*metrics.aligned_psnr_ssim(image / white, target / white))
+    return Scores(*metrics.aligned_psnr_ssim(rounded_like(prediction, target), target))
 
 
 def float_scores(prediction: np.ndarray, target: np.ndarray) -> Scores:

@@ -61,7 +61,12 @@ def read_config(run_folder: Path) -> dict[str, Any]:
 
 
 def is_longer(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Returns whether the wanted run has more steps than the saved one, by `flatten` of both."""
+    """Returns whether the wanted run has more steps than the saved one.
+
+    Args:
+        found: the saved config by `flatten`; fields may have values of wrong types.
+        wanted: the config of the run by `flatten`.
+    """
     return (
         all(isinstance(found[name], int) for name in LENGTHS)
         and found["total_steps"] < wanted["total_steps"]
@@ -71,7 +76,8 @@ def is_longer(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def check_same_run(run_folder: Path, config: Any) -> None:
     """Raises UserError if the folder holds a run whose config differs in a fixed field.
 
-    A longer run with the same learning rates up to the end of the saved one is the same run.
+    A longer run with the same learning rates up to the end of the saved one is the same run. Its
+    warm-up must be the same, and the cosine as long.
     """
     if not exists(run_folder / "config.json"):
         return
@@ -79,7 +85,7 @@ def check_same_run(run_folder: Path, config: Any) -> None:
     wanted = flatten(config, fixed_only=True)
     found = {name: saved_value(saved, config, name) for name in wanted}
     different = {name for name in wanted if found[name] != wanted[name]}
-    if different <= set(LENGTHS) and is_longer(found, wanted):
+    if different <= {"total_steps", "optim.decay_steps"} and is_longer(found, wanted):
         decay_steps = cosine_steps(*(found[name] for name in LENGTHS))
         if decay_steps == cosine_steps(*(wanted[name] for name in LENGTHS)):
             return
@@ -91,7 +97,8 @@ def check_same_run(run_folder: Path, config: Any) -> None:
             "with the last one, or choose another --workdir and start from this run with "
             f"--config.init_from={run_folder}"
         )
-    for name in wanted:
+    # The lengths are named last: they may differ because of another field.
+    for name in sorted(wanted, key=LENGTHS.__contains__):
         if name in different:
             raise UserError(
                 f"workdir {run_folder}: belongs to a run with {name}={found[name]}, this one has "

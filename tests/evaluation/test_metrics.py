@@ -144,6 +144,12 @@ def test_aligned_scores_of_equal_images_are_perfect(noisy):
     assert ssim == pytest.approx(1, abs=1e-4)
 
 
+def test_aligned_scores_of_integers_are_those_of_floats(noisy):
+    integers = [np.rint(image.clip(0, 1) * 255).astype(np.uint8) for image in noisy]
+    scores = metrics.aligned_psnr_ssim(*integers)
+    assert scores == metrics.aligned_psnr_ssim(*(image / 255 for image in integers))
+
+
 def test_a_prediction_of_one_colour_cannot_be_aligned(noisy):
     with pytest.raises(UserError, match="cannot be aligned"):
         metrics.aligned_psnr_ssim(np.zeros_like(noisy[1]), noisy[1])

@@ -41,7 +41,12 @@ fields = settings["config"]
 for name, kind in dict(model=ModelConfig, data=DataConfig, loss=LossConfig, optim=OptimConfig,
                        mesh=MeshConfig).items():
     fields[name] = kind(**fields[name])
+def refuse(event, arguments):
+    # Threads of XLA and TensorStore read the environment, and a process may crash if it grows then.
+    if event == "os.putenv":
+        raise RuntimeError(f"{arguments} is set while other threads run")
 if __name__ == "__main__":
+    sys.addaudithook(refuse)
     try:
         train(TrainConfig(**fields), workdir)
     except UserError as error:

@@ -59,6 +59,14 @@ def test_a_run_can_be_made_longer_where_its_rates_stay_as_they_were(tiny_run, tm
         run_folder.check_same_run(tmp_path, tiny_run)
 
 
+def test_a_longer_run_has_the_same_warm_up(tiny_run, tmp_path):
+    """Else its rates differ from the first step on, even where its cosine is as long."""
+    run_folder.write_config(tmp_path, tiny_run)
+    tiny_run.total_steps, tiny_run.optim.warmup_steps = 9, 5
+    with pytest.raises(UserError, match=r"a run with .*warmup_steps=2, this one has .*=5;"):
+        run_folder.check_same_run(tmp_path, tiny_run)
+
+
 def test_a_run_cannot_be_made_shorter(tiny_run, tmp_path):
     run_folder.write_config(tmp_path, tiny_run)
     tiny_run.total_steps = 5
