@@ -180,35 +180,6 @@ def test_pictures_keep_the_bytes_of_their_files(tmp_path):
     assert stored["2"] == path.with_suffix(".jpg").read_bytes()
 
 
-def test_pieces_overlap_by_half_and_end_at_the_border():
-    image = np.arange(720 * 1280).reshape(720, 1280, 1)
-    pieces = overlapping_pieces(512)({"degraded": image, "target": -image}, 0)
-    corners = [divmod(piece["degraded"][0, 0, 0], 1280) for piece in pieces]
-    assert corners == [(y, x) for y in (0, 208) for x in (0, 256, 512, 768)]
-    for piece in pieces:
-        assert piece["degraded"].shape == (512, 512, 1)
-        np.testing.assert_array_equal(piece["target"], -piece["degraded"])
-    small = {"degraded": image[:100, :600]}
-    assert [p["degraded"].shape[:2] for p in overlapping_pieces(512)(small, 0)] == [(100, 512)] * 2
-
-
-def test_random_patches_are_a_function_of_seed_and_number():
-    image = np.arange(60 * 80).reshape(60, 80, 1)
-    example = {"degraded": image, "target": -image}
-
-    def corners(seed: int, index: int) -> list[int]:
-        patches = random_patches(50, 32, seed)(example, index)
-        assert all(p["degraded"].shape == (32, 32, 1) for p in patches)
-        assert all((p["target"] == -p["degraded"]).all() for p in patches)
-        return [int(p["degraded"][0, 0, 0]) for p in patches]
-
-    assert corners(0, 0) == corners(0, 0)
-    assert len({tuple(corners(seed, index)) for seed in (0, 1) for index in (0, 1)}) == 4
-    assert len(set(corners(0, 0))) > 25
-    with pytest.raises(UserError, match="80x60 is smaller"):
-        random_patches(1, 61, 0)(example, 0)
-
-
 @pytest.mark.parametrize("raw", [False, True])
 def test_training_pictures_are_cut_and_test_pictures_are_not(tmp_path, raw):
     write_miniature(tmp_path, "sidd")
@@ -248,22 +219,6 @@ def test_an_unprepared_set_is_answered_with_the_command(tmp_path):
         open_benchmark("gopro", tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"name": 5, "unknown": []}', b"\xff"])
-def test_a_damaged_description_of_a_prepared_set_is_named(tmp_path, data):
-    mini["write_pairs"](tmp_path / "HIDE/test")
-    folder = write_prepared(tmp_path, "hide", open_splits("hide", tmp_path))
-    (folder / "1.0.0/dataset_info.json").write_bytes(data)
-    with pytest.raises(UserError, match=r"hide/1\.0\.0: its description is damaged"):
-        Prepared(folder, "test")
-
-
-def test_a_split_that_was_not_prepared_is_named(tmp_path):
-    mini["write_pairs"](tmp_path / "GoPro/train")
-    folder = write_prepared(tmp_path, "gopro", open_splits("gopro", tmp_path))
-    with pytest.raises(UserError, match="no split test, only train"):
-        Prepared(folder, "test")
-
-
 def test_sidd_photos_without_a_clean_one_are_listed(tmp_path):
     mini["write_sidd_scenes"](tmp_path / "SIDD/train")
     next((tmp_path / "SIDD/train").glob("*/*GT*")).unlink()
@@ -278,18 +233,6 @@ def test_sidds_training_photos_are_enough(tmp_path):
     for path in (tmp_path / "test").iterdir():  # the test set's files beside the folder
         path.rename(tmp_path / "SIDD" / path.name)
     assert list(open_splits("sidd", tmp_path)) == ["train", "test"]
-
-
-def test_incomplete_folders_are_removed_and_a_folder_that_cannot_be_written_is_named(tmp_path):
-    mini["write_pairs"](tmp_path / "HIDE/test")
-    source = open_benchmark("hide", tmp_path)
-    left = tmp_path / "mprnet_pairs/hide/incomplete.ABCDEF_1.0.0"
-    left.mkdir(parents=True)
-    write_prepared(tmp_path, "hide", {"test": source})
-    assert not left.exists()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/.*: cannot be prepared"):
-        write_prepared(tmp_path / "file", "hide", {"test": source})
 
 
 @pytest.fixture
@@ -341,40 +284,6 @@ def test_a_damaged_prepared_set_is_not_replaced_by_the_folder(tmp_path):
     (folder / "1.0.0/dataset_info.json").write_text("{")
     with pytest.raises(UserError, match="its description is damaged"):
         open_benchmark("hide", tmp_path)
-
-
-def test_names_take_no_second_reading_of_a_record(tmp_path, monkeypatch):
-    mini["write_pairs"](tmp_path / "HIDE/test")
-    source = open_benchmark("hide", tmp_path)
-    prepared = Prepared(write_prepared(tmp_path / "out", "hide", {"test": source}), "test")
-    reads, record = [], prepared.record
-    monkeypatch.setattr(prepared, "record", lambda index: reads.append(index) or record(index))
-    for index in range(3):
-        assert len(prepared[index]) == 2
-    assert sorted(prepared.names[index] for index in range(3)) == ["1", "2", "3"]
-    assert reads == [0, 1, 2]
-
-
-@pytest.mark.parametrize("raw", [False, True])
-@pytest.mark.parametrize(("deep", "white"), [(np.uint16, 65535), (np.float32, 1)])
-def test_splits_of_different_types_get_the_deepest(tmp_path: Path, raw: bool, deep, white):
-    class White:
-        names = ("1",)
-
-        def __init__(self, dtype, value):
-            self.dtype, self._image = np.dtype(dtype), np.full((16, 24, 3), value, dtype)
-
-        def __len__(self):
-            return 1
-
-        def __getitem__(self, index):
-            return {"degraded": self._image, "target": self._image}
-
-    splits = {"train": White(np.uint8, 255), "test": White(deep, white)}
-    folder = write_prepared(tmp_path, "white", splits, raw=raw)
-    for split in splits:
-        image = Prepared(folder, split)[0]["degraded"]
-        assert (image.dtype, image.min(), image.max()) == (deep, white, white)
 
 
 @pytest.mark.parametrize("stored", ["pictures", "raw", "pieces"])

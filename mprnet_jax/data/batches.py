@@ -147,8 +147,8 @@ class TrainingBatches(Iterator[Batch]):
         self._batch_size = batch_size
         sets = self._mix.sets
         # Indices in the order in which the examples below are drawn: same seed, same length.
-        self._orders = [_shuffled(range(len(sets[n])), seed + n) for n in range(len(sets))]
-        examples = [_shuffled(ReplaceUnreadable(sets[n]), seed + n) for n in range(len(sets))]
+        self._orders = [_shuffled(range(len(each)), seed + n) for n, each in enumerate(sets)]
+        examples = [_shuffled(ReplaceUnreadable(each), seed + n) for n, each in enumerate(sets)]
         patch = ExtractPatch(RandomPatch(patch_size, degrade, saturation))
         patches = grain.MapDataset.select_from_datasets(
             [example.random_map(patch) for example in examples], self._mix.turns

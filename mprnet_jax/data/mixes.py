@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import grain
-import numpy as np
 
 from mprnet_jax import paths
 from mprnet_jax.config import DataConfig
 from mprnet_jax.data.datasets import PREPARED
-from mprnet_jax.data.pairs import Example, Source, deepest_of, dtype_of
+from mprnet_jax.data.pairs import Converted, Source, deepest_of, dtype_of
 from mprnet_jax.errors import UserError
-from mprnet_jax.imageio.pixels import to_dtype
 
 EXAMPLE = "GoPro/train:2,BSD_B/train:1"
 
@@ -131,22 +129,3 @@ class Mix:
         """Returns the name of an example of the set with this number, after the set's own."""
         name = self.sets[index].names[example]
         return f"{self._names[index]}/{name}" if self._names[index] else name
-
-
-class Converted:
-    """Another source with its images as images of another type."""
-
-    def __init__(self, source: Source, dtype: np.dtype):
-        self._source, self.dtype = source, dtype
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The names of the other source."""
-        return self._source.names
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self._source[index]
-        return {role: to_dtype(image, self.dtype) for role, image in example.items()}

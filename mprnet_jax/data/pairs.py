@@ -186,6 +186,25 @@ class Sorted:
         return self._source[self._order[index]]
 
 
+class Converted:
+    """Another source with its images as images of another type."""
+
+    def __init__(self, source: Source, dtype: np.dtype):
+        self._source, self.dtype = source, dtype
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the other source."""
+        return self._source.names
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._source[index]
+        return {role: to_dtype(image, self.dtype) for role, image in example.items()}
+
+
 class Cached:
     """Keeps decoded examples of another source in memory, as long as enough memory remains.
 

@@ -24,7 +24,7 @@ from mprnet_jax.compat.tfds import local_info, remove_incomplete
 from mprnet_jax.data.cutting import Cut
 from mprnet_jax.data.datasets import PREPARED
 from mprnet_jax.data.fetching import on_disk
-from mprnet_jax.data.pairs import Example, PairFolder, Source, deepest_of, dtype_of
+from mprnet_jax.data.pairs import Converted, Example, PairFolder, Source, deepest_of, dtype_of
 from mprnet_jax.errors import UserError, one_line
 from mprnet_jax.imageio.pixels import to_dtype
 from mprnet_jax.imageio.rgb import decode, header_size, is_plain
@@ -208,6 +208,7 @@ def write_prepared(
     dtype = deepest_of([dtype_of(source) for source in splits.values()])
     if raw := raw or dtype.kind == "f":
         image = tfds.features.Tensor(shape=(None, None, 3), dtype=dtype, encoding="bytes")
+        splits = {split: Converted(source, dtype) for split, source in splits.items()}
     else:
         image = tfds.features.Image(shape=(None, None, 3), dtype=dtype)
     records = {
@@ -259,7 +260,7 @@ def _records(
             pieces = cut(example, index)
             names = [f"{name}_{number:03d}" for number in range(len(pieces))]
         if raw:
-            return [{"name": n, **_as_arrays(piece, dtype)} for n, piece in zip(names, pieces)]
+            return [{"name": n, **piece} for n, piece in zip(names, pieces)]
         if not cut and isinstance(source, PairFolder):
             degraded, target = source.paths[index]
             # Pictures side by side have no files of their own.
@@ -294,11 +295,6 @@ def _first_readable(source: Source, lenient: bool) -> Example:
 def as_text(name: str) -> str:
     """Returns a file's name with bytes that are no UTF-8 escaped, for TFDS stores text only."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def _as_arrays(example: Example, dtype: np.dtype) -> Example:
-    """Converts the images of an example to a dtype."""
-    return {role: to_dtype(image, dtype) for role, image in example.items()}
 
 
 def _encoded(example: Example) -> dict[str, bytes]:

@@ -57,9 +57,8 @@ class Tiling:
         Args:
             photo_pixels: pixels of the photo that the tile belongs to.
         """
-        fitting = self._available_bytes(photo_pixels) / (
-            MEMORY_MARGIN * self._programs.costs.bytes_per_pixel
-        )
+        bytes_per_pixel = MEMORY_MARGIN * self._programs.costs.bytes_per_pixel
+        fitting = self._available_bytes(photo_pixels) / bytes_per_pixel
         return min(fitting, self._max_pixels, self._programs.chooser.max_program_pixels)
 
     def shrink(self, grids: list[Grid]) -> bool:
@@ -137,10 +136,6 @@ class Tiling:
         engine = self._programs.engine
         available = engine.available_bytes(self._memory_limit) - SCRATCH_BYTES
         if engine.cpu_devices:
-            available -= (
-                HOST_BYTES_PER_PIXEL
-                * photo_pixels
-                * self._programs.batch_size
-                // engine.cpu_devices
-            )
+            photo_bytes = HOST_BYTES_PER_PIXEL * photo_pixels * self._programs.batch_size
+            available -= photo_bytes // engine.cpu_devices
         return max(0, available)

@@ -97,8 +97,7 @@ def check_same_run(run_folder: Path, config: Any) -> None:
             "with the last one, or choose another --workdir and start from this run with "
             f"--config.init_from={run_folder}"
         )
-    # The lengths are named last: they may differ because of another field.
-    for name in sorted(wanted, key=LENGTHS.__contains__):
+    for name in wanted:
         if name in different:
             raise UserError(
                 f"workdir {run_folder}: belongs to a run with {name}={found[name]}, this one has "

@@ -50,7 +50,8 @@ def with_weights(
             repository. It is run, and its class `MPRNet` is built.
 
     Raises:
-        UserError: if that fails or the weights do not fit.
+        UserError: if that fails or the weights do not fit; the user's network also raises it when
+            it is called, if it fails or returns no images of stages.
     """
     torch = _import_torch()
     tensors = {name: torch.tensor(array.astype(np.float32)) for name, array in official.items()}
@@ -70,16 +71,24 @@ def with_weights(
             num_cab=config.cabs_per_orb,
         )
         model.load_state_dict(tensors)
-        return model.eval()
+        forward = model.eval().forward
+
+    def checked_forward(images: Any) -> Any:
+        with report_reference_errors(reference):
+            stages = forward(images)
+            if not all(torch.is_tensor(stage) and stage.ndim == 4 for stage in stages):
+                raise TypeError("it does not return the stages' images, [B, 3, H, W] each")
+            return stages
+
+    model.forward = checked_forward
+    return model
 
 
 @contextlib.contextmanager
 def report_reference_errors(reference: str) -> Iterator[None]:
-    """Turns errors of the user's reference network into UserError; others of that type remain."""
+    """Turns errors of the user's reference network into UserError."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:  # reason: the user's own code may raise anything
         text = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"{reference}: cannot be the reference: {text}") from error
